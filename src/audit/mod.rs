@@ -1,0 +1,1 @@
+//! Decision events: encoding and the sinks that take them.

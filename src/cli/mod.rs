@@ -1,0 +1,1 @@
+//! The command line: one file per command, each loads, calls the core and renders. No logic.

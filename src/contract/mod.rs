@@ -1,0 +1,1 @@
+//! The public documents: facts, policy input, decision, event.

@@ -1,0 +1,1 @@
+//! A bounded HTTP(S) GET for small documents such as key sets.

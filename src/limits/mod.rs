@@ -1,0 +1,1 @@
+//! Rate limits: the pure GCRA arithmetic and the in-memory store.

@@ -1,0 +1,1 @@
+//! The stages a request passes, from its received head to the written response.

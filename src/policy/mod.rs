@@ -1,0 +1,1 @@
+//! Bundles and what is done with them: evaluate, check, test.

@@ -1,0 +1,1 @@
+//! The immutable snapshot a request runs on, what outlives it, and how it is replaced.

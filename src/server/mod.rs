@@ -1,0 +1,1 @@
+//! Listeners, TLS, connections, drain and the admin endpoint.

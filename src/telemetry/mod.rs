@@ -1,0 +1,1 @@
+//! Every metric and span field in one place.

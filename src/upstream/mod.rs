@@ -1,0 +1,1 @@
+//! Upstream pools: endpoints, balancing, health, retries, TLS.
