@@ -11,7 +11,7 @@ use regorus::Value;
 use crate::base::path::{CanonicalPath, PathRules};
 use crate::base::size::{self, ByteLimit};
 use crate::contract::event::LogLevel;
-use crate::contract::rate::Rate;
+use crate::contract::rate::{self, Quota, Rate, RateError};
 
 /// What the policy decided.
 #[derive(Debug, Clone)]
@@ -100,12 +100,8 @@ pub struct LimitSpec {
     pub name: String,
     /// Who shares the counter.
     pub key: String,
-    /// How much a time.
-    pub rate: Rate,
-    /// Units that can be taken at once; default the rate's count.
-    pub burst: Option<u64>,
-    /// Units this request takes; default 1.
-    pub cost: u64,
+    /// What it allows and what this request takes.
+    pub quota: Quota,
 }
 
 /// How a decision is logged.
@@ -156,6 +152,9 @@ pub enum Problem {
     /// A value out of its range or form.
     #[error("{0}")]
     Invalid(&'static str),
+    /// A limit's name or numbers.
+    #[error(transparent)]
+    Rate(#[from] RateError),
     /// A header that belongs to the connection, not to the policy.
     #[error("the policy cannot set this header")]
     ReservedHeader,
@@ -498,48 +497,30 @@ fn limits(value: &Value) -> Result<Vec<LimitSpec>, DecisionError> {
 }
 
 fn limit(value: &Value, path: &str) -> Result<LimitSpec, DecisionError> {
-    let (mut name, mut key, mut rate, mut burst, mut cost) = (None, None, None, None, 1);
+    let (mut name, mut key, mut rate, mut burst, mut cost) = (None, None, None, None, None);
     for (field, value) in entries(value, path, "an object")? {
         let place = format!("{path}.{field}");
         match field {
-            "name" => name = Some(limit_name(text(value, &place)?).map_err(|problem| error(place, problem))?),
+            "name" => {
+                let given = text(value, &place)?;
+                rate::check_name(given).map_err(|fault| error(place, Problem::Rate(fault)))?;
+                name = Some(given.to_owned());
+            }
             "key" => key = Some(text(value, &place)?.to_owned()),
             "rate" => {
                 let parsed = Rate::parse(text(value, &place)?);
-                rate = Some(
-                    parsed.map_err(|_| error(place, Problem::Invalid("is not a rate such as `100/1m`")))?,
-                );
+                rate = Some(parsed.map_err(|fault| error(place, Problem::Rate(fault)))?);
             }
-            "burst" => burst = Some(positive(value, &place)?),
-            "cost" => cost = whole_number(value, &place)?,
+            "burst" => burst = Some(whole_number(value, &place)?),
+            "cost" => cost = Some(whole_number(value, &place)?),
             _ => return Err(error(place, Problem::UnknownKey)),
         }
     }
     let missing = |field: &str| error(format!("{path}.{field}"), Problem::Missing);
-    let spec = LimitSpec {
-        name: name.ok_or_else(|| missing("name"))?,
-        key: key.ok_or_else(|| missing("key"))?,
-        rate: rate.ok_or_else(|| missing("rate"))?,
-        burst,
-        cost,
-    };
-    Ok(spec)
-}
-
-fn positive(value: &Value, path: &str) -> Result<u64, DecisionError> {
-    match whole_number(value, path)? {
-        0 => Err(error(path, Problem::Invalid("must be at least 1"))),
-        number => Ok(number),
-    }
-}
-
-/// A limit's name stands in header fields and metrics: a structured-field string of printable ASCII.
-fn limit_name(name: &str) -> Result<String, Problem> {
-    let printable = name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    if name.is_empty() || name.len() > 64 || !printable {
-        return Err(Problem::Invalid("must be 1 to 64 printable ASCII characters"));
-    }
-    Ok(name.to_owned())
+    let rate = rate.ok_or_else(|| missing("rate"))?;
+    let quota = Quota::new(rate, burst, cost).map_err(|fault| error(path, Problem::Rate(fault)))?;
+    let name = name.ok_or_else(|| missing("name"))?;
+    Ok(LimitSpec { name, key: key.ok_or_else(|| missing("key"))?, quota })
 }
 
 fn log_options(value: &Value) -> Result<(LogLevel, Option<Value>), DecisionError> {

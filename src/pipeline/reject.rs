@@ -232,7 +232,9 @@ impl Cause {
             Self::Denied(_) | Self::ResponseDenied(_) => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
             Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
-            Self::UpstreamUnavailable | Self::UpstreamFailed { .. } | Self::UpstreamTimeout => Fault::Upstream,
+            Self::UpstreamUnavailable | Self::UpstreamFailed { .. } | Self::UpstreamTimeout => {
+                Fault::Upstream
+            }
         }
     }
 
@@ -317,7 +319,11 @@ impl Cause {
     /// Whether the connection must not be used again: the two ends may disagree on where the next message begins.
     pub fn closes_connection(&self) -> bool {
         match self {
-            Self::Framing(_) | Self::HeaderTimeout | Self::BodyTimeout | Self::BodyBroken | Self::Draining => true,
+            Self::Framing(_)
+            | Self::HeaderTimeout
+            | Self::BodyTimeout
+            | Self::BodyBroken
+            | Self::Draining => true,
             Self::Target
             | Self::Path(_)
             | Self::Host

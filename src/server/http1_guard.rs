@@ -347,7 +347,11 @@ where
         }
     }
 
-    fn poll_flow(&mut self, context: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_flow(
+        &mut self,
+        context: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if self.cleared == 0 {
                 self.judge()?;
@@ -360,11 +364,12 @@ where
                 return Poll::Ready(Ok(()));
             }
             let held_back = self.end - self.start;
-            let filled = if self.control.as_ref().upgrade.get() == Upgrade::Asked && held_back >= HELD_BACK_MAX {
-                Poll::Pending
-            } else {
-                self.poll_fill(context)
-            };
+            let filled =
+                if self.control.as_ref().upgrade.get() == Upgrade::Asked && held_back >= HELD_BACK_MAX {
+                    Poll::Pending
+                } else {
+                    self.poll_fill(context)
+                };
             match filled {
                 Poll::Ready(filled) => {
                     self.end_of_stream = !filled?;
@@ -416,7 +421,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     C: AsRef<ConnectionControl> + Unpin,
 {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(outcome, context)
     }
