@@ -6,6 +6,7 @@ use crate::base::path::PathError;
 use crate::contract::decision::Deny;
 use crate::contract::event::Outcome;
 use crate::pipeline::framing::FramingError;
+use crate::policy::decide::Failure;
 
 /// Why a request was not, or not successfully, forwarded.
 #[derive(Debug)]
@@ -16,12 +17,12 @@ pub enum Cause {
     HeaderTimeout,
     /// The request target is not `/path?query` or an absolute `http` URI of this host.
     Target,
-    /// The target is longer than any path that could be meant.
-    TargetTooLong,
     /// The path is ambiguous.
     Path(PathError),
     /// Too many query parameters.
     QueryTooLarge,
+    /// The policy reads the query, and it has a malformed escape or bytes that are not text.
+    QueryMalformed,
     /// `Host` is malformed, or disagrees with the target.
     Host,
     /// The TLS server name and `Host` lead to different listeners' rules.
@@ -32,6 +33,8 @@ pub enum Cause {
     Expectation,
     /// A header value that is not UTF-8, so that the policy could not see it as it is.
     HeaderText,
+    /// A header that can be there once only is there twice (`Authorization`, `Content-Type`).
+    RepeatedHeader,
     /// `Connection` names a header that must reach the upstream or the policy.
     ConnectionHeader,
     /// The request has passed here too often.
@@ -74,11 +77,11 @@ pub enum Cause {
     /// The policy denied the upstream's response.
     ResponseDenied(Box<Deny>),
     /// The policy did not give a decision.
-    PolicyFailed(PolicyFailure),
+    PolicyFailed(Failure),
     /// A limit is used up.
     Limited {
-        /// Whole seconds.
-        retry_after: u64,
+        /// Whole seconds; `None` where waiting does not help.
+        retry_after: Option<HeaderValue>,
     },
     /// The decision names an upstream that does not exist.
     UnknownUpstream,
@@ -93,21 +96,6 @@ pub enum Cause {
     UpstreamTimeout,
     /// A bug of ours.
     Internal,
-}
-
-/// How a policy failed to decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PolicyFailure {
-    /// The rule is undefined.
-    Undefined,
-    /// Evaluation failed.
-    Error,
-    /// It took longer than its budget.
-    Budget,
-    /// The engine panicked.
-    Panic,
-    /// The result is not a decision.
-    Result,
 }
 
 /// Whose fault a cause is, for alerting.
@@ -133,13 +121,14 @@ impl Cause {
             Self::Target
             | Self::Path(_)
             | Self::QueryTooLarge
+            | Self::QueryMalformed
             | Self::Host
             | Self::HeaderText
+            | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::BodyMalformed
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::HeaderTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
@@ -169,14 +158,15 @@ impl Cause {
             Self::Framing(error) => framing_reason(*error),
             Self::HeaderTimeout => "header_timeout",
             Self::Target => "bad_target",
-            Self::TargetTooLong => "target_too_long",
             Self::Path(error) => path_reason(*error),
             Self::QueryTooLarge => "query_too_large",
+            Self::QueryMalformed => "query_malformed",
             Self::Host => "bad_host",
             Self::Misdirected => "misdirected",
             Self::MethodNotSupported => "method_not_supported",
             Self::Expectation => "bad_expectation",
             Self::HeaderText => "header_not_utf8",
+            Self::RepeatedHeader => "repeated_header",
             Self::ConnectionHeader => "bad_connection_header",
             Self::Loop => "loop_detected",
             Self::Draining => "draining",
@@ -209,14 +199,15 @@ impl Cause {
             Self::Framing(_)
             | Self::HeaderTimeout
             | Self::Target
-            | Self::TargetTooLong
             | Self::Path(_)
             | Self::QueryTooLarge
+            | Self::QueryMalformed
             | Self::Host
             | Self::Misdirected
             | Self::MethodNotSupported
             | Self::Expectation
             | Self::HeaderText
+            | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::Loop
             | Self::NoRoute
@@ -246,14 +237,15 @@ impl Cause {
             Self::Framing(_)
             | Self::HeaderTimeout
             | Self::Target
-            | Self::TargetTooLong
             | Self::Path(_)
             | Self::QueryTooLarge
+            | Self::QueryMalformed
             | Self::Host
             | Self::Misdirected
             | Self::MethodNotSupported
             | Self::Expectation
             | Self::HeaderText
+            | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::Loop
             | Self::Draining
@@ -283,13 +275,14 @@ impl Cause {
             Self::Path(error) => error.to_string(),
             Self::HeaderTimeout => "the request head did not arrive in time".to_owned(),
             Self::Target => "the request target is malformed".to_owned(),
-            Self::TargetTooLong => "the request target is too long".to_owned(),
             Self::QueryTooLarge => "the query has too many parameters".to_owned(),
+            Self::QueryMalformed => "the query has a malformed escape or is not UTF-8".to_owned(),
             Self::Host => "Host is malformed or disagrees with the request target".to_owned(),
             Self::Misdirected => "this connection does not serve the requested host".to_owned(),
             Self::MethodNotSupported => "the method is not supported".to_owned(),
             Self::Expectation => "the expectation cannot be met".to_owned(),
             Self::HeaderText => "a header value is not UTF-8".to_owned(),
+            Self::RepeatedHeader => "a header that can be there only once is repeated".to_owned(),
             Self::ConnectionHeader => "Connection names a header that cannot be hop-by-hop".to_owned(),
             Self::Loop => "the request has passed this gateway too often".to_owned(),
             Self::Draining => "the gateway is shutting down".to_owned(),
@@ -331,10 +324,11 @@ impl Cause {
             | Self::MethodNotSupported
             | Self::Expectation
             | Self::BodyTooLarge => true,
-            Self::TargetTooLong
-            | Self::QueryTooLarge
+            Self::QueryTooLarge
+            | Self::QueryMalformed
             | Self::Misdirected
             | Self::HeaderText
+            | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::Loop
             | Self::NoRoute
@@ -352,24 +346,6 @@ impl Cause {
             | Self::UpstreamUnavailable
             | Self::UpstreamFailed { .. }
             | Self::UpstreamTimeout => false,
-        }
-    }
-}
-
-// === impl PolicyFailure ===
-
-impl PolicyFailure {
-    /// All of them, for counters.
-    pub const ALL: [Self; 5] = [Self::Undefined, Self::Error, Self::Budget, Self::Panic, Self::Result];
-
-    /// The word in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Undefined => "undefined",
-            Self::Error => "error",
-            Self::Budget => "budget",
-            Self::Panic => "panic",
-            Self::Result => "result",
         }
     }
 }

@@ -2,24 +2,25 @@
 //!
 //! Bytes of a head are held back until the head is complete and well-formed; body bytes are followed to the body's
 //! end, so that each next head is found where the library will look for it. A refused head is replaced by a harmless one
-//! whose cause waits in [`ConnectionControl`], so that the refusal is answered in turn, after the responses before it.
+//! whose cause waits in the connection's control, so that the refusal is answered in turn, after the responses before it.
 //! Timeouts of the reading side live here too. It never repairs anything.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{self, ReadBufCursor};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::pipeline::connection::{Connection, Upgrade};
 use crate::pipeline::framing::{ChunkScanner, Framing, FramingError, HeadLimits, HeadScanner};
 use crate::pipeline::reject::Cause;
 use crate::server::timer::LazyTimer;
 
-/// What the library gets instead of a refused head; [`ConnectionControl::take_refusal`] says why.
+/// What the library gets instead of a refused head; `ConnectionControl::take_refusal` says why.
 const REFUSED_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 const BUFFER_START: usize = 4 * 1024;
 const BUFFER_MAX: usize = 64 * 1024;
@@ -38,64 +39,6 @@ pub(crate) struct Http1Limits {
     pub(crate) header_timeout: Duration,
     pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
-}
-
-/// What the request handler and the byte stream tell each other.
-#[derive(Debug, Default)]
-pub(crate) struct ConnectionControl {
-    refusal: RefCell<Option<Cause>>,
-    in_flight: Cell<bool>,
-    idle_since: Cell<Option<Instant>>,
-    upgrade: Cell<Upgrade>,
-    waker: RefCell<Option<Waker>>,
-}
-
-/// Where a request for another protocol stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Upgrade {
-    /// Not asked for, or answered with an ordinary response.
-    #[default]
-    No,
-    /// Asked for: bytes after the head belong to nobody yet.
-    Asked,
-    /// Switched: bytes are no longer HTTP.
-    Tunnel,
-}
-
-// === impl ConnectionControl ===
-
-impl ConnectionControl {
-    /// The cause of a refused head, where the head just handled stands for one.
-    pub(crate) fn take_refusal(&self) -> Option<Cause> {
-        self.refusal.borrow_mut().take()
-    }
-
-    /// A request is being handled: no idle timeout.
-    pub(crate) fn request_started(&self) {
-        self.in_flight.set(true);
-    }
-
-    /// Its response has ended.
-    pub(crate) fn request_ended(&self) {
-        self.in_flight.set(false);
-        self.idle_since.set(Some(Instant::now()));
-        if self.upgrade.get() == Upgrade::Asked {
-            self.upgrade.set(Upgrade::No);
-            self.wake();
-        }
-    }
-
-    /// The response is a 101: from here on bytes pass unread.
-    pub(crate) fn tunnel(&self) {
-        self.upgrade.set(Upgrade::Tunnel);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -118,9 +61,9 @@ struct BodyWait {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Http1Guard<S, C> {
+pub(crate) struct Http1Guard<S> {
     stream: S,
-    control: C,
+    connection: Rc<Connection>,
     limits: Http1Limits,
     state: State,
     buffer: Vec<u8>,
@@ -157,20 +100,19 @@ impl BodyWait {
 
 // === impl Http1Guard ===
 
-impl<S, C> Http1Guard<S, C>
+impl<S> Http1Guard<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    C: AsRef<ConnectionControl> + Unpin,
 {
     /// Guards `stream`, of which `first` has been read already.
-    pub(crate) fn new(stream: S, first: &[u8], control: C, limits: Http1Limits) -> Self {
+    pub(crate) fn new(stream: S, first: &[u8], connection: Rc<Connection>, limits: Http1Limits) -> Self {
         let mut buffer = vec![0; BUFFER_START.max(first.len())];
         if let Some(front) = buffer.get_mut(..first.len()) {
             front.copy_from_slice(first);
         }
         Self {
             stream,
-            control,
+            connection,
             limits,
             state: State::Head(HeadScanner::default()),
             buffer,
@@ -195,7 +137,7 @@ where
 
     /// Looks at unread bytes and clears what the library may have.
     fn judge(&mut self) -> io::Result<()> {
-        match self.control.as_ref().upgrade.get() {
+        match self.connection.control.upgrade() {
             Upgrade::Asked => return Ok(()),
             Upgrade::Tunnel => {
                 self.cleared = self.end - self.start;
@@ -247,7 +189,7 @@ where
                 self.first_head = false;
                 self.skipped_line = false;
                 if head.upgrade && head.framing == Framing::None {
-                    self.control.as_ref().upgrade.set(Upgrade::Asked);
+                    self.connection.control.upgrade_asked();
                 }
                 match head.framing {
                     Framing::None => self.next_head(),
@@ -266,7 +208,7 @@ where
 
     /// Puts the refused head in the place of what was received.
     fn refuse(&mut self, cause: Cause) {
-        *self.control.as_ref().refusal.borrow_mut() = Some(cause);
+        self.connection.control.refuse(cause);
         self.state = State::Refused;
         if let Some(front) = self.buffer.get_mut(..REFUSED_HEAD.len()) {
             front.copy_from_slice(REFUSED_HEAD);
@@ -315,12 +257,12 @@ where
 
     /// Whether the current wait has lasted too long; if so, what follows from it is done.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let control = self.control.as_ref();
+        let control = &self.connection.control;
         let deadline = match &self.state {
             State::Refused => return Poll::Pending,
-            State::Head(_) if control.in_flight.get() => return Poll::Pending,
+            State::Head(_) if control.is_busy() => return Poll::Pending,
             State::Head(_) if self.start == self.end && !self.first_head => {
-                let since = control.idle_since.get().unwrap_or(self.head_since);
+                let since = control.idle_since().unwrap_or(self.head_since);
                 since + self.limits.idle_timeout
             }
             State::Head(_) => self.head_since + self.limits.header_timeout,
@@ -364,19 +306,19 @@ where
                 return Poll::Ready(Ok(()));
             }
             let held_back = self.end - self.start;
-            let filled =
-                if self.control.as_ref().upgrade.get() == Upgrade::Asked && held_back >= HELD_BACK_MAX {
-                    Poll::Pending
-                } else {
-                    self.poll_fill(context)
-                };
+            let filled = if self.connection.control.upgrade() == Upgrade::Asked && held_back >= HELD_BACK_MAX
+            {
+                Poll::Pending
+            } else {
+                self.poll_fill(context)
+            };
             match filled {
                 Poll::Ready(filled) => {
                     self.end_of_stream = !filled?;
                     self.received(self.end - self.start - held_back, held_back == 0);
                 }
                 Poll::Pending => {
-                    *self.control.as_ref().waker.borrow_mut() = Some(context.waker().clone());
+                    self.connection.control.wake_on_change(context.waker());
                     ready!(self.poll_timeout(context))?;
                 }
             }
@@ -402,10 +344,9 @@ fn malformed_body(error: FramingError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl<S, C> rt::Read for Http1Guard<S, C>
+impl<S> rt::Read for Http1Guard<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    C: AsRef<ConnectionControl> + Unpin,
 {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -416,10 +357,9 @@ where
     }
 }
 
-impl<S, C> rt::Write for Http1Guard<S, C>
+impl<S> rt::Write for Http1Guard<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    C: AsRef<ConnectionControl> + Unpin,
 {
     fn poll_write(
         mut self: Pin<&mut Self>,
