@@ -70,7 +70,7 @@ pub enum UpstreamError {
     ConnectTimeout,
     /// The connection broke before the response's head was whole. 502.
     #[error("the upstream closed or reset the connection before it answered")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Option<hyper::Error>),
     /// What came back is not HTTP, or too large a head. 502.
     #[error("the upstream's response is not valid HTTP")]
     InvalidResponse(#[source] hyper::Error),
@@ -109,6 +109,9 @@ pub enum Unsendable {
     /// No `Host`, or one that is no authority.
     #[error("no usable `Host`")]
     Host,
+    /// `Content-Length` is not the body's length.
+    #[error("`Content-Length` is not the length of the body")]
+    BodyLength,
 }
 
 /// Why no connection could be made.

@@ -9,6 +9,24 @@ pub mod cluster;
 pub mod error;
 pub mod pool;
 
+mod balance;
+mod budget;
+mod connect;
+mod connections;
+mod framing;
+mod health;
+mod http1;
+mod http2;
+mod interim;
+mod outgoing;
+mod prepare;
+mod resolve;
+mod stream;
+mod tls;
+mod wait;
+mod watchdog;
+mod worker;
+
 /// Interim (1xx) responses taken before one final response; one more is an error.
 pub const INTERIM_RESPONSES_MAX: u32 = 32;
 
