@@ -175,8 +175,9 @@ impl Evaluator {
         let reports = self.engine.get_coverage_report().map(|report| report.files).unwrap_or_default();
         for report in reports {
             if let Some(file) = files.iter_mut().find(|file| *file.file == *report.path) {
-                file.not_covered = report.not_covered.difference(&report.covered).copied().collect();
-                file.covered = report.covered;
+                // The rewritten text has expressions on lines where the original has none.
+                file.covered = report.covered.intersection(&file.not_covered).copied().collect();
+                file.not_covered = file.not_covered.difference(&file.covered).copied().collect();
             }
         }
         files

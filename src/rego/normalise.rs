@@ -26,13 +26,17 @@ pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
     for rule in tree.rules.iter().filter(|rule| rule.module == module) {
         rewriter.rule(rule);
     }
-    rewriter.edits.into_iter().map(|((start, end), text)| Edit { range: start..end, text }).collect()
+    rewriter
+        .edits
+        .into_iter()
+        .map(|((start, end), (text, origin))| Edit { range: start..end, text, origin })
+        .collect()
 }
 
 struct Rewriter<'a> {
     text: &'a Text,
     /// By start and end; an insertion has both the same and comes before a replacement there.
-    edits: BTreeMap<(usize, usize), String>,
+    edits: BTreeMap<(usize, usize), (String, usize)>,
     /// Bodies of one statement that need braces: their extents, and what else goes at their end.
     braced: BTreeMap<(usize, usize), String>,
     next: usize,
@@ -42,6 +46,7 @@ struct Rewriter<'a> {
 struct Hoisted {
     name: String,
     text: String,
+    origin: usize,
 }
 
 impl Rewriter<'_> {
@@ -49,7 +54,7 @@ impl Rewriter<'_> {
         self.hoist_rule(rule);
         for ((start, end), tail) in std::mem::take(&mut self.braced) {
             self.prepend(start, "{ ");
-            self.insert(end, &format!("{tail} }}"));
+            self.insert(end, &format!("{tail} }}"), start);
         }
     }
 
@@ -93,13 +98,14 @@ impl Rewriter<'_> {
             return;
         }
         let text = statements(hoisted);
+        let origin = hoisted.first().map_or(head_end, |hoisted| hoisted.origin);
         if bodies.is_empty() {
-            self.insert(head_end, &format!(" if {{ {text} }}"));
+            self.insert(head_end, &format!(" if {{ {text} }}"), origin);
         }
         for body in bodies {
             if body.is_delimited {
                 let end = body.extent.end.saturating_sub(1);
-                self.insert(end, &format!("; {text} "));
+                self.insert(end, &format!("; {text} "), origin);
             } else {
                 self.brace(body).push_str(&format!("; {text}"));
             }
@@ -119,7 +125,7 @@ impl Rewriter<'_> {
                 .map(|With { extent, .. }| format!(" {}", self.rendered(*extent)))
                 .collect();
             let text: String =
-                hoisted.iter().map(|Hoisted { name, text }| format!("{name} := {text}{withs}; ")).collect();
+                hoisted.iter().map(|Hoisted { name, text, .. }| format!("{name} := {text}{withs}; ")).collect();
             self.prepend(statement.extent.start, &text);
             wrapped = true;
         }
@@ -268,13 +274,13 @@ impl Rewriter<'_> {
             (text.replace('\n', " "), "\n".repeat(lines))
         };
         self.replace(term.extent, format!("{name}{filler}"));
-        hoisted.push(Hoisted { name, text });
+        hoisted.push(Hoisted { name, text, origin: term.extent.start });
     }
 
     fn rendered(&self, extent: Extent) -> String {
         let mut out = String::new();
         let mut at = extent.start;
-        for ((start, end), text) in self.edits.range((extent.start, 0)..(extent.end, usize::MAX)) {
+        for ((start, end), (text, _)) in self.edits.range((extent.start, 0)..(extent.end, usize::MAX)) {
             // An insertion at either edge belongs to what stands around the term.
             if *end > extent.end || (start == end && (*start == extent.start || *start == extent.end)) {
                 continue;
@@ -299,20 +305,20 @@ impl Rewriter<'_> {
         for at in inner {
             self.edits.remove(&at);
         }
-        self.edits.insert((extent.start, extent.end), text);
+        self.edits.insert((extent.start, extent.end), (text, extent.start));
     }
 
-    fn insert(&mut self, at: usize, text: &str) {
-        self.edits.entry((at, at)).or_default().push_str(text);
+    fn insert(&mut self, at: usize, text: &str, origin: usize) {
+        self.edits.entry((at, at)).or_insert_with(|| (String::new(), origin)).0.push_str(text);
     }
 
     fn prepend(&mut self, at: usize, text: &str) {
-        self.edits.entry((at, at)).or_default().insert_str(0, text);
+        self.edits.entry((at, at)).or_insert_with(|| (String::new(), at)).0.insert_str(0, text);
     }
 }
 
 fn statements(hoisted: &[Hoisted]) -> String {
-    let statements: Vec<String> = hoisted.iter().map(|Hoisted { name, text }| format!("{name} := {text}")).collect();
+    let statements: Vec<String> = hoisted.iter().map(|Hoisted { name, text, .. }| format!("{name} := {text}")).collect();
     statements.join("; ")
 }
 

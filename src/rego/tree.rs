@@ -288,13 +288,17 @@ impl Term {
         }
     }
 
-    /// The terms directly inside this one, comprehension bodies left out.
+    /// The terms directly inside this one: not comprehension bodies, and not the root of a
+    /// reference, since `input.a` does not use `input`.
     pub(crate) fn children(&self) -> Vec<&Term> {
         match &self.kind {
             TermKind::Scalar(_) | TermKind::Wildcard | TermKind::Local(_) | TermKind::Input | TermKind::Data => {
                 Vec::new()
             }
-            TermKind::Reference { base, steps } => std::iter::once(&**base).chain(steps).collect(),
+            TermKind::Reference { base, steps } => {
+                let root = matches!(base.kind, TermKind::Input | TermKind::Data);
+                (!root).then_some(&**base).into_iter().chain(steps).collect()
+            }
             TermKind::Call { arguments, .. } => arguments.iter().collect(),
             TermKind::Array(items) | TermKind::Set(items) => items.iter().collect(),
             TermKind::Object(fields) => fields.iter().flat_map(|(key, value)| [key, value]).collect(),
