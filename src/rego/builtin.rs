@@ -35,7 +35,7 @@ const MISSING: &[&str] = &[
     "io.jwt.verify_hs384", "io.jwt.verify_hs512", "io.jwt.verify_ps256", "io.jwt.verify_ps384",
     "io.jwt.verify_ps512", "io.jwt.verify_rs256", "io.jwt.verify_rs384", "io.jwt.verify_rs512",
     "net.cidr_contains_matches", "net.cidr_intersects", "net.cidr_merge", "net.cidr_overlap",
-    "net.lookup_ip_addr", "providers.aws.sign_req", "re_match", "rego.metadata.chain", "rego.metadata.rule",
+    "net.lookup_ip_addr", "providers.aws.sign_req", "re_match", "regex.globs_match", "rego.metadata.chain", "rego.metadata.rule",
     "rego.parse_module", "set_diff", "strings.render_template", "strings.split_n", "uri.is_valid", "uri.parse",
 ];
 

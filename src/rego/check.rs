@@ -6,7 +6,7 @@ use regorus::Value;
 
 use super::{
     fault::Fault,
-    tree::{Path, Rule, Shape, Term, TermKind, Tree, dotted, walk_term},
+    tree::{Path, Rule, Shape, Term, TermKind, Tree, dotted},
 };
 
 /// Siblings of a package in a data object from which each evaluation gets slow.
@@ -55,25 +55,19 @@ fn kind(rule: &Rule) -> &'static str {
     }
 }
 
+// A comprehension is a closure: OPA allows anything inside one.
 fn is_constant(value: &Term) -> bool {
-    let mut constant = true;
-    walk_term(value, &mut |term| {
-        constant &= match &term.kind {
-            TermKind::Input | TermKind::Data | TermKind::Reference { .. } | TermKind::Call { .. } => false,
-            TermKind::Scalar(_)
-            | TermKind::Wildcard
-            | TermKind::Local(_)
-            | TermKind::Array(_)
-            | TermKind::Set(_)
-            | TermKind::Object(_)
-            | TermKind::Comprehension { .. }
-            | TermKind::Infix { .. }
-            | TermKind::Unify { .. }
-            | TermKind::Membership { .. }
-            | TermKind::Negative(_) => true,
-        }
-    });
-    constant
+    match &value.kind {
+        TermKind::Input | TermKind::Data | TermKind::Reference { .. } | TermKind::Call { .. } => false,
+        TermKind::Scalar(_) | TermKind::Wildcard | TermKind::Local(_) | TermKind::Comprehension { .. } => true,
+        TermKind::Array(_)
+        | TermKind::Set(_)
+        | TermKind::Object(_)
+        | TermKind::Infix { .. }
+        | TermKind::Unify { .. }
+        | TermKind::Membership { .. }
+        | TermKind::Negative(_) => value.children().into_iter().all(is_constant),
+    }
 }
 
 /// Faults where a rule and a base document claim the same path.

@@ -195,7 +195,14 @@ pub(crate) fn values(tree: &Tree, path: &[Option<String>]) -> Vec<RuleId> {
 
 /// The keys of a reference's steps, unknown where they are not constant strings.
 pub(crate) fn data_path(steps: &[Term]) -> Vec<Option<String>> {
-    steps.iter().map(|step| step.constant_key().map(str::to_owned)).collect()
+    steps
+        .iter()
+        .map(|step| match &step.kind {
+            // No rule has a number for a name, so this matches none.
+            TermKind::Scalar(key) if step.constant_key().is_none() => Some(format!("\0{key}")),
+            _ => step.constant_key().map(str::to_owned),
+        })
+        .collect()
 }
 
 /// The deepest nesting of terms and bodies in a rule.

@@ -215,6 +215,7 @@ impl Lowering<'_> {
             module: self.module,
             path,
             keys: Vec::new(),
+            is_deep: head.is_deep,
             shape,
             is_default,
             value,

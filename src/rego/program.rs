@@ -152,7 +152,9 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
     // Preparing is lazy; asking for any rule does it now, and reports what it finds.
     if let Some(rule) = tree.rules.iter().find(|rule| !rule.is_function()) {
         let path = dotted(&rule.path);
-        engine.compile_with_entrypoint(&path.as_str().into()).map_err(|error| fail(&error))?;
+        let prepared = engine.compile_with_entrypoint(&path.as_str().into());
+        let harmless = |error: &anyhow::Error| error.to_string() == "not a valid rule path";
+        prepared.map(|_| ()).or_else(|error| if harmless(&error) { Ok(()) } else { Err(fail(&error)) })?;
     }
     Ok(engine)
 }
@@ -196,9 +198,10 @@ impl Program {
             return Err(EntrypointError::Function { path: dotted(&path) });
         }
         let keys: Vec<Option<String>> = path.iter().cloned().map(Some).collect();
-        let is_rule = !at.is_empty();
+        // The engine has no single path for the rules of a head such as `p[k].q[l]`.
+        let is_rule = !at.is_empty() && !at.iter().any(|id| tree.rule(*id).is_some_and(|rule| rule.is_deep));
         let below = tree.rules_touched(&keys).into_iter().filter_map(|id| tree.rule(id));
-        if !is_rule && !below.into_iter().any(|rule| rule.path.starts_with(&path) && !rule.is_function()) {
+        if at.is_empty() && !below.into_iter().any(|rule| rule.path.starts_with(&path) && !rule.is_function()) {
             let path = dotted(&path);
             let names: BTreeSet<String> = tree.rules.iter().map(super::tree::Rule::name).collect();
             let near = super::builtin::closest(&path, names.iter().map(String::as_str));
@@ -213,7 +216,7 @@ impl Program {
         let rules = self.0.tree.rules.iter().filter(|rule| !rule.is_function());
         let fresh = rules.filter(|rule| seen.insert(&rule.path));
         fresh
-            .map(|rule| Entrypoint { path: rule.path.clone(), written: rule.name().into(), is_rule: true })
+            .filter_map(|rule| self.entrypoint(&rule.name()).ok())
             .collect()
     }
 

@@ -55,6 +55,8 @@ pub(crate) struct Rule {
     pub(crate) path: Path,
     /// What follows the constant part: `k` in `p[k] := v`.
     pub(crate) keys: Vec<Term>,
+    /// Whether more follows the first key: `p[k].q[l]`.
+    pub(crate) is_deep: bool,
     pub(crate) shape: Shape,
     pub(crate) is_default: bool,
     /// The head's value, or the element of a partial set; absent means `true`.

@@ -28,6 +28,8 @@ pub(super) struct Names {
 pub(super) struct Head<'a> {
     pub(super) constant: Path,
     pub(super) keys: Vec<&'a Expr>,
+    /// Whether more than one part follows the constant one.
+    pub(super) is_deep: bool,
 }
 
 impl Names {
@@ -134,11 +136,12 @@ pub(super) fn head_of(expr: &Expr) -> Head<'_> {
                 reversed.push(Err(span.text().to_owned()));
                 break;
             }
-            _ => return Head { constant: Vec::new(), keys: vec![expr] },
+            _ => return Head { constant: Vec::new(), keys: vec![expr], is_deep: false },
         }
     }
-    let mut head = Head { constant: Vec::new(), keys: Vec::new() };
+    let mut head = Head { constant: Vec::new(), keys: Vec::new(), is_deep: false };
     for part in reversed.into_iter().rev() {
+        head.is_deep |= !head.keys.is_empty();
         match part {
             Err(name) if head.keys.is_empty() => head.constant.push(name),
             // A constant behind a variable part is looked up like any other key: it constrains
