@@ -1,1 +1,4 @@
-fn main() {}
+//! Integration tests: one binary, one module for each subject.
+
+mod rego_conformance;
+mod rego_golden;
