@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 use hyper::body::{Body as _, Incoming};
 use regorus::Value;
 
-use crate::base::json;
+use crate::identity::json;
 use crate::contract::identity::Identity;
 use crate::contract::input::form_pairs;
 use crate::contract::request::BodyFacts;

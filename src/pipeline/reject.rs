@@ -86,14 +86,20 @@ pub enum Cause {
     /// The decision names an upstream that does not exist.
     UnknownUpstream,
     /// No endpoint is healthy, or every one is at its bound.
-    UpstreamUnavailable,
+    UpstreamUnavailable {
+        /// Stable reason.
+        reason: &'static str,
+    },
     /// The upstream could not be reached, or answered nonsense.
     UpstreamFailed {
         /// Stable reason.
         reason: &'static str,
     },
     /// The upstream did not answer in time.
-    UpstreamTimeout,
+    UpstreamTimeout {
+        /// Stable reason.
+        reason: &'static str,
+    },
     /// A bug of ours.
     Internal,
 }
@@ -145,9 +151,9 @@ impl Cause {
             | Self::IdentityUnavailable { .. }
             | Self::PolicyFailed(_)
             | Self::UnknownUpstream
-            | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::UpstreamUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamFailed { .. } => StatusCode::BAD_GATEWAY,
-            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -175,7 +181,9 @@ impl Cause {
             Self::Retired => "api_retired",
             Self::BadCredential { reason, .. }
             | Self::IdentityUnavailable { reason }
-            | Self::UpstreamFailed { reason } => reason,
+            | Self::UpstreamFailed { reason }
+            | Self::UpstreamUnavailable { reason }
+            | Self::UpstreamTimeout { reason } => reason,
             Self::BodyTooLarge => "body_too_large",
             Self::BodyMalformed => "body_malformed",
             Self::BodyUnsupported => "body_unsupported",
@@ -187,8 +195,6 @@ impl Cause {
             Self::PolicyFailed(_) => "policy_error",
             Self::Limited { .. } => "limited",
             Self::UnknownUpstream => "unknown_upstream",
-            Self::UpstreamUnavailable => "upstream_unavailable",
-            Self::UpstreamTimeout => "upstream_timeout",
             Self::Internal => "internal",
         }
     }
@@ -223,7 +229,7 @@ impl Cause {
             Self::Denied(_) | Self::ResponseDenied(_) => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
             Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
-            Self::UpstreamUnavailable | Self::UpstreamFailed { .. } | Self::UpstreamTimeout => {
+            Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
                 Fault::Upstream
             }
         }
@@ -261,9 +267,9 @@ impl Cause {
             Self::IdentityUnavailable { .. }
             | Self::PolicyFailed(_)
             | Self::UnknownUpstream
-            | Self::UpstreamUnavailable
+            | Self::UpstreamUnavailable { .. }
             | Self::UpstreamFailed { .. }
-            | Self::UpstreamTimeout
+            | Self::UpstreamTimeout { .. }
             | Self::Internal => Outcome::Failed,
         }
     }
@@ -302,9 +308,9 @@ impl Cause {
             },
             Self::PolicyFailed(_) | Self::UnknownUpstream => "no decision could be made".to_owned(),
             Self::Limited { .. } => "too many requests".to_owned(),
-            Self::UpstreamUnavailable => "the upstream is unavailable".to_owned(),
+            Self::UpstreamUnavailable { .. } => "the upstream is unavailable".to_owned(),
             Self::UpstreamFailed { .. } => "the upstream failed".to_owned(),
-            Self::UpstreamTimeout => "the upstream did not answer in time".to_owned(),
+            Self::UpstreamTimeout { .. } => "the upstream did not answer in time".to_owned(),
             Self::Internal => "internal error".to_owned(),
         }
     }
@@ -343,9 +349,9 @@ impl Cause {
             | Self::PolicyFailed(_)
             | Self::Limited { .. }
             | Self::UnknownUpstream
-            | Self::UpstreamUnavailable
+            | Self::UpstreamUnavailable { .. }
             | Self::UpstreamFailed { .. }
-            | Self::UpstreamTimeout => false,
+            | Self::UpstreamTimeout { .. } => false,
         }
     }
 }
