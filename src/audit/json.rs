@@ -246,12 +246,13 @@ mod tests {
     }
 
     proptest! {
-        /// What a JSON library reads from our text is what it reads from the engine's own.
+        /// A JSON library reads our text, and the engine reads back the value it gave: a logged decision can be replayed.
         #[test]
-        fn text_reads_back_as_the_engines_own(json in values()) {
+        fn text_reads_back_as_the_same_value(json in values()) {
             let value = Value::from_json_str(&json.to_string()).unwrap();
-            let ours: serde_json::Value = serde_json::from_str(&text(&value)).unwrap();
-            prop_assert_eq!(ours, serde_json::from_str::<serde_json::Value>(&value.to_json_str().unwrap()).unwrap());
+            let text = text(&value);
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+            prop_assert_eq!(Value::from_json_str(&text).unwrap(), value);
         }
 
         #[test]
