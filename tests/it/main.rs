@@ -1,1 +1,3 @@
-fn main() {}
+//! Integration tests: the public interface, against real files and sockets.
+
+mod config;
