@@ -1,4 +1,7 @@
-//! Integration tests: one binary, one module for each subject.
+//! The integration tests, one binary: real sockets, real servers, the real binary.
 
+mod config;
+mod jwt_wycheproof;
 mod rego_conformance;
 mod rego_golden;
+mod token;
