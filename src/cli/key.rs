@@ -83,7 +83,7 @@ mod tests {
 
     fn args(keys: &std::path::Path, rest: &[&str]) -> NewArgs {
         let keys = keys.to_str().unwrap();
-        let words = ["new", "--owner", "acme", "--keys", keys].iter().chain(rest);
+        let words = [&["new", "--owner", "acme", "--keys", keys], rest].concat();
         Command::try_parse_from(words).unwrap().args
     }
 

@@ -9,9 +9,8 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-
 use crate::contract::identity::Identity;
+use crate::identity::digest::Sha256;
 use crate::identity::{Presented, Proof, Validity};
 
 /// Bytes of credentials that one generation of the cache stands for: about 4 000 tokens of 1 KiB.
@@ -19,18 +18,6 @@ const GENERATION_BYTES: usize = 4 << 20;
 
 /// What an entry weighs on top of its credential's length.
 const ENTRY_OVERHEAD_BYTES: usize = 512;
-
-/// The SHA-256 of a credential.
-pub(super) type CredentialDigest = [u8; 32];
-
-/// Hashes a credential.
-pub(super) fn digest(credential: &[u8]) -> CredentialDigest {
-    let mut bytes = [0; 32];
-    for (to, from) in bytes.iter_mut().zip(digest::digest(&digest::SHA256, credential).as_ref()) {
-        *to = *from;
-    }
-    bytes
-}
 
 /// One worker's proven credentials, least recently used ones evicted.
 #[derive(Debug)]
@@ -42,7 +29,7 @@ pub struct WorkerCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) provider: u64,
-    pub(super) digest: CredentialDigest,
+    pub(super) digest: Sha256,
 }
 
 #[derive(Debug)]

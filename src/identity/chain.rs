@@ -9,7 +9,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use crate::contract::identity::{Failure, Identity};
-use crate::identity::cache::{self, CredentialDigest, Key, WorkerCache};
+use crate::identity::cache::{Key, WorkerCache};
+use crate::identity::digest::{Sha256, sha256};
 use crate::identity::provider::Provider;
 use crate::identity::{Answer, Presented, Proof, Rejection, Verdict};
 
@@ -49,7 +50,7 @@ pub struct Refusal {
 
 /// A credential that its provider left to others.
 struct Orphan {
-    digest: CredentialDigest,
+    digest: Sha256,
     refusal: Refusal,
 }
 
@@ -86,7 +87,7 @@ impl Chain {
                 Ok(Some(credential)) => credential,
                 Err(rejection) => return Outcome::Refused(refusal(provider, rejection)),
             };
-            let digest = cache::digest(&credential);
+            let digest = sha256(&credential);
             // A foreign credential must be proven itself; that another one is good does not make it good.
             if orphan.as_ref().is_some_and(|orphan| orphan.digest != digest) {
                 continue;

@@ -23,6 +23,7 @@ pub mod api_key;
 pub mod cache;
 pub mod chain;
 pub mod client_certificate;
+mod digest;
 mod header;
 pub mod json;
 pub mod jwt;
@@ -99,7 +100,7 @@ pub enum Verdict {
     Foreign(Rejection),
     /// It is bad.
     Refused(Rejection),
-    /// Nobody can say at present: a stable snake_case word for the cause.
+    /// Nobody can say at present: a stable `snake_case` word for the cause.
     Unavailable(&'static str),
 }
 
@@ -139,7 +140,7 @@ impl Validity {
 /// Why a credential is bad, and what to tell the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// A stable snake_case word.
+    /// A stable `snake_case` word.
     pub reason: &'static str,
     /// The `WWW-Authenticate` challenge.
     pub challenge: HeaderValue,

@@ -5,3 +5,9 @@ mod jwt_wycheproof;
 mod rego_conformance;
 mod rego_golden;
 mod token;
+//! One binary for all integration tests.
+
+mod jwt_wycheproof;
+mod token;
+
+fn main() {}

@@ -3,7 +3,6 @@
 //! The keys file is replaced as a whole, by a rename: a gateway that reads it meanwhile sees the old one or the new one.
 //! The new text is read back before it replaces the old one, so no entry can be lost or changed on the way.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -13,7 +12,7 @@ use aws_lc_rs::rand;
 
 use crate::base::secret::Secret;
 use crate::identity::api_key::keys_file::{self, KeyRecord, KeysFileErrors};
-use crate::identity::cache;
+use crate::identity::digest::{hex, sha256};
 
 /// What each key begins with, so that scanners of logs and repositories can tell one.
 pub const PREFIX: &str = "pst_";
@@ -104,11 +103,7 @@ fn entry(id: &str, key: &Secret<String>, grant: &Grant) -> Vec<String> {
         let quoted: Vec<_> = texts.iter().map(|text| quote(text)).collect();
         format!("[{}]", quoted.join(", "))
     };
-    let mut hash = String::new();
-    for byte in cache::digest(key.expose().as_bytes()) {
-        // Writing to a string cannot fail.
-        let _written = write!(hash, "{byte:02x}");
-    }
+    let hash = hex(&sha256(key.expose().as_bytes()));
     let mut lines = vec![
         format!("- id: {id}"),
         format!("  sha256: \"{hash}\""),
@@ -226,7 +221,7 @@ mod tests {
             let records = keys_file::load(&path).unwrap();
             assert_eq!(records.len(), count);
             let record = records.last().unwrap();
-            assert_eq!((&record.id, record.sha256), (&minted.id, cache::digest(key.as_bytes())));
+            assert_eq!((&record.id, record.sha256), (&minted.id, sha256(key.as_bytes())));
             assert_eq!((&record.owner, &record.roles), (&grant().owner, &grant().roles));
             assert!(!fs::read_to_string(&path).unwrap().contains(body));
             assert!(!format!("{minted:?}").contains(body));
@@ -257,16 +252,13 @@ mod tests {
         let grant = Grant { owner: "b".into(), ..Grant::default() };
         let appended = append(&path, &entry("k2", &key, &grant));
         let hash = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
-        match want {
-            Some(want) => {
-                appended.unwrap();
-                let want = want.replace("HASH2", &format!("\"{hash}\""));
-                assert_eq!(fs::read_to_string(&path).unwrap(), want);
-            }
-            None => {
-                assert!(matches!(appended, Err(MintError::Layout(_) | MintError::Faulty(_))), "{appended:?}");
-                assert_eq!(fs::read_to_string(&path).unwrap(), old);
-            }
+        let text = fs::read_to_string(&path).unwrap();
+        if let Some(want) = want {
+            appended.unwrap();
+            assert_eq!(text, want.replace("HASH2", &format!("\"{hash}\"")));
+        } else {
+            assert!(matches!(appended, Err(MintError::Layout(_) | MintError::Faulty(_))), "{appended:?}");
+            assert_eq!(text, old);
         }
     }
 

@@ -111,7 +111,7 @@ pub(super) struct Verifier {
 
 enum Material {
     Public(ParsedPublicKey),
-    Shared(hmac::Key),
+    Shared(Box<hmac::Key>),
 }
 
 impl fmt::Debug for Verifier {
@@ -286,7 +286,7 @@ fn shared(jwk: &Map<String, Value>, algorithm: hmac::Algorithm) -> Result<Materi
     if secret.len() < algorithm.digest_algorithm().output_len() {
         return Err(KeyFault::Size);
     }
-    Ok(Material::Shared(hmac::Key::new(algorithm, &secret)))
+    Ok(Material::Shared(Box::new(hmac::Key::new(algorithm, &secret))))
 }
 
 fn rsa(jwk: &Map<String, Value>, parameters: &'static RsaParameters) -> Result<Material, KeyFault> {
@@ -298,13 +298,10 @@ fn rsa(jwk: &Map<String, Value>, parameters: &'static RsaParameters) -> Result<M
         return Err(KeyFault::Size);
     }
     // A small odd exponent above one, as every real key has: a large one makes each verification slow.
-    let exponent = match *e.as_slice() {
-        [] | [0, ..] => return Err(KeyFault::InvalidKey),
-        [ref digits @ ..] if digits.len() <= 4 => {
-            digits.iter().fold(0_u64, |sum, digit| (sum << 8) | u64::from(*digit))
-        }
-        [..] => return Err(KeyFault::InvalidKey),
-    };
+    if e.len() > 4 || e.first().is_none_or(|high| *high == 0) {
+        return Err(KeyFault::InvalidKey);
+    }
+    let exponent = e.iter().fold(0_u64, |sum, digit| (sum << 8) | u64::from(*digit));
     if low % 2 == 0 || *high == 0 || exponent < 3 || exponent % 2 == 0 {
         return Err(KeyFault::InvalidKey);
     }

@@ -38,7 +38,7 @@ pub struct Jws<'t> {
 
 /// Whether the credential has the three parts of a compact JWS; an opaque token has not, and may be another provider's.
 pub(super) fn has_shape(token: &[u8]) -> bool {
-    token.iter().filter(|byte| **byte == b'.').count() == 2
+    memchr::memchr_iter(b'.', token).count() == 2
 }
 
 impl<'t> Jws<'t> {
@@ -47,7 +47,7 @@ impl<'t> Jws<'t> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Fault::TooLarge);
         }
-        let mut dots = token.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(index, _)| index);
+        let mut dots = memchr::memchr_iter(b'.', token);
         let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(Fault::Malformed);
         };

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
-use aws_lc_rs::digest::{self, SHA256};
 use bytes::Bytes;
 use http::Uri;
 use rustls::pki_types::CertificateDer;
@@ -23,13 +22,14 @@ use crate::base::clock::Clock;
 use crate::base::pem::{self, PemError};
 use crate::config::model::KeySetSource;
 use crate::fetch::{FetchError, Fetcher, TrustError};
+use crate::identity::digest::{Sha256, sha256};
 use crate::identity::jwt::jwk::{DOCUMENT_BYTES_MAX, KeySetFault, Keys, Origin};
 
 /// Between two fetches that tokens with unknown keys ask for, whatever keys they name.
 pub const DEMAND_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long keys are used that could not be renewed, unless three refresh intervals are longer.
-pub const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+pub const STALE_AFTER: Duration = Duration::from_hours(24);
 
 /// Requests that may wait for one key set at a time; further ones are answered at once.
 const WAITERS_MAX: usize = 256;
@@ -129,7 +129,7 @@ struct Renewal {
     pending: bool,
     demanded_at: Option<Duration>,
     renewed_at: Option<Duration>,
-    document: Option<[u8; 32]>,
+    document: Option<Sha256>,
     last_error: Option<String>,
 }
 
@@ -450,10 +450,6 @@ fn report(source: &str, keys: &Keys) {
     if keys.is_empty() {
         tracing::warn!(key_set = %source, "Key set without a usable key: every token is refused");
     }
-}
-
-fn sha256(document: &[u8]) -> [u8; 32] {
-    digest::digest(&SHA256, document).as_ref().try_into().unwrap_or_default()
 }
 
 /// An error with its sources, for a log line.
