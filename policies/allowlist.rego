@@ -28,6 +28,7 @@ path_allowed if {
 default network_allowed := false
 
 network_allowed if {
+	is_string(input.source.ip)
 	some network in data.allowlist.networks[origin]
 	net.cidr_contains(network, input.source.ip)
 }
@@ -47,6 +48,7 @@ client_allowed if {
 	input.identity.authenticated == true
 	subject := input.identity.subject
 	is_string(subject)
+	subject != ""
 	clients := data.allowlist.clients[input.identity.provider]
 	object.get(clients, subject, object.get(clients, "*", false)) == true
 }

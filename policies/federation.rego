@@ -14,18 +14,19 @@ package gateway.federation
 # title: The caller's roles
 # description: Everything the caller's provider, groups and subject are mapped to; the anonymous roles for nobody.
 roles contains role if {
+	is_array(input.identity.roles)
 	some name in input.identity.roles
-	some role in object.get(mapping, ["roles", name], [])
+	some role in mapping.roles[name]
 }
 
 roles contains role if {
+	is_array(input.identity.groups)
 	some name in input.identity.groups
-	some role in object.get(mapping, ["groups", name], [])
+	some role in mapping.groups[name]
 }
 
 roles contains role if {
-	subject := input.identity.subject
-	some role in object.get(mapping, ["subjects", subject], [])
+	some role in mapping.subjects[input.identity.subject]
 }
 
 roles contains role if {

@@ -26,7 +26,9 @@ permitted if {
 permitted if {
 	method := input.request.method
 	some role in federation.roles
-	some prefix, methods in data.rbac[role].paths
+	grants := data.rbac[role].paths
+	is_object(grants)
+	some prefix, methods in grants
 	paths.within(prefix)
 	method in methods
 }

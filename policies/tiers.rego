@@ -49,6 +49,8 @@ limits := taken if {
 	owner := key
 	configured := data.tiers.limits[tier]
 	is_array(configured)
+	every limit in configured {
+		is_object(limit)
+	}
 	taken := [object.union(limit, {"key": owner}) | some limit in configured]
-	count(taken) == count(configured)
 }
