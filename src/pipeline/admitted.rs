@@ -102,7 +102,8 @@ pub(crate) fn ask(
     let ruling = decider.borrow_mut().decide(&facts, phase);
     exchange.evidence.timings.policy_us += micros(started.elapsed());
     exchange.evidence.ruled(phase, &ruling);
-    exchange.worker.metrics.decided(local.policy_series(api.policy), &ruling.decision);
+    let fail_open = ruling.decision.is_err() && policy.on_error == OnError::Allow;
+    exchange.count_decision(api.policy, &ruling.decision, fail_open);
     match ruling.decision {
         Ok(Decision::Allow(allow)) => {
             exchange.evidence.log = allow.log.clone();
@@ -118,7 +119,6 @@ pub(crate) fn ask(
             // The operator has asked for this; every such request is marked and counted.
             OnError::Allow => {
                 exchange.evidence.fail_open = true;
-                exchange.worker.metrics.failed_open(local.policy_series(api.policy));
                 Ok(Box::default())
             }
         },

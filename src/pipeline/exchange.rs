@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::base::id::DecisionId;
-use crate::contract::decision::{Log, Phase};
+use crate::contract::decision::{Decision, Log, Phase};
 use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
 use crate::contract::identity::{Failure, Identity};
 use crate::contract::request::RequestHead;
@@ -22,7 +22,10 @@ use crate::pipeline::connection::Connection;
 use crate::pipeline::reject::Cause;
 use crate::policy::decide;
 use crate::runtime::snapshot::Runtime;
-use crate::runtime::worker::{Local, Worker};
+use crate::telemetry::metrics::{DecisionKind, Stage, UpstreamOutcome};
+use crate::upstream::cluster::Cluster;
+use crate::pipeline::Worker;
+use crate::runtime::worker::Local;
 
 /// A request being handled. Dropping it ends it and writes its event.
 #[derive(Debug)]
@@ -192,15 +195,58 @@ impl Exchange {
             credential_headers: api.map(|api| &*api.credential_headers).unwrap_or_default(),
         };
         if evidence.log.level != LogLevel::None {
-            self.worker.recorder.record(&event);
+            self.worker.recorder.record(&event, &runtime.labels);
         }
     }
 
     fn count(&self) {
         let evidence = &self.evidence;
         let api = evidence.route.map(|(api, _)| api);
-        let series = self.local.series(self.connection.listener, api);
-        self.worker.metrics.finished(series, evidence.outcome, evidence.status, evidence.timings);
+        let metrics = &self.worker.metrics;
+        if let Some(series) = self.local.series(self.connection.listener, api) {
+            metrics.request(series, evidence.outcome as usize, evidence.status);
+        }
+        let Timings { total_us, identity_us, policy_us, upstream_us } = evidence.timings;
+        metrics.stage(Stage::Total, total_us);
+        for (stage, spent) in
+            [(Stage::Identity, identity_us), (Stage::Policy, policy_us), (Stage::Upstream, upstream_us)]
+        {
+            if spent > 0 {
+                metrics.stage(stage, spent);
+            }
+        }
+    }
+
+    /// Counts a refusal of the gateway's own.
+    pub(crate) fn count_refusal(&self, cause: &Cause) {
+        if let Some(index) = cause.counted() {
+            self.worker.metrics.refusal(index);
+        }
+    }
+
+    /// Counts what came of asking the upstream, and the tries it took.
+    pub(crate) fn count_upstream(&self, cluster: &Cluster, outcome: UpstreamOutcome, tries: u32) {
+        if let Some(series) = self.local.upstream_series(cluster.name()) {
+            self.worker.metrics.upstream_request(series, outcome);
+            for _ in 1..tries {
+                self.worker.metrics.upstream_retry(series);
+            }
+        }
+    }
+
+    /// Counts what the policy decided.
+    pub(crate) fn count_decision(&self, policy: usize, decision: &Result<Decision, decide::Failure>, fail_open: bool) {
+        let kind = match decision {
+            Ok(Decision::Allow(_)) => DecisionKind::Allow,
+            Ok(Decision::Deny(_)) => DecisionKind::Deny,
+            Err(_) if fail_open => DecisionKind::FailOpen,
+            Err(decide::Failure::Budget) => DecisionKind::Budget,
+            Err(decide::Failure::Panic) => DecisionKind::Panic,
+            Err(decide::Failure::Undefined | decide::Failure::Error | decide::Failure::Result) => DecisionKind::Error,
+        };
+        if let Some(series) = self.local.policy_series(policy) {
+            self.worker.metrics.decision(series, kind);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use http::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 
-use crate::runtime::worker::Worker;
+use crate::runtime::worker;
 
 mod admitted;
 mod cleared;
@@ -37,7 +37,11 @@ pub use respond::ResponseBody;
 
 use connection::Connection;
 use received::Received;
+use request_body::UpstreamRequestBody;
 use respond::Reject;
+
+/// A worker that sends this pipeline's bodies upstream.
+pub type Worker = worker::Worker<UpstreamRequestBody>;
 
 /// Answers one request.
 ///

@@ -18,7 +18,7 @@ use crate::pipeline::framing::FramingError;
 use crate::pipeline::hop::{self, HopRequest};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
-use crate::runtime::worker::Worker;
+use crate::pipeline::Worker;
 
 /// More passes through gateways than this are a loop.
 const HOPS_MAX: usize = 8;

@@ -49,7 +49,7 @@ impl Reject {
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
         let (mut exchange, cause, extra) = *self.0;
         exchange.evidence.rejected(&cause);
-        exchange.refused(&cause);
+        exchange.count_refusal(&cause);
         let mut response = match &cause {
             Cause::Denied(deny) | Cause::ResponseDenied(deny) => denial(deny, &exchange, &cause),
             other => problem(&exchange, other),

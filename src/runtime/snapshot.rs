@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 use regorus::Value;
@@ -153,7 +154,7 @@ pub(super) fn lifecycle_headers(lifecycle: &Lifecycle) -> Vec<(HeaderName, Heade
     let since = since.as_deref().and_then(instant).map_or(0, jiff::Timestamp::as_second);
     put("deprecation", format!("@{since}"));
     if let Some(sunset) = sunset.as_deref().and_then(instant) {
-        put("sunset", httpdate::fmt_http_date(sunset.into()));
+        put("sunset", httpdate::fmt_http_date(system_time(sunset)));
     }
     if let Some(successor) = successor {
         put("link", format!("<{successor}>; rel=\"successor-version\""));
@@ -167,6 +168,10 @@ pub(super) fn lifecycle_headers(lifecycle: &Lifecycle) -> Vec<(HeaderName, Heade
 /// A date or a time, RFC 3339.
 fn instant(text: &str) -> Option<jiff::Timestamp> {
     text.parse().ok().or_else(|| format!("{text}T00:00:00Z").parse().ok())
+}
+
+fn system_time(instant: jiff::Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(instant.as_second()).unwrap_or(0))
 }
 
 #[cfg(test)]
