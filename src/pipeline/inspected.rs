@@ -124,7 +124,8 @@ impl Kind {
         let text = || std::str::from_utf8(bytes).map_err(|_| Cause::BodyMalformed);
         match self {
             Self::Json => {
-                json::parse(bytes, JSON_DEPTH_MAX).map(BodyFacts::Parsed).map_err(|_| Cause::BodyMalformed)
+                let document = json::parse(bytes, JSON_DEPTH_MAX).map_err(|_| Cause::BodyMalformed)?;
+                Ok(BodyFacts::Parsed(Value::from(document)))
             }
             Self::Form => {
                 let text = text()?;

@@ -104,6 +104,60 @@ pub enum Cause {
     Internal,
 }
 
+/// The words by which refusals and failures of the gateway's own are counted.
+pub const COUNTED: &[&str] = &[
+    "header_timeout",
+    "bad_target",
+    "query_too_large",
+    "query_malformed",
+    "bad_host",
+    "misdirected",
+    "method_not_supported",
+    "bad_expectation",
+    "header_not_utf8",
+    "repeated_header",
+    "bad_connection_header",
+    "loop_detected",
+    "draining",
+    "no_route",
+    "method_not_allowed",
+    "api_retired",
+    "body_too_large",
+    "body_malformed",
+    "body_unsupported",
+    "body_timeout",
+    "body_broken",
+    "unknown_upstream",
+    "internal",
+    "bad_line_end",
+    "bad_request_line",
+    "bad_version",
+    "bad_header_name",
+    "header_underscore",
+    "bad_header_value",
+    "bad_content_length",
+    "bad_transfer_encoding",
+    "length_conflict",
+    "head_too_large",
+    "too_many_headers",
+    "bad_chunk",
+    "bad_trailer",
+    "path_not_absolute",
+    "path_bad_escape",
+    "path_control",
+    "path_not_utf8",
+    "path_encoded_separator",
+    "path_dot_segment",
+    "path_above_root",
+    "path_empty_segment",
+    "path_parameter",
+    "bad_credential",
+    "identity_unavailable",
+    "upstream_unavailable",
+    "upstream_failed",
+    "upstream_timeout",
+];
+
 /// Whose fault a cause is, for alerting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -197,6 +251,20 @@ impl Cause {
             Self::UnknownUpstream => "unknown_upstream",
             Self::Internal => "internal",
         }
+    }
+
+    /// Its place in [`COUNTED`]. Decisions of policies and limits are counted elsewhere; reasons that come from other
+    /// modules are counted by their kind.
+    pub fn counted(&self) -> Option<usize> {
+        let word = match self {
+            Self::BadCredential { .. } => "bad_credential",
+            Self::IdentityUnavailable { .. } => "identity_unavailable",
+            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
+            Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::UpstreamTimeout { .. } => "upstream_timeout",
+            other => other.reason(),
+        };
+        COUNTED.iter().position(|counted| *counted == word)
     }
 
     /// Whose fault it is.

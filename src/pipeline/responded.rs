@@ -1,5 +1,7 @@
 //! The last stage: the request goes upstream, and the response to the client.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -47,7 +49,7 @@ impl Cleared {
                 return Err(Reject::new(exchange, cause).with_headers(limit_headers));
             }
         };
-        let endpoint = reply.body().endpoint().shared_authority();
+        let endpoint = Arc::from(reply.body().endpoint().authority());
         exchange.evidence.upstream = Some(endpoint);
         let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
         exchange.count_upstream(&cluster, outcome, reply.body().tries());

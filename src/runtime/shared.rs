@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,16 +27,25 @@ pub struct Shared {
     pub audit: Arc<Log>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    current: ArcSwap<Runtime>,
+    current: ArcSwap<InForce>,
     /// The generation in force, to be looked at without touching the snapshot's count.
     generation: AtomicU64,
     history: Mutex<History>,
 }
 
+/// A snapshot and the turn in which it was put in force.
+#[derive(Debug)]
+pub struct InForce {
+    /// Counts up with each reload and rollback, from 1.
+    pub generation: u64,
+    /// The snapshot.
+    pub runtime: Arc<Runtime>,
+}
+
 /// Snapshots that were in force, and how the last reload went.
 #[derive(Debug, Default)]
 struct History {
-    earlier: VecDeque<Arc<Runtime>>,
+    earlier: VecDeque<Arc<InForce>>,
     last_error: Option<ReloadFailure>,
     loaded_at: Duration,
 }
@@ -95,14 +104,14 @@ impl Shared {
             key_sets,
             audit,
             metrics,
-            generation: AtomicU64::new(first.generation),
-            current: ArcSwap::new(first),
+            generation: AtomicU64::new(1),
+            current: ArcSwap::from_pointee(InForce { generation: 1, runtime: first }),
             history: Mutex::new(history),
         }
     }
 
     /// The snapshot in force.
-    pub fn current(&self) -> Arc<Runtime> {
+    pub fn current(&self) -> Arc<InForce> {
         self.current.load_full()
     }
 
@@ -113,33 +122,46 @@ impl Shared {
 
     /// Puts `next` in force in one step; the one before can be rolled back to.
     pub(super) fn install(&self, next: Arc<Runtime>) {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = next.config.reload.history;
-        let generation = next.generation;
-        history.earlier.push_front(self.current.swap(next));
+        let mut history = self.history();
+        let former = self.put_in_force(next, &mut history);
+        let keep = former.runtime.config.reload.history;
+        history.earlier.push_front(former);
         history.earlier.truncate(keep);
+    }
+
+    /// Puts the snapshot before this one in force again, and drops this one. `None` where there is no earlier one.
+    pub(super) fn roll_back(&self) -> Option<Arc<Runtime>> {
+        let mut history = self.history();
+        let earlier = history.earlier.pop_front()?;
+        self.put_in_force(Arc::clone(&earlier.runtime), &mut history);
+        Some(Arc::clone(&earlier.runtime))
+    }
+
+    fn put_in_force(&self, runtime: Arc<Runtime>, history: &mut History) -> Arc<InForce> {
+        let generation = self.generation() + 1;
+        let former = self.current.swap(Arc::new(InForce { generation, runtime }));
         history.loaded_at = self.clock.now();
         history.last_error = None;
         self.generation.store(generation, Ordering::Release);
+        former
     }
 
-    /// Takes the last snapshot before this one from the history, for a rollback.
-    pub(super) fn take_earlier(&self) -> Option<Arc<Runtime>> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).earlier.pop_front()
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a refused reload.
     pub(super) fn refused(&self, error: String) {
         let failure = ReloadFailure { at: self.clock.now(), error };
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(failure);
+        self.history().last_error = Some(failure);
     }
 
     /// How reloading stands.
     pub fn reload_status(&self) -> ReloadStatus {
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.history();
         ReloadStatus {
             loaded_at: history.loaded_at,
-            earlier: history.earlier.iter().map(|runtime| runtime.generation).collect(),
+            earlier: history.earlier.iter().map(|earlier| earlier.generation).collect(),
             last_error: history.last_error.clone(),
         }
     }

@@ -19,8 +19,6 @@ use crate::upstream::cluster::{Cluster, Clusters};
 /// A whole gateway, built from one configuration. A request sees exactly one.
 #[derive(Debug)]
 pub struct Runtime {
-    /// Counts up with each reload, from 1.
-    pub generation: u64,
     /// What it was built from.
     pub config: Arc<Config>,
     /// SHA-256 of the configuration file, shortened.

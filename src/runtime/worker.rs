@@ -10,7 +10,7 @@ use crate::base::id::{DecisionId, DecisionIds};
 use crate::contract::identity::Identity;
 use crate::identity::cache::WorkerCache;
 use crate::policy::decide::Decider;
-use crate::runtime::shared::Shared;
+use crate::runtime::shared::{InForce, Shared};
 use crate::runtime::snapshot::{Api, Route, Runtime};
 use crate::telemetry::metrics::{ListenerId, PolicyId, RequestSeries, UpstreamId, WorkerMetrics};
 use crate::upstream::body::RequestBody;
@@ -39,6 +39,7 @@ pub struct Worker<B: RequestBody> {
 pub struct Local {
     /// The identity of nobody, shared by all anonymous requests.
     pub anonymous: Arc<Identity>,
+    generation: u64,
     runtime: Arc<Runtime>,
     deciders: Vec<RefCell<Decider>>,
     series: Vec<ListenerSeries>,
@@ -58,7 +59,7 @@ struct ListenerSeries {
 impl<B: RequestBody> Worker<B> {
     /// A worker on the snapshot in force.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let local = Rc::new(Local::new(&shared, shared.current()));
+        let local = Rc::new(Local::new(&shared, &shared.current()));
         Self {
             recorder: Recorder::new(Arc::clone(&shared.audit)),
             metrics: shared.metrics.worker(),
@@ -74,12 +75,12 @@ impl<B: RequestBody> Worker<B> {
     /// The snapshot in force, in this worker's form. A request asks once and keeps it.
     pub fn local(&self) -> Rc<Local> {
         let local = Rc::clone(&self.local.borrow());
-        if local.runtime.generation == self.shared.generation() {
+        if local.generation == self.shared.generation() {
             return local;
         }
-        let runtime = self.shared.current();
-        self.pools.retain(&runtime.clusters);
-        let next = Rc::new(Local::new(&self.shared, runtime));
+        let in_force = self.shared.current();
+        self.pools.retain(&in_force.runtime.clusters);
+        let next = Rc::new(Local::new(&self.shared, &in_force));
         *self.local.borrow_mut() = Rc::clone(&next);
         next
     }
@@ -108,7 +109,8 @@ impl<B: RequestBody> Worker<B> {
 // === impl Local ===
 
 impl Local {
-    fn new(shared: &Shared, runtime: Arc<Runtime>) -> Self {
+    fn new(shared: &Shared, in_force: &InForce) -> Self {
+        let runtime = Arc::clone(&in_force.runtime);
         let metrics = &shared.metrics;
         let series = runtime.listeners.iter().map(|listener| {
             let name = &listener.config.name;
@@ -124,6 +126,7 @@ impl Local {
             (name, id)
         });
         Self {
+            generation: in_force.generation,
             anonymous: Arc::new(Identity::anonymous()),
             deciders: runtime
                 .policies
