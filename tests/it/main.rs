@@ -1,1 +1,3 @@
-fn main() {}
+//! Integration tests: real sockets, real servers, hostile bytes.
+
+mod upstream;
