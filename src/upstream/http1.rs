@@ -33,9 +33,9 @@ const BUFFER_MAX: usize = 128 << 10;
 /// A connection: its two halves in hyper, and the pool it belongs to.
 pub(crate) struct Http1<B: RequestBody> {
     sender: SendRequest<Outgoing<B>>,
-    // hyper does not name the type of a connection that can be upgraded.
-    connection: Pin<Box<dyn Future<Output = hyper::Result<()>>>>,
-    closed: bool,
+    // `None` once it is closed: hyper hands a request that it has not begun to send back when it is dropped. Boxed
+    // because hyper does not name the type of a connection that can be upgraded.
+    connection: Option<Pin<Box<dyn Future<Output = hyper::Result<()>>>>>,
     used: bool,
     watch: Arc<HeadWatch>,
     home: Weak<Connections<B>>,
@@ -85,8 +85,7 @@ impl<B: RequestBody> Http1<B> {
             .map_err(|error| UpstreamError::Connect(ConnectError::Http(error)))?;
         Ok(Box::new(Self {
             sender,
-            connection: Box::pin(connection.with_upgrades()),
-            closed: false,
+            connection: Some(Box::pin(connection.with_upgrades())),
             used: false,
             watch,
             home: Rc::downgrade(home),
@@ -115,7 +114,7 @@ impl<B: RequestBody> Http1<B> {
                 match response.as_mut().poll(&mut quiet) {
                     Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                     Poll::Ready(Err(error)) => Poll::Ready(Err(Stop::Failed(Box::new(error)))),
-                    Poll::Pending if self.closed => Poll::Ready(Err(Stop::Closed)),
+                    Poll::Pending if self.connection.is_none() => Poll::Ready(Err(Stop::Closed)),
                     Poll::Pending => wait.poll(cx).map(|expired| Err(Stop::Expired(expired))),
                 }
             })
@@ -157,8 +156,10 @@ impl<B: RequestBody> Http1<B> {
     pub(crate) fn into_transport(self: Box<Self>, status: StatusCode, wait: &HeadWait) -> Transport {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             self.watch.hold(Tunnel::new(self.endpoint.state()));
-            // It ends when hyper has handed the stream over.
-            drop(tokio::task::spawn_local(self.connection));
+            if let Some(connection) = self.connection {
+                // It ends when hyper has handed the stream over.
+                drop(tokio::task::spawn_local(connection));
+            }
             return Transport::Done;
         }
         if wait.request_sent() {
@@ -168,7 +169,7 @@ impl<B: RequestBody> Http1<B> {
         let task = tokio::task::spawn_local(async move {
             poll_fn(|cx| {
                 connection.drive(cx);
-                if connection.closed || connection.sender.is_ready() {
+                if connection.connection.is_none() || connection.sender.is_ready() {
                     Poll::Ready(())
                 } else {
                     Poll::Pending
@@ -186,20 +187,20 @@ impl<B: RequestBody> Http1<B> {
     pub(crate) fn is_open(&mut self) -> bool {
         // No waker: the connection is looked at again when it is used or swept.
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.closed
+        self.connection.is_some()
     }
 }
 
 impl<B: RequestBody> Driver for Http1<B> {
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.closed && self.connection.as_mut().poll(cx).is_ready() {
+        if self.connection.as_mut().is_some_and(|connection| connection.as_mut().poll(cx).is_ready()) {
             // An error is told by the response or its body, which hyper fails as well.
-            self.closed = true;
+            self.connection = None;
         }
     }
 
     fn is_reusable(&self) -> bool {
-        !self.closed && self.sender.is_ready()
+        self.connection.is_some() && self.sender.is_ready()
     }
 
     fn release(self: Box<Self>) {
@@ -211,9 +212,6 @@ impl<B: RequestBody> Driver for Http1<B> {
 
 impl<B: RequestBody> fmt::Debug for Http1<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Http1")
-            .field("closed", &self.closed)
-            .field("used", &self.used)
-            .finish_non_exhaustive()
+        f.debug_struct("Http1").field("used", &self.used).finish_non_exhaustive()
     }
 }

@@ -322,9 +322,8 @@ impl<B: RequestBody> Pools<B> {
 
     /// Drops the pools of clusters that are not among `current`; exchanges in flight go on.
     pub fn retain(&self, current: &Clusters) {
-        let is_current = |pool: &Rc<Pool<B>>| {
-            current.get(pool.cluster().name()).is_some_and(|cluster| Arc::ptr_eq(cluster, pool.cluster()))
-        };
+        let is_current =
+            |pool: &Rc<Pool<B>>| current.iter().any(|cluster| Arc::ptr_eq(cluster, pool.cluster()));
         self.by_address.borrow_mut().retain(|_, pool| is_current(pool));
     }
 }

@@ -11,3 +11,6 @@ mod jwt_wycheproof;
 mod token;
 
 fn main() {}
+//! Integration tests: real sockets, real servers, hostile bytes.
+
+mod upstream;
