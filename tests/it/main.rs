@@ -7,6 +7,8 @@ mod rego_golden;
 mod token;
 //! One binary for all integration tests.
 
+mod jwt;
+mod jwt_key_set;
 mod jwt_wycheproof;
 mod token;
 

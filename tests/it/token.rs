@@ -17,7 +17,7 @@ use x509_parser::public_key::PublicKey;
 
 /// A key pair with the name and algorithm it is used under.
 #[derive(Debug)]
-pub struct Signer {
+pub(crate) struct Signer {
     key_id: String,
     algorithm: &'static str,
     pair: Pair,
@@ -33,12 +33,12 @@ enum Pair {
 
 impl Signer {
     /// A new RSA key of 2048 bits.
-    pub fn rs256(key_id: &str) -> Self {
+    pub(crate) fn rs256(key_id: &str) -> Self {
         Self::rsa(key_id, "RS256", KeySize::Rsa2048)
     }
 
     /// A new RSA key for `RS256` to `PS512`.
-    pub fn rsa(key_id: &str, algorithm: &'static str, size: KeySize) -> Self {
+    pub(crate) fn rsa(key_id: &str, algorithm: &'static str, size: KeySize) -> Self {
         let pair = RsaKeyPair::generate(size).unwrap();
         let der = AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
         let (_, info) = SubjectPublicKeyInfo::from_der(der.as_ref()).unwrap();
@@ -49,12 +49,12 @@ impl Signer {
     }
 
     /// A new P-256 key.
-    pub fn es256(key_id: &str) -> Self {
+    pub(crate) fn es256(key_id: &str) -> Self {
         Self::ec(key_id, "ES256", "P-256", &ECDSA_P256_SHA256_FIXED_SIGNING)
     }
 
     /// A new P-384 key.
-    pub fn es384(key_id: &str) -> Self {
+    pub(crate) fn es384(key_id: &str) -> Self {
         Self::ec(key_id, "ES384", "P-384", &ECDSA_P384_SHA384_FIXED_SIGNING)
     }
 
@@ -72,14 +72,14 @@ impl Signer {
     }
 
     /// A new Ed25519 key.
-    pub fn ed25519(key_id: &str) -> Self {
+    pub(crate) fn ed25519(key_id: &str) -> Self {
         let pair = Ed25519KeyPair::generate().unwrap();
         let public = json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key().as_ref())});
         Self { key_id: key_id.to_owned(), algorithm: "EdDSA", pair: Pair::Ed(pair), public }
     }
 
     /// The public key with `kid`, `alg` and `use`.
-    pub fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let mut jwk = self.bare_jwk();
         jwk["kid"] = json!(self.key_id);
         jwk["alg"] = json!(self.algorithm);
@@ -88,23 +88,23 @@ impl Signer {
     }
 
     /// The public key alone.
-    pub fn bare_jwk(&self) -> Value {
+    pub(crate) fn bare_jwk(&self) -> Value {
         self.public.clone()
     }
 
     /// A token with the usual header.
-    pub fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         let header = json!({"alg": self.algorithm, "kid": self.key_id, "typ": "JWT"});
         self.sign_parts(&header.to_string(), &claims.to_string())
     }
 
     /// A token of any header and payload.
-    pub fn sign_parts(&self, header: &str, payload: &str) -> String {
+    pub(crate) fn sign_parts(&self, header: &str, payload: &str) -> String {
         self.sign_input(&format!("{}.{}", base64url(header.as_bytes()), base64url(payload.as_bytes())))
     }
 
     /// A token of any signing input.
-    pub fn sign_input(&self, input: &str) -> String {
+    pub(crate) fn sign_input(&self, input: &str) -> String {
         let random = SystemRandom::new();
         let signature = match &self.pair {
             Pair::Rsa(pair) => {
@@ -116,13 +116,6 @@ impl Signer {
             Pair::Ed(pair) => pair.sign(input.as_bytes()).as_ref().to_vec(),
         };
         format!("{input}.{}", base64url(&signature))
-    }
-
-    /// The same key under another name or algorithm.
-    pub fn renamed(mut self, key_id: &str, algorithm: &'static str) -> Self {
-        key_id.clone_into(&mut self.key_id);
-        self.algorithm = algorithm;
-        self
     }
 }
 
@@ -139,18 +132,18 @@ fn rsa_encoding(algorithm: &str) -> &'static dyn RsaEncoding {
 }
 
 /// A token of any header and payload with an HMAC-SHA-256.
-pub fn hs256(secret: &[u8], header: &str, payload: &str) -> String {
+pub(crate) fn hs256(secret: &[u8], header: &str, payload: &str) -> String {
     let input = format!("{}.{}", base64url(header.as_bytes()), base64url(payload.as_bytes()));
     let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), input.as_bytes());
     format!("{input}.{}", base64url(signature.as_ref()))
 }
 
 /// A key set of these keys.
-pub fn jwks(keys: &[Value]) -> String {
+pub(crate) fn jwks(keys: &[Value]) -> String {
     json!({"keys": keys}).to_string()
 }
 
 /// Base64url without padding.
-pub fn base64url(bytes: &[u8]) -> String {
+pub(crate) fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

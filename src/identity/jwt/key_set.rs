@@ -174,11 +174,14 @@ impl KeySet {
         self.wanted.notify_one();
     }
 
-    /// Waits until the first fetch has ended, well or not.
-    pub async fn attempted(&self) {
+    /// Waits until so many fetches have ended, well or not.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn attempted(&self, times: u64) {
         let mut attempts = self.attempts.subscribe();
-        // The sender is `self`, so it cannot be gone.
-        attempts.wait_for(|attempts| *attempts > 0).await.map(drop).unwrap_or_default();
+        // An error would mean that the set is gone, which holds the sender.
+        drop(attempts.wait_for(|attempts| *attempts >= times).await);
     }
 
     /// Asks for newer keys because a token names one that is not there. `None` if there is no point in waiting: the
@@ -317,7 +320,7 @@ impl KeySets {
     pub async fn attempted(&self, patience: Duration) {
         let all = async {
             for set in self.sets() {
-                set.attempted().await;
+                set.attempted(1).await;
             }
         };
         // Late sets are fetched all the same; until then their tokens are answered 503.
