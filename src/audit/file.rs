@@ -1,6 +1,6 @@
 //! The decision log in a file: appended, readable by its owner only, opened anew when it was rotated away.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ fn append(path: &Path) -> io::Result<File> {
 /// Whether the file ends within a line, as a crash may leave it. A file that cannot be read is taken as whole.
 fn ends_torn(file: &File, path: &Path) -> bool {
     let last_byte = || {
-        let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
+        let metadata = file.metadata().ok().filter(Metadata::is_file)?;
         let mut last = [0];
         File::open(path).ok()?.read_exact_at(&mut last, metadata.len().checked_sub(1)?).ok()?;
         Some(last)

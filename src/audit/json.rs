@@ -5,8 +5,9 @@
 
 use regorus::Value;
 
-/// The deepest nesting that is written; deeper values would only serve to exhaust the stack.
-const DEPTH_MAX: usize = 128;
+/// The deepest nesting that is written: what deeper values would serve for is to exhaust a stack, ours or a reader's
+/// (many JSON libraries stop at 128, and an event adds a few levels of its own).
+const DEPTH_MAX: usize = 96;
 
 /// Why a value was not written. What was written of it stays in the buffer: the caller truncates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,11 @@
 //! gets as far as a buffer ([`credential`]). No request waits for a sink.
 
 pub mod credential;
+mod document;
 pub mod encode;
 mod file;
+#[cfg(test)]
+mod fixture;
 mod gap;
 mod json;
 pub mod label;

@@ -170,28 +170,25 @@ impl Queue {
         }
     }
 
-    /// Tells how a batch ended: `lost` of its records are not written.
+    /// Tells how a batch ended, of whose records `lost` are not written, and how the sink does since. A sink that has
+    /// stopped loses what waits in the queue too, and what comes later is only counted.
     pub(super) fn settle(&self, records: u64, lost: u64, health: Health) {
-        self.metrics.wrote(records.saturating_sub(lost));
-        self.metrics.lost(lost);
         let mut state = self.lock();
         state.settled += records;
         state.writing = false;
+        let stopped = matches!(health, Health::Stopped(_));
         state.health = health;
+        let mut lost_in_all = lost;
+        if stopped {
+            // A batch that a panicking sink had in its hands is not settled, so it is counted here.
+            lost_in_all += state.accepted.saturating_sub(state.settled);
+            state.settled = state.accepted;
+            state.batch = Batch::default();
+            state.gaps = Gaps::default();
+        }
+        self.metrics.wrote(records.saturating_sub(lost));
+        self.metrics.lost(lost_in_all);
         drop(state);
-        self.progress.notify_all();
-    }
-
-    /// Ends the queue: what waits in it is lost, and what comes later is only counted.
-    pub(super) fn stop(&self, why: String) {
-        let mut state = self.lock();
-        state.health = Health::Stopped(why);
-        state.batch = Batch::default();
-        // All that is not settled is lost, a batch that a panicking sink had in its hands too.
-        let lost = state.accepted.saturating_sub(state.settled);
-        state.settled = state.accepted;
-        drop(state);
-        self.metrics.lost(lost);
         self.progress.notify_all();
     }
 

@@ -93,3 +93,82 @@ impl Drop for Recorder {
         self.hand_over(&mut self.buffer.borrow_mut());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::audit::fixture::{event, labels};
+    use crate::base::clock::SystemClock;
+    use crate::config::model::DecisionLog;
+    use crate::contract::event::LogLevel;
+    use crate::telemetry::metrics::{Metrics, Vocabulary};
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn log(configs: &[DecisionLog]) -> Arc<Log> {
+        let metrics = Metrics::new(Vocabulary { outcomes: &[], reasons: &[] });
+        let log = Log::new(Arc::new(metrics), Arc::new(SystemClock));
+        log.install(log.prepare(configs).unwrap());
+        Arc::new(log)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_is_handed_over_after_the_linger_time_and_not_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("decisions.jsonl");
+        let log = log(&[DecisionLog::File { path: path.clone() }]);
+        let recorder = Rc::new(Recorder::new(Arc::clone(&log)));
+        let runner = Rc::clone(&recorder);
+        let written = || {
+            assert_eq!(log.flush(LONG), 0);
+            fs::read_to_string(&path).unwrap().lines().count()
+        };
+        let local = LocalSet::new();
+        local.spawn_local(async move { runner.run().await });
+        local
+            .run_until(async {
+                for round in 0..3 {
+                    recorder.record(&event(None, None), &labels());
+                    recorder.record(&event(None, None), &labels());
+                    tokio::time::sleep(LINGER / 2).await;
+                    assert_eq!(written(), 2 * round);
+                    tokio::time::sleep(LINGER).await;
+                    assert_eq!(written(), 2 * round + 2);
+                }
+            })
+            .await;
+    }
+
+    #[test]
+    fn a_full_buffer_is_handed_over_at_once_and_the_rest_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("decisions.jsonl");
+        let log = log(&[DecisionLog::File { path: path.clone() }]);
+        let recorder = Recorder::new(Arc::clone(&log));
+        for _ in 0..500 {
+            recorder.record(&event(None, None), &labels());
+        }
+        assert_eq!(log.flush(LONG), 0);
+        let before = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(before > 0 && before < 500, "{before}");
+        drop(recorder);
+        assert_eq!(log.flush(LONG), 0);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 500);
+    }
+
+    #[test]
+    fn without_a_sink_or_a_level_nothing_is_encoded() {
+        let recorder = Recorder::new(log(&[]));
+        recorder.record(&event(None, None), &labels());
+        assert!(recorder.buffer.borrow().lines.is_empty());
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(log(&[DecisionLog::File { path: directory.path().join("log") }]));
+        recorder.record(&Event { level: LogLevel::None, ..event(None, None) }, &labels());
+        assert_eq!(recorder.buffer.borrow().records, 0);
+    }
+}

@@ -19,7 +19,7 @@ pub(super) fn spawn(sink: Box<dyn Sink>, queue: Arc<Queue>, metrics: Arc<Metrics
         if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
             metrics.task_panicked();
             tracing::error!(sink = queue.metrics.name(), "Decision log thread panicked");
-            queue.stop("its thread panicked".to_owned());
+            queue.settle(0, 0, Health::Stopped("its thread panicked".to_owned()));
         }
     };
     thread::Builder::new().name("decision-log".to_owned()).spawn(body).map(drop)
@@ -36,30 +36,23 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let mut failing = false;
-        loop {
-            match self.queue.take(&mut self.batch) {
-                Work::Write { reopen } => {
-                    let mut fault = if reopen { self.sink.reopen().err() } else { None };
-                    let (lost, gone) = match self.write() {
-                        Ok(()) => (0, false),
-                        Err(WriteError::Failed { whole, source }) => {
-                            fault = Some(source);
-                            (self.lose(whole), false)
-                        }
-                        Err(WriteError::Gone { whole, source }) => {
-                            fault = Some(source);
-                            (self.lose(whole), true)
-                        }
-                    };
-                    self.report(&mut failing, fault.as_ref(), gone);
-                    let health =
-                        fault.as_ref().map_or(Health::Ok, |fault| Health::Failing(fault.to_string()));
-                    self.queue.settle(self.batch.records, lost, health);
-                    if let (true, Some(fault)) = (gone, fault) {
-                        return self.queue.stop(fault.to_string());
-                    }
-                }
-                Work::End => return,
+        while let Work::Write { reopen } = self.queue.take(&mut self.batch) {
+            let reopened = if reopen { self.sink.reopen() } else { Ok(()) };
+            let (lost, fault, gone) = match self.write() {
+                Ok(()) => (0, reopened.err(), false),
+                Err(WriteError::Failed { whole, source }) => (self.lose(whole), Some(source), false),
+                Err(WriteError::Gone { whole, source }) => (self.lose(whole), Some(source), true),
+            };
+            self.report(failing, fault.as_ref(), gone);
+            failing = fault.is_some();
+            let health = match fault {
+                None => Health::Ok,
+                Some(fault) if gone => Health::Stopped(fault.to_string()),
+                Some(fault) => Health::Failing(fault.to_string()),
+            };
+            self.queue.settle(self.batch.records, lost, health);
+            if gone {
+                return;
             }
         }
     }
@@ -92,15 +85,13 @@ impl Writer {
     }
 
     /// Logs the first failure and the recovery, and not every batch between them.
-    fn report(&self, failing: &mut bool, fault: Option<&io::Error>, gone: bool) {
+    fn report(&self, failing: bool, fault: Option<&io::Error>, gone: bool) {
         let sink = self.queue.metrics.name();
         match fault {
             Some(error) if gone => tracing::error!(sink, %error, "Decision log stopped"),
-            Some(error) if !*failing => tracing::error!(sink, %error, "Decision log cannot be written"),
-            Some(_) => {}
-            None if *failing => tracing::info!(sink, "Decision log is written again"),
-            None => {}
+            Some(error) if !failing => tracing::error!(sink, %error, "Decision log cannot be written"),
+            None if failing => tracing::info!(sink, "Decision log is written again"),
+            Some(_) | None => {}
         }
-        *failing = fault.is_some();
     }
 }

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
     use crate::contract::rate::{Quota, Rate};
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: Duration = Duration::from_hours(500_000);
 
     fn request<'a>(name: &'a str, key: &'a str, rate: &str, cost: u64) -> LimitRequest<'a> {
         LimitRequest { name, key, quota: Quota::new(Rate::parse(rate).unwrap(), None, Some(cost)).unwrap() }
@@ -259,7 +259,7 @@ mod tests {
         let twice = [request("l", "k", "3/m", 2), request("l", "k", "3/m", 1)];
         assert!(store.take("api", &twice, NOW).allowed());
         assert!(!store.take("api", &[request("l", "k", "3/m", 1)], NOW).allowed());
-        let later = NOW + Duration::from_secs(60);
+        let later = NOW + Duration::from_mins(1);
         let too_much = [request("l", "k", "3/m", 2), request("l", "k", "3/m", 2)];
         assert!(!store.take("api", &too_much, later).allowed());
         assert!(store.take("api", &[request("l", "k", "3/m", 3)], later).allowed(), "nothing was taken");
