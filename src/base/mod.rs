@@ -1,1 +1,11 @@
 //! Small foundations without policy or HTTP semantics: clock, ids, secrets, sizes, networks, paths.
+//!
+//! Everything above may use them; nothing here may know a request, a policy or the configuration.
+
+pub mod clock;
+pub mod id;
+pub mod net;
+pub mod path;
+pub mod pem;
+pub mod secret;
+pub mod size;

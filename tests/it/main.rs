@@ -1,4 +1,10 @@
-//! Integration tests: one binary, one module for each subject.
+//! The integration tests, one binary: real sockets, real servers, hostile bytes, the real binary.
 
+mod config;
+mod jwt;
+mod jwt_key_set;
+mod jwt_wycheproof;
 mod rego_conformance;
 mod rego_golden;
+mod token;
+mod upstream;

@@ -1,0 +1,475 @@
+//! The validated configuration: after it exists, no string in it is checked again.
+//!
+//! Names refer to things that exist, durations and sizes are typed, paths are absolute, secrets are wrapped.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method, Uri};
+use jsonwebtoken::Algorithm;
+
+use crate::base::net::NetworkSet;
+use crate::base::path::PathRules;
+use crate::base::size::ByteLimit;
+
+/// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
+pub type Name = Arc<str>;
+
+/// A whole gateway. Its `Debug` names the file and no more: any text in it may have come from a secret.
+#[derive(Clone)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// In every decision event, and `opa.runtime().config.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// Front doors, at least one.
+    pub listeners: Vec<Listener>,
+    /// Identity providers by name.
+    pub identity: BTreeMap<Name, Provider>,
+    /// Upstreams by name.
+    pub upstreams: BTreeMap<Name, Upstream>,
+    /// Policies by name.
+    pub policies: BTreeMap<Name, Policy>,
+    /// APIs, at least one.
+    pub apis: Vec<Api>,
+    /// Where limit counters live.
+    pub limits: LimitStore,
+    /// Where decision events go.
+    pub decision_logs: Vec<DecisionLog>,
+    /// Metrics and access log.
+    pub telemetry: Telemetry,
+    /// The admin endpoint, if any.
+    pub admin: Option<Admin>,
+    /// Reload behaviour.
+    pub reload: Reload,
+    /// How long a draining gateway waits for requests in flight.
+    pub drain_timeout: Duration,
+    /// Every file the configuration names (itself, keys, certificates, bundles), for watching.
+    pub files: Vec<PathBuf>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// One front door.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Its name, unique.
+    pub name: Name,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// TLS, or `None` for plaintext.
+    pub tls: Option<ListenerTls>,
+    /// Protocols offered, at least one.
+    pub protocols: Protocols,
+    /// Peers whose `X-Forwarded-For` / `Forwarded` are believed.
+    pub trusted_proxies: NetworkSet,
+    /// Peers that may connect at all; empty means all.
+    pub allow_from: NetworkSet,
+    /// The APIs reachable here, by name.
+    pub apis: Vec<Name>,
+    /// How lenient paths are read.
+    pub path_rules: PathRules,
+    /// Bounds and timeouts.
+    pub limits: ListenerLimits,
+}
+
+/// Which HTTP versions a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1.
+    pub http1: bool,
+    /// HTTP/2 by ALPN, or with prior knowledge on plaintext.
+    pub http2: bool,
+}
+
+/// TLS on a listener.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// Certificate chains and keys, at least one; chosen by SNI, the first is the default.
+    pub certificates: Vec<CertificateFiles>,
+    /// Client certificates.
+    pub client_auth: ClientAuth,
+    /// TLS 1.2 is offered beside 1.3.
+    pub tls12: bool,
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What is asked of clients in the TLS handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No client certificate is asked for.
+    None,
+    /// One is asked for, and must be valid when given.
+    Optional {
+        /// Trusted issuers, PEM.
+        ca: PathBuf,
+        /// Revocation list, PEM.
+        crl: Option<PathBuf>,
+    },
+    /// One is required.
+    Required {
+        /// Trusted issuers, PEM.
+        ca: PathBuf,
+        /// Revocation list, PEM.
+        crl: Option<PathBuf>,
+    },
+}
+
+/// Bounds and timeouts of a listener (contract section 2).
+#[derive(Debug, Clone, Copy)]
+pub struct ListenerLimits {
+    /// Open connections; further ones are closed at accept.
+    pub connections: usize,
+    /// Bytes of a request head; beyond it 431.
+    pub header_bytes: ByteLimit,
+    /// Header fields of a request; beyond it 431.
+    pub headers: usize,
+    /// Bytes of a request body; beyond it 413.
+    pub body_bytes: ByteLimit,
+    /// TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a head (or the handshake) to its end.
+    pub header_timeout: Duration,
+    /// The longest wait for the next part of a body, and the longest stall of a client that does not read.
+    pub body_timeout: Duration,
+    /// A kept connection without a request.
+    pub idle_timeout: Duration,
+    /// Concurrent HTTP/2 streams of a connection.
+    pub streams: u32,
+}
+
+/// An identity provider.
+#[derive(Debug, Clone)]
+pub enum Provider {
+    /// `type: jwt`.
+    Jwt(JwtProvider),
+    /// `type: api_key`.
+    ApiKey(ApiKeyProvider),
+    /// `type: client_certificate`.
+    ClientCertificate(ClientCertificateProvider),
+}
+
+/// Bearer JWTs of one issuer.
+#[derive(Debug, Clone)]
+pub struct JwtProvider {
+    /// Required `iss`.
+    pub issuer: String,
+    /// One of them must be in `aud`; at least one.
+    pub audiences: Vec<String>,
+    /// Where the keys come from.
+    pub keys: KeySetSource,
+    /// Allowed algorithms: all asymmetric, or all HMAC, never mixed.
+    pub algorithms: Vec<Algorithm>,
+    /// Where the identity's fields are in the claims.
+    pub claims: ClaimPaths,
+    /// Clock skew allowed for `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+    /// Required `typ` header, compared without case (`at+jwt`); `None` takes any of `JWT`, `at+jwt` or none.
+    pub token_type: Option<String>,
+    /// The header that carries the token; `Authorization` takes the `Bearer` scheme, others the bare token.
+    pub header: HeaderName,
+}
+
+/// Where a JSON Web Key Set comes from.
+#[derive(Debug, Clone)]
+pub enum KeySetSource {
+    /// A file, re-read on reload.
+    File(PathBuf),
+    /// A URL, fetched in the background.
+    Url {
+        /// `https`, or `http` on loopback.
+        url: Uri,
+        /// Trusted issuers for the server's certificate; `None` uses the system's.
+        ca: Option<PathBuf>,
+        /// How often it is fetched again.
+        refresh: Duration,
+    },
+}
+
+/// Dotted paths into a token's claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimPaths {
+    /// Default `sub`.
+    pub subject: Vec<String>,
+    /// A string list, or a space-separated string.
+    pub roles: Option<Vec<String>>,
+    /// As `roles`.
+    pub groups: Option<Vec<String>>,
+    /// Default `scope`.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// API keys listed, hashed, in a file.
+#[derive(Debug, Clone)]
+pub struct ApiKeyProvider {
+    /// The header that carries the key.
+    pub header: HeaderName,
+    /// The keys file: only SHA-256 hashes are in it.
+    pub keys: PathBuf,
+}
+
+/// Client certificates proven in the TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientCertificateProvider {
+    /// Which name is the subject.
+    pub subject: CertificateSubject,
+}
+
+/// The name of a certificate that identifies its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateSubject {
+    /// The first URI subject alternative name (SPIFFE ids).
+    SanUri,
+    /// The first DNS subject alternative name.
+    SanDns,
+    /// The subject's common name.
+    CommonName,
+}
+
+/// A pool of equal servers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name.
+    pub name: Name,
+    /// The servers, at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// HTTP/2 with prior knowledge (plaintext) or by ALPN (TLS); otherwise HTTP/1.1.
+    pub http2: bool,
+    /// Connection establishment, TLS included.
+    pub connect_timeout: Duration,
+    /// From the request's last byte sent to the response's head; also the longest gap within its body.
+    pub response_timeout: Duration,
+    /// An unused pooled connection.
+    pub idle_timeout: Duration,
+    /// Retries.
+    pub retries: Retries,
+    /// Active health checks.
+    pub health: Option<HealthCheck>,
+    /// TLS details, for `https` endpoints.
+    pub tls: UpstreamTls,
+    /// `Host` as the client sent it, or the endpoint's authority.
+    pub preserve_host: bool,
+}
+
+/// One upstream server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// `https`.
+    pub tls: bool,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Balance {
+    /// The less loaded of two random ones.
+    PowerOfTwo,
+    /// In turn.
+    RoundRobin,
+    /// By the hash of a request header (rendezvous), round robin where it is absent.
+    Hash(HeaderName),
+}
+
+/// Retry policy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retries {
+    /// Tries after the first.
+    pub attempts: u32,
+    /// Retries allowed for each first try, as a ratio (`0.2`: one for five), with a small floor.
+    pub budget: f64,
+}
+
+/// An active health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Asked with GET; 2xx and 3xx are healthy.
+    pub path: String,
+    /// Between checks.
+    pub interval: Duration,
+    /// For one check.
+    pub timeout: Duration,
+    /// Failures in a row that mark an endpoint down.
+    pub unhealthy_after: u32,
+    /// Successes in a row that mark it up again.
+    pub healthy_after: u32,
+}
+
+/// TLS to an upstream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Trusted issuers, PEM; `None` uses the system's.
+    pub ca: Option<PathBuf>,
+    /// The gateway's own certificate (mTLS).
+    pub client: Option<CertificateFiles>,
+    /// The name expected in the server's certificate; default the endpoint's host.
+    pub server_name: Option<String>,
+}
+
+/// A policy: a bundle and the rules asked of it.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Its name.
+    pub name: Name,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// The decision rule as a path, `gateway/decision`.
+    pub decision: Vec<String>,
+    /// The response-phase rule.
+    pub response: Option<Vec<String>>,
+    /// Evaluation time of one decision.
+    pub budget: Duration,
+    /// What a failed evaluation means.
+    pub on_error: OnError,
+    /// On load and reload, the bundle's own tests must pass.
+    pub self_test: bool,
+}
+
+/// What a failed policy evaluation means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// 503.
+    Deny,
+    /// Allowed without obligations, and marked `fail_open`.
+    Allow,
+}
+
+/// One version of one API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Its name.
+    pub name: Name,
+    /// Its version, if it has one.
+    pub version: Option<Arc<str>>,
+    /// Hosts it answers to, lower case, without port; empty means any. `*.example.com` matches one more label.
+    pub hosts: Vec<String>,
+    /// Canonical, without a trailing slash; empty for the root.
+    pub base_path: String,
+    /// Where in its life it is.
+    pub lifecycle: Lifecycle,
+    /// Providers tried, in order; none listed: everyone is anonymous.
+    pub identity: Vec<Name>,
+    /// What a bad credential means.
+    pub on_bad_credential: BadCredential,
+    /// The policy asked.
+    pub policy: Name,
+    /// The default upstream.
+    pub upstream: Name,
+    /// Routes; empty means one route that takes everything below the base path.
+    pub routes: Vec<Route>,
+    /// Headers that only the gateway may set: removed from each request, names folded.
+    pub identity_headers: Vec<HeaderName>,
+}
+
+/// Where in its life an API is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// In use.
+    Active,
+    /// Still answered, with `Deprecation`, `Sunset` and `Link` headers (RFC 9745, RFC 8594).
+    Deprecated {
+        /// Deprecated since, RFC 3339 date or time.
+        since: Option<String>,
+        /// Gone after.
+        sunset: Option<String>,
+        /// Link to the version to move to.
+        successor: Option<String>,
+        /// Link to documentation.
+        docs: Option<String>,
+    },
+    /// 410.
+    Retired,
+}
+
+/// What a bad credential means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadCredential {
+    /// 401.
+    Reject,
+    /// The policy sees `input.identity.failure`.
+    Fact,
+}
+
+/// One route of an API.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its name, unique in the API.
+    pub name: Name,
+    /// Below the base path; `{param}` takes one segment, `{*rest}` the rest.
+    pub path: String,
+    /// Empty means any.
+    pub methods: Vec<Method>,
+    /// Overrides the listener's.
+    pub body_bytes: Option<ByteLimit>,
+    /// Overrides the API's providers.
+    pub identity: Option<Vec<Name>>,
+    /// WebSocket upgrades are passed on.
+    pub websocket: bool,
+}
+
+/// Where limit counters live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitStore {
+    /// In this process.
+    Memory {
+        /// Counters kept at most; the stalest are evicted.
+        keys: usize,
+    },
+}
+
+/// One destination of decision events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecisionLog {
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// A file, one JSON object a line, appended.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Metrics and access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Serve `/metrics` on the admin endpoint.
+    pub metrics: bool,
+}
+
+/// The admin endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Loopback only.
+    pub address: SocketAddr,
+}
+
+/// Reload behaviour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// Reload when a named file changes.
+    pub watch: bool,
+    /// Snapshots kept for rollback.
+    pub history: usize,
+}
