@@ -7,7 +7,7 @@ use super::{
     fields::{ENVOY_V3, Field, GATEWAY_V1},
 };
 use crate::rego::{
-    fault::Fault,
+    fault::{BundleErrors, Fault},
     program::{Options, Program},
     tree::{ModuleId, Rule, Term, TermKind, Tree, walk_rule},
 };
@@ -41,23 +41,39 @@ pub struct Finding {
     pub fault: Fault,
 }
 
-/// Compiles a bundle, tests included, and lists everything found, in order of place.
-/// `strict` makes errors of warnings.
-pub fn check(bundle: &Bundle, contract: InputContract, strict: bool) -> Vec<Finding> {
-    let error = |fault| Finding { severity: Severity::Error, fault };
-    let warning = if strict { Severity::Error } else { Severity::Warning };
-    let mut findings: Vec<Finding> = match bundle.compile_with_tests(Options::default()) {
-        Err(errors) => errors.faults().iter().cloned().map(error).collect(),
-        Ok(program) => {
-            let unknown = unknown_inputs(&program, contract).into_iter().map(error);
-            let doubtful =
-                program.warnings().iter().cloned().map(|fault| Finding { severity: warning, fault });
-            unknown.chain(doubtful).collect()
-        }
+/// All findings, and whether the bundle compiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The findings, in order of place.
+    pub findings: Vec<Finding>,
+    /// Whether there is a program at all.
+    pub compiles: bool,
+}
+
+impl Report {
+    /// The report of a bundle that could not be loaded or compiled.
+    pub fn of_errors(errors: &BundleErrors) -> Self {
+        let error = |fault: &Fault| Finding { severity: Severity::Error, fault: fault.clone() };
+        Self { findings: errors.faults().iter().map(error).collect(), compiles: false }
+    }
+}
+
+/// Compiles a bundle, tests included, and lists what is wrong with it. `strict` makes errors of
+/// warnings.
+pub fn check(bundle: &Bundle, contract: InputContract, strict: bool) -> Report {
+    let program = match bundle.compile_with_tests(Options::default()) {
+        Ok(program) => program,
+        Err(errors) => return Report::of_errors(&errors),
     };
+    let doubtful = if strict { Severity::Error } else { Severity::Warning };
+    let unknown = unknown_inputs(&program, contract).into_iter();
+    let unknown = unknown.map(|fault| Finding { severity: Severity::Error, fault });
+    let warnings = program.warnings().iter().cloned();
+    let warnings = warnings.map(|fault| Finding { severity: doubtful, fault });
+    let mut findings: Vec<Finding> = unknown.chain(warnings).collect();
     findings.sort_by(|left, right| left.fault.cmp(&right.fault));
     findings.dedup();
-    findings
+    Report { findings, compiles: true }
 }
 
 /// Input paths a program reads that the contract does not know.
@@ -153,7 +169,7 @@ mod tests {
             case_files: Vec::new(),
             data: regorus::Value::new_object(),
         };
-        let found = check(&bundle, InputContract::GatewayV1, strict);
+        let found = check(&bundle, InputContract::GatewayV1, strict).findings;
         found
             .into_iter()
             .map(|found| {
