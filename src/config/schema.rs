@@ -100,12 +100,10 @@ impl Check<'_> {
                 let name = property.as_str().unwrap_or_default();
                 self.missing_key(&place, name, &first_sentence(error.schema_path(), name));
             }
-            ValidationErrorKind::OneOfNotValid { context } => {
-                match choices(error.schema_path()) {
-                    Choices::Values(options) => self.not_an_option(&place, &options),
-                    Choices::Types(types) => self.no_branch(&place, &types, context),
-                }
-            }
+            ValidationErrorKind::OneOfNotValid { context } => match choices(error.schema_path()) {
+                Choices::Values(options) => self.not_an_option(&place, &options),
+                Choices::Types(types) => self.no_branch(&place, &types, context),
+            },
             ValidationErrorKind::Enum { options } => {
                 let options = options.as_array().into_iter().flatten().filter_map(Value::as_str);
                 self.not_an_option(&place, &options.map(str::to_owned).collect::<Vec<_>>());
@@ -190,7 +188,9 @@ impl Check<'_> {
         let names: Vec<&str> = wanted.iter().map(|one| type_name(*one)).collect();
         let wants_text = wanted.contains(&JsonType::String);
         let help = match &node.data {
-            Data::Scalar(scalar) if wants_text => format!("put it in quotes: `\"{}\"`", quotable(&scalar.source)),
+            Data::Scalar(scalar) if wants_text => {
+                format!("put it in quotes: `\"{}\"`", quotable(&scalar.source))
+            }
             Data::Scalar(scalar) if wanted.contains(&JsonType::Array) => {
                 format!("write `[{}]`", quotable(&scalar.source))
             }
@@ -268,7 +268,8 @@ enum Choices {
 }
 
 fn choices(schema_path: &Location) -> Choices {
-    let branches = SCHEMA.pointer(schema_path.as_str()).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let branches =
+        SCHEMA.pointer(schema_path.as_str()).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let constants = |pointer: &str| -> Vec<String> {
         branches.iter().filter_map(|branch| branch.pointer(pointer)?.as_str()).map(str::to_owned).collect()
     };

@@ -162,7 +162,8 @@ fn assemble(
     let source = &asked.from.source;
     forwarded::write(&mut headers, &source.forwarded_for, source.peer.ip(), head.scheme, &head.authority);
     hop::add_via(&mut headers, head.protocol);
-    headers.insert(HeaderName::from_static("x-request-id"), HeaderValue::from_str(&asked.from.request_id).ok()?);
+    headers
+        .insert(HeaderName::from_static("x-request-id"), HeaderValue::from_str(&asked.from.request_id).ok()?);
     if asked.from.hop.trailers && cluster.settings().http2 {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }

@@ -55,8 +55,10 @@ impl Routed {
                 Outcome::Refused(refusal) => match api.on_bad_credential {
                     BadCredential::Fact => failed(&mut exchange, refusal.failure),
                     BadCredential::Reject => {
-                        let cause =
-                            Cause::BadCredential { reason: refusal.failure.reason, challenge: refusal.challenge };
+                        let cause = Cause::BadCredential {
+                            reason: refusal.failure.reason,
+                            challenge: refusal.challenge,
+                        };
                         exchange.evidence.identity_failure = Some(refusal.failure);
                         return Err(Reject::new(exchange, cause));
                     }

@@ -8,10 +8,10 @@ use http::{HeaderMap, header};
 use hyper::body::{Body as _, Incoming};
 use regorus::Value;
 
-use crate::identity::json;
 use crate::contract::identity::Identity;
 use crate::contract::input::form_pairs;
 use crate::contract::request::BodyFacts;
+use crate::identity::json;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::identified::Identified;
 use crate::pipeline::received::Origin;
@@ -165,9 +165,8 @@ fn is_decodable(text: &str) -> bool {
         return true;
     }
     let bytes = text.as_bytes();
-    let whole = memchr::memchr_iter(b'%', bytes).all(|at| {
-        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    });
+    let whole = memchr::memchr_iter(b'%', bytes)
+        .all(|at| bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)));
     whole && percent_encoding::percent_decode(bytes).decode_utf8().is_ok_and(|text| !text.contains('\0'))
 }
 
@@ -193,9 +192,12 @@ mod tests {
         assert_eq!(kind("application/x-www-form-urlencoded", None), Some(Kind::Form));
         assert_eq!(kind("text/plain", None), Some(Kind::Text));
         assert_eq!(kind("application/octet-stream", None), Some(Kind::Binary));
-        for (content_type, encoding) in
-            [("application/json", Some("gzip")), ("multipart/form-data; boundary=x", None), ("", None), ("json", None)]
-        {
+        for (content_type, encoding) in [
+            ("application/json", Some("gzip")),
+            ("multipart/form-data; boundary=x", None),
+            ("", None),
+            ("json", None),
+        ] {
             assert_eq!(kind(content_type, encoding), None, "{content_type}");
         }
         assert!(Kind::of(&HeaderMap::new()).is_err());

@@ -120,7 +120,8 @@ impl LimitedBody {
         let capacity = usize::try_from(hint.unwrap_or(0).min(TRUSTED_HINT)).unwrap_or(0);
         let mut whole = Vec::with_capacity(capacity);
         let mut only: Option<Bytes> = None;
-        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut self).poll_frame(context)).await {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut self).poll_frame(context)).await
+        {
             let Ok(data) = frame?.into_data() else { continue };
             // One piece is the usual case, and needs no copy.
             match only.take() {

@@ -193,9 +193,9 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)))
-            }
+            Content::Whole(bytes) => SizeHint::with_exact(
+                bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            ),
             Content::Upstream(body) => body.size_hint(),
         }
     }
@@ -204,7 +204,9 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body that had nothing to give (HEAD, 204, 304) is dropped without being asked.
-        if self.is_end_stream() || self.exchange.as_ref().is_some_and(|exchange| exchange.head.method == http::Method::HEAD) {
+        if self.is_end_stream()
+            || self.exchange.as_ref().is_some_and(|exchange| exchange.head.method == http::Method::HEAD)
+        {
             self.complete();
         }
     }

@@ -106,7 +106,8 @@ fn directory() -> TempDir {
     let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     authority.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign, rcgen::KeyUsagePurpose::KeyCertSign];
-    let authority = rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let authority =
+        rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate().unwrap()).unwrap();
     let revoked = rcgen::CertificateRevocationListParams {
         this_update: rcgen::date_time_ymd(2026, 1, 1),
         next_update: rcgen::date_time_ymd(2046, 1, 1),
@@ -189,14 +190,19 @@ fn the_full_example_loads() {
     assert_eq!((api.base_path.as_str(), api.lifecycle.clone()), ("/v2", Lifecycle::Active));
     assert_eq!(api.routes[1].body_bytes.unwrap().bytes(), 64 * 1024);
     assert_eq!(api.identity_headers.len(), 15);
-    let names: Vec<String> = config
-        .files
-        .iter()
-        .map(|file| file.file_name().unwrap().to_string_lossy().into_owned())
-        .collect();
+    let names: Vec<String> =
+        config.files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect();
     let want = [
-        "c.key", "c.pem", "clients.crl", "clients.pem", "gateway.yaml", "keys.yaml", "policies", "server.key",
-        "server.pem", "up-ca.pem",
+        "c.key",
+        "c.pem",
+        "clients.crl",
+        "clients.pem",
+        "gateway.yaml",
+        "keys.yaml",
+        "policies",
+        "server.key",
+        "server.pem",
+        "up-ca.pem",
     ];
     assert_eq!(names, want);
     assert!(config.files.iter().all(|file| file.is_absolute()));

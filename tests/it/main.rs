@@ -1,4 +1,4 @@
-//! The integration tests, one binary: real sockets, real servers, the real binary.
+//! The integration tests, one binary: real sockets, real servers, hostile bytes, the real binary.
 
 mod config;
 mod jwt;

@@ -81,7 +81,11 @@ impl Check<'_> {
         let shown = self.shown(place);
         let names: Vec<&str> = known.0.values().map(String::as_str).collect();
         let help = suggestion(&shown, names.iter().copied()).unwrap_or_else(|| {
-            if names.is_empty() { format!("there is no {kind} yet") } else { format!("there is {}", listed(&names)) }
+            if names.is_empty() {
+                format!("there is no {kind} yet")
+            } else {
+                format!("there is {}", listed(&names))
+            }
         });
         Err(self.report.error_with(place, format!("unknown {kind} `{shown}`"), help))
     }
@@ -135,7 +139,9 @@ impl Check<'_> {
     pub(super) fn address(&mut self, place: &Place, text: &str) -> Result<SocketAddr, Reported> {
         text.parse().map_err(|_| {
             let help = match text.rsplit_once(':') {
-                Some(("" | "*", port)) => format!("write `0.0.0.0:{port}` for all IPv4 addresses of the machine"),
+                Some(("" | "*", port)) => {
+                    format!("write `0.0.0.0:{port}` for all IPv4 addresses of the machine")
+                }
                 Some(("localhost", port)) => format!("write `127.0.0.1:{port}`"),
                 Some(_) | None => "write an IP address and a port: `0.0.0.0:8443`, `[::1]:8080`".to_owned(),
             };
@@ -292,7 +298,8 @@ pub(super) fn is_loopback_host(host: &str) -> bool {
 /// A duration as one writes it.
 fn text_of(duration: Duration) -> String {
     let micros = duration.as_micros();
-    let units = [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
+    let units =
+        [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
     let unit = units.into_iter().find(|(length, _)| micros >= *length && micros % length == 0);
     let (length, name) = unit.unwrap_or((1, "us"));
     format!("{}{name}", micros / length)
