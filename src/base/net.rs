@@ -75,7 +75,9 @@ mod tests {
 
     #[test]
     fn loopback() {
-        for (text, want) in [("127.0.0.9", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.0.0.1", false)] {
+        for (text, want) in
+            [("127.0.0.9", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.0.0.1", false)]
+        {
             assert_eq!(is_loopback(text.parse().unwrap()), want, "{text}");
         }
     }

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("0", 0), ("1h", 3_600_000)] {
+        for (text, millis) in [("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("0", 0), ("1h", 3_600_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "10", "s", "1w", "-1s", "1.5s", "99999999999999999999ms", "999999999999999999d"] {

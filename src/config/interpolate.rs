@@ -160,7 +160,8 @@ fn read(file: &Path, shown: &str) -> Result<String, InterpolationError> {
     if text.len() as u64 > VALUE_BYTES_MAX {
         return Err(InterpolationError::TooLong(quotable(shown)));
     }
-    let length = text.strip_suffix('\n').map_or(text.len(), |cut| cut.strip_suffix('\r').unwrap_or(cut).len());
+    let length =
+        text.strip_suffix('\n').map_or(text.len(), |cut| cut.strip_suffix('\r').unwrap_or(cut).len());
     text.truncate(length);
     Ok(text)
 }
@@ -183,7 +184,8 @@ mod tests {
         std::fs::write(directory.path().join("nested"), "${env:NAME}").unwrap();
         let sources = Sources { directory: directory.path(), environment: &environment };
         let got = expand(text, &sources, &mut Vec::new());
-        let got = got.map(|expanded| expanded.map(|expanded| expanded.text)).map_err(|error| error.to_string());
+        let got =
+            got.map(|expanded| expanded.map(|expanded| expanded.text)).map_err(|error| error.to_string());
         let got = got.as_ref().map(Option::as_deref).map_err(String::as_str);
         assert_eq!(got, want, "{text}");
     }

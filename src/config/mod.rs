@@ -135,7 +135,9 @@ fn refuse_nulls(root: &mut yaml::Node, report: &mut Report) {
                 Some(place::Step::Key(key)) => {
                     (format!("`{}` has no value", yaml::quotable(key)), "give it one, or leave the key out")
                 }
-                Some(place::Step::Index(_)) => ("an item without a value".to_owned(), "give it one, or leave it out"),
+                Some(place::Step::Index(_)) => {
+                    ("an item without a value".to_owned(), "give it one, or leave it out")
+                }
                 None => ("the file has no value".to_owned(), "a configuration begins with `version: 1`"),
             };
             let reported = report.error_with(place, message, help);

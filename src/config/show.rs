@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::config::model::Config;
 use crate::config::place::Place;
+use crate::config::raw::Gateway;
 use crate::config::raw::identity::{Provider, default_refresh};
 use crate::config::raw::part::Part;
-use crate::config::raw::Gateway;
 use crate::config::yaml::{self, Data, Node};
 
 /// Stands for what came from the environment or another file.

@@ -19,11 +19,7 @@ const UNBUILT: &[Unbuilt] = &[
         values: &["ldap", "introspection", "oidc", "external"],
         instead: "use `jwt`, `api_key` or `client_certificate`",
     },
-    Unbuilt {
-        path: &["policies", "*", "contract"],
-        values: &["envoy/v3"],
-        instead: "use `gateway/v1`",
-    },
+    Unbuilt { path: &["policies", "*", "contract"], values: &["envoy/v3"], instead: "use `gateway/v1`" },
     Unbuilt { path: &["policies", "*", "shadow"], values: &[], instead: "take it out" },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {
@@ -75,7 +71,10 @@ pub(super) fn check(root: &Node, report: &mut Report) {
 fn chosen(node: &Node, values: &[&'static str]) -> Option<&'static str> {
     let Data::Scalar(scalar) = &node.data else { return None };
     let text = scalar.value.as_str()?;
-    values.iter().copied().find(|value| if value.ends_with("://") { text.starts_with(value) } else { text == *value })
+    values
+        .iter()
+        .copied()
+        .find(|value| if value.ends_with("://") { text.starts_with(value) } else { text == *value })
 }
 
 fn visit(node: &Node, path: &[&str], place: &Place, found: &mut dyn FnMut(&Place, &Node, &Place)) {

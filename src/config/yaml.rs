@@ -145,7 +145,11 @@ impl Node {
     }
 
     /// Calls `visit` for each scalar in here, outermost first.
-    pub(super) fn visit_scalars(&mut self, place: &Place, visit: &mut dyn FnMut(&Place, Position, &mut Scalar)) {
+    pub(super) fn visit_scalars(
+        &mut self,
+        place: &Place,
+        visit: &mut dyn FnMut(&Place, Position, &mut Scalar),
+    ) {
         match &mut self.data {
             Data::Scalar(scalar) => visit(place, self.position, scalar),
             Data::Sequence(items) => {
@@ -166,7 +170,9 @@ impl Node {
             (Data::Mapping(entries), Step::Key(key)) => {
                 entries.iter().find(|entry| entry.key == *key).map(|entry| (&entry.value, entry.position))
             }
-            (Data::Sequence(items), Step::Index(index)) => items.get(*index).map(|item| (item, item.position)),
+            (Data::Sequence(items), Step::Index(index)) => {
+                items.get(*index).map(|item| (item, item.position))
+            }
             (Data::Scalar(_) | Data::Mapping(_) | Data::Sequence(_), Step::Key(_) | Step::Index(_)) => None,
         }
     }
@@ -284,8 +290,12 @@ impl Builder {
                 let scalar = self.scalar(text, style, tag, at);
                 self.insert(Node { position: at, data: Data::Scalar(scalar) }, anchor)?;
             }
-            Event::SequenceStart(anchor, tag) => self.open(Data::Sequence(Vec::new()), anchor, tag.as_deref(), at)?,
-            Event::MappingStart(anchor, tag) => self.open(Data::Mapping(Vec::new()), anchor, tag.as_deref(), at)?,
+            Event::SequenceStart(anchor, tag) => {
+                self.open(Data::Sequence(Vec::new()), anchor, tag.as_deref(), at)?
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.open(Data::Mapping(Vec::new()), anchor, tag.as_deref(), at)?
+            }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.stack.pop() {
                     self.insert(open.node, open.anchor)?;
@@ -301,7 +311,11 @@ impl Builder {
         if self.stack.len() >= DEPTH_MAX {
             return Err(too_deep(at));
         }
-        if self.stack.last().is_some_and(|open| matches!(open.node.data, Data::Mapping(_)) && open.key.is_none()) {
+        if self
+            .stack
+            .last()
+            .is_some_and(|open| matches!(open.node.data, Data::Mapping(_)) && open.key.is_none())
+        {
             return Err(not_a_key(at));
         }
         self.refuse_tag(tag, at);
@@ -356,12 +370,20 @@ impl Builder {
                     if let Some(first) = open.seen.get(&key) {
                         self.faults.push(YamlFault {
                             position: at,
-                            message: format!("duplicate key `{}`, first given in line {}", quotable(&key), first.line),
+                            message: format!(
+                                "duplicate key `{}`, first given in line {}",
+                                quotable(&key),
+                                first.line
+                            ),
                             help: "keep one of them",
                         });
                     } else {
                         open.seen.insert(key.clone(), at);
-                        entries.push(Entry { key, position: at, value: Node { position: node.position, data } });
+                        entries.push(Entry {
+                            key,
+                            position: at,
+                            value: Node { position: node.position, data },
+                        });
                     }
                 }
             },
@@ -382,8 +404,8 @@ impl Builder {
             Some(YamlScalar::Null) => Value::Null,
             Some(YamlScalar::Boolean(value)) => Value::Bool(value),
             Some(YamlScalar::Integer(value)) => Value::from(value),
-            Some(YamlScalar::FloatingPoint(value)) => {
-                serde_json::Number::from_f64(value.into_inner()).map_or_else(
+            Some(YamlScalar::FloatingPoint(value)) => serde_json::Number::from_f64(value.into_inner())
+                .map_or_else(
                     || {
                         self.faults.push(YamlFault {
                             position: at,
@@ -393,8 +415,7 @@ impl Builder {
                         Value::from(0)
                     },
                     Value::Number,
-                )
-            }
+                ),
             Some(YamlScalar::String(text)) => Value::String(text.into_owned()),
             None => {
                 self.faults.push(YamlFault {

@@ -22,7 +22,8 @@ impl Check<'_> {
         let identity =
             self.references(&place.key("identity"), &written.identity, "identity provider", &known.providers);
         let policy = self.reference(&place.key("policy"), &written.policy, "policy", &known.policies);
-        let upstream = self.reference(&place.key("upstream"), &written.upstream, "upstream", &known.upstreams);
+        let upstream =
+            self.reference(&place.key("upstream"), &written.upstream, "upstream", &known.upstreams);
         let routes = self.routes(&place.key("routes"), written.routes.as_deref().unwrap_or_default(), known);
         let headers = place.key("identity_headers");
         let identity_headers = all(written
@@ -48,8 +49,13 @@ impl Check<'_> {
         })
     }
 
-    fn version(&mut self, place: &Place, text: Option<&str>) -> Result<Option<std::sync::Arc<str>>, Reported> {
-        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte));
+    fn version(
+        &mut self,
+        place: &Place,
+        text: Option<&str>,
+    ) -> Result<Option<std::sync::Arc<str>>, Reported> {
+        let plain =
+            |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte));
         match text {
             Some(text) if !plain(text) => {
                 let message = format!("`{}` is not a version", self.shown(place));
@@ -67,13 +73,21 @@ impl Check<'_> {
             let help = if host.contains("://") || host.contains('/') {
                 "write the host alone: `orders.example.com`".to_owned()
             } else if host.chars().any(|c| c.is_ascii_uppercase()) {
-                self.unless_secret(&place, format!("write it in lower case: `{}`", shown.to_ascii_lowercase()))
+                self.unless_secret(
+                    &place,
+                    format!("write it in lower case: `{}`", shown.to_ascii_lowercase()),
+                )
             } else if !host.is_ascii() {
                 "write it in its ASCII form, with `xn--`".to_owned()
             } else if !is_host_pattern(host) {
-                "write a host without a port, `orders.example.com`, or `*.example.com` for one more label".to_owned()
+                "write a host without a port, `orders.example.com`, or `*.example.com` for one more label"
+                    .to_owned()
             } else if written.iter().take(index).any(|earlier| earlier == host) {
-                return Err(self.report.error_with(&place, format!("`{shown}` is listed twice"), "keep one of them"));
+                return Err(self.report.error_with(
+                    &place,
+                    format!("`{shown}` is listed twice"),
+                    "keep one of them",
+                ));
             } else {
                 return Ok(host.clone());
             };
@@ -156,10 +170,14 @@ impl Check<'_> {
             return Ok(Some(text.to_owned()));
         }
         if plain && (text.starts_with("https://") || text.starts_with("http://")) {
-            return self.web_url(place, text).map(|_| Some(text.to_owned()));
+            return self.web_url(place, text, "write `https://host/path`").map(|_| Some(text.to_owned()));
         }
         let message = format!("`{}` is not a link", self.shown(place));
-        Err(self.report.error_with(place, message, "write a path, `/v3`, or a URL, `https://docs.example/v3`"))
+        Err(self.report.error_with(
+            place,
+            message,
+            "write a path, `/v3`, or a URL, `https://docs.example/v3`",
+        ))
     }
 }
 

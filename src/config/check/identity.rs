@@ -8,7 +8,8 @@ use jsonwebtoken::Algorithm;
 use super::Check;
 use super::value::{bare_host, is_loopback_host};
 use crate::config::model::{
-    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource, Provider,
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource,
+    Provider,
 };
 use crate::config::place::Place;
 use crate::config::raw::identity as raw;
@@ -62,7 +63,9 @@ impl Check<'_> {
             (Some(url), None) => self.key_set_url(place, written, url),
             (None, Some(file)) => {
                 let path = self.file(&place.key("jwks_file"), file);
-                for (key, is_given) in [("jwks_ca", written.jwks_ca.is_some()), ("refresh", written.refresh.is_some())] {
+                for (key, is_given) in
+                    [("jwks_ca", written.jwks_ca.is_some()), ("refresh", written.refresh.is_some())]
+                {
                     if is_given {
                         let message = format!("`{key}` has no effect with `jwks_file`");
                         return Err(self.together(place, &place.key(key), message, "take it out"));
@@ -81,9 +84,14 @@ impl Check<'_> {
         }
     }
 
-    fn key_set_url(&mut self, place: &Place, written: &raw::Jwt, url: &str) -> Result<KeySetSource, Reported> {
+    fn key_set_url(
+        &mut self,
+        place: &Place,
+        written: &raw::Jwt,
+        url: &str,
+    ) -> Result<KeySetSource, Reported> {
         let at = place.key("jwks_uri");
-        let url = self.web_url(&at, url).and_then(|url| {
+        let url = self.web_url(&at, url, "write `https://host/path`").and_then(|url| {
             let local = url.host().is_some_and(|host| is_loopback_host(bare_host(host)));
             if url.scheme_str() == Some("https") || local {
                 return Ok(url);
@@ -107,12 +115,14 @@ impl Check<'_> {
         }
         if hmac < algorithms.len() {
             let message = "HMAC and public-key algorithms are mixed";
-            let help = "a public key could be taken for an HMAC secret, which anyone knows; use two providers";
+            let help =
+                "a public key could be taken for an HMAC secret, which anyone knows; use two providers";
             return Err(self.report.error_with(place, message, help));
         }
         if written.jwks_file.is_none() {
             let message = "HMAC algorithms need `jwks_file`";
-            let help = "a secret cannot be published; use a public-key algorithm, or give the secret in a file";
+            let help =
+                "a secret cannot be published; use a public-key algorithm, or give the secret in a file";
             return Err(self.together(provider, place, message, help));
         }
         Ok(algorithms)

@@ -17,7 +17,8 @@ const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * KIB..=MIB;
 /// Bounds of a body: what is larger belongs into object storage, and the sum must not overflow.
 pub(super) const BODY_BYTES: std::ops::RangeInclusive<u64> = 0..=MIB * MIB;
 /// Every wait has a bound, so none of them is zero.
-pub(super) const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+pub(super) const TIMEOUT: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_hours(24);
 
 impl Check<'_> {
     pub(super) fn listener(
@@ -169,7 +170,8 @@ impl Check<'_> {
 
 /// The set without a network, which means everyone too and is faster, if the set has everyone.
 fn unless_everyone(networks: NetworkSet) -> NetworkSet {
-    let everyone: Option<Vec<_>> = ["0.0.0.0/0", "::/0"].into_iter().map(crate::base::net::parse_network).collect();
+    let everyone: Option<Vec<_>> =
+        ["0.0.0.0/0", "::/0"].into_iter().map(crate::base::net::parse_network).collect();
     if everyone.is_some_and(|everyone| NetworkSet::new(everyone) == networks) {
         NetworkSet::default()
     } else {

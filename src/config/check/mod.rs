@@ -183,7 +183,11 @@ impl Check<'_> {
         Ok(usize::try_from(workers).unwrap_or(usize::MAX))
     }
 
-    fn drain_timeout(&mut self, place: &Place, written: &Part<quantity::Duration>) -> Result<Duration, Reported> {
+    fn drain_timeout(
+        &mut self,
+        place: &Place,
+        written: &Part<quantity::Duration>,
+    ) -> Result<Duration, Reported> {
         let written = self.part(place, written)?;
         self.duration(place, written, Duration::ZERO..=DRAIN_MAX)
     }
@@ -238,7 +242,9 @@ fn named(name: &Node) -> Option<(String, String)> {
 
 fn limit_store(written: &raw::Limits) -> LimitStore {
     match written.store {
-        raw::Store::Memory => LimitStore::Memory { keys: usize::try_from(written.keys).unwrap_or(usize::MAX) },
+        raw::Store::Memory => {
+            LimitStore::Memory { keys: usize::try_from(written.keys).unwrap_or(usize::MAX) }
+        }
     }
 }
 

@@ -31,7 +31,8 @@ impl Check<'_> {
         let signer = key.clone().and_then(|path| {
             let der = private_key(&path).map_err(|error| self.bad_pem(key_place, "private key", error))?;
             aws_lc_rs::default_provider().key_provider.load_private_key(der).map_err(|_| {
-                let message = format!("`{}` holds a key of a kind that cannot be used", self.shown(key_place));
+                let message =
+                    format!("`{}` holds a key of a kind that cannot be used", self.shown(key_place));
                 self.report.error_with(key_place, message, "use an RSA, P-256, P-384 or Ed25519 key")
             })
         });
@@ -42,7 +43,8 @@ impl Check<'_> {
             }
             Err(rustls::Error::InconsistentKeys(_)) => {
                 let (shown_key, shown_cert) = (self.shown(key_place), self.shown(cert_place));
-                let message = format!("the key in `{shown_key}` does not belong to the certificate in `{shown_cert}`");
+                let message =
+                    format!("the key in `{shown_key}` does not belong to the certificate in `{shown_cert}`");
                 let help = "the first certificate of the file must be the server's own";
                 Err(self.report.error_with(key_place, message, help))
             }
@@ -80,7 +82,9 @@ impl Check<'_> {
         let message = match error {
             PemError::Empty { .. } => none(shown),
             PemError::Read { source: pem::Error::NoItemsFound, .. } => none(shown),
-            PemError::Read { source: pem::Error::Io(error), .. } if error.kind() != io::ErrorKind::InvalidData => {
+            PemError::Read { source: pem::Error::Io(error), .. }
+                if error.kind() != io::ErrorKind::InvalidData =>
+            {
                 return self.cannot_read(place, "file", &error);
             }
             PemError::Read { .. } => format!("`{shown}` is not well-formed PEM"),

@@ -13,7 +13,12 @@ use crate::config::report::Reported;
 const BUDGET: RangeInclusive<Duration> = Duration::from_micros(10)..=Duration::from_secs(10);
 
 impl Check<'_> {
-    pub(super) fn policy(&mut self, place: &Place, name: &Name, written: &raw::Policy) -> Result<Policy, Reported> {
+    pub(super) fn policy(
+        &mut self,
+        place: &Place,
+        name: &Name,
+        written: &raw::Policy,
+    ) -> Result<Policy, Reported> {
         let bundle = self.bundle(&place.key("bundle"), &written.bundle);
         let decision = self.rule(&place.key("decision"), &written.decision);
         let response =

@@ -44,12 +44,17 @@ impl Check<'_> {
         let name = self.name(&place.key("name"), &written.name);
         let path = self.pattern(&place.key("path"), &written.path);
         let methods = self.methods(&place.key("methods"), written.methods.as_deref().unwrap_or_default());
-        let body_bytes =
-            written.body_bytes.as_ref().map(|size| self.size(&place.key("body_bytes"), size, BODY_BYTES)).transpose();
+        let body_bytes = written
+            .body_bytes
+            .as_ref()
+            .map(|size| self.size(&place.key("body_bytes"), size, BODY_BYTES))
+            .transpose();
         let identity = written
             .identity
             .as_ref()
-            .map(|names| self.references(&place.key("identity"), names, "identity provider", &known.providers))
+            .map(|names| {
+                self.references(&place.key("identity"), names, "identity provider", &known.providers)
+            })
             .transpose();
         Ok(Route {
             name: name?,
@@ -192,7 +197,8 @@ mod tests {
 
     #[test]
     fn patterns() {
-        for good in ["/", "/orders", "/orders/", "/orders/{id}", "/{a}/{b}/c", "/files/{*rest}", "/caf%C3%A9"] {
+        for good in ["/", "/orders", "/orders/", "/orders/{id}", "/{a}/{b}/c", "/files/{*rest}", "/caf%C3%A9"]
+        {
             assert_eq!(check_pattern(good), Ok(()), "{good}");
         }
         for (bad, want) in [

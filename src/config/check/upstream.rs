@@ -31,7 +31,8 @@ impl Check<'_> {
         let connect_timeout = timeout("connect", &written.timeouts.connect);
         let response_timeout = timeout("response", &written.timeouts.response);
         let idle_timeout = timeout("idle", &written.timeouts.idle);
-        let health = written.health.as_ref().map(|health| self.health(&place.key("health"), health)).transpose();
+        let health =
+            written.health.as_ref().map(|health| self.health(&place.key("health"), health)).transpose();
         let tls = self.upstream_tls(&place.key("tls"), &written.tls);
         let endpoints = endpoints?;
         self.tls_in_use(&place.key("tls"), &written.tls, &endpoints)?;
@@ -68,7 +69,7 @@ impl Check<'_> {
     }
 
     fn endpoint(&mut self, place: &Place, text: &str) -> Result<Endpoint, Reported> {
-        let url = self.web_url(place, text)?;
+        let url = self.web_url(place, text, ENDPOINT_HELP)?;
         let has_path = !matches!(url.path(), "" | "/") || url.query().is_some() || text.ends_with('/');
         if has_path {
             let message = format!("the endpoint `{}` has a path", self.shown(place));
@@ -86,7 +87,8 @@ impl Check<'_> {
             None if text == "round_robin" => Ok(Balance::RoundRobin),
             Some(("hash", header)) => self.header(place, header).map(Balance::Hash),
             None | Some(_) => {
-                let message = format!("`{}` is not one of `p2c`, `round_robin`, `hash:HEADER`", self.shown(place));
+                let message =
+                    format!("`{}` is not one of `p2c`, `round_robin`, `hash:HEADER`", self.shown(place));
                 Err(self.report.error(place, message))
             }
         }
@@ -127,8 +129,11 @@ impl Check<'_> {
             (Some(_), None) => Err(self.together(place, &place.key("cert"), "`cert` needs `key`", "")),
             (None, Some(_)) => Err(self.together(place, &place.key("key"), "`key` needs `cert`", "")),
         };
-        let server_name =
-            written.server_name.as_ref().map(|name| self.server_name(&place.key("server_name"), name)).transpose();
+        let server_name = written
+            .server_name
+            .as_ref()
+            .map(|name| self.server_name(&place.key("server_name"), name))
+            .transpose();
         Ok(UpstreamTls { ca: ca?, client: client?, server_name: server_name? })
     }
 
@@ -141,7 +146,12 @@ impl Check<'_> {
     }
 
     /// TLS settings that no endpoint uses are a mistake, and perhaps a dangerous one.
-    fn tls_in_use(&mut self, place: &Place, written: &raw::Tls, endpoints: &[Endpoint]) -> Result<(), Reported> {
+    fn tls_in_use(
+        &mut self,
+        place: &Place,
+        written: &raw::Tls,
+        endpoints: &[Endpoint],
+    ) -> Result<(), Reported> {
         let given = [&written.ca, &written.cert, &written.key, &written.server_name];
         if given.iter().all(|key| key.is_none()) || endpoints.iter().any(|endpoint| endpoint.tls) {
             return Ok(());

@@ -30,7 +30,11 @@ impl Check<'_> {
     pub(super) fn warnings(&mut self, config: &Config) {
         if config.decision_logs.is_empty() {
             let help = "say `[{type: stdout}]` unless you really want none";
-            self.report.warning(&Place::root().key("decision_logs"), "decisions are not logged anywhere", help);
+            self.report.warning(
+                &Place::root().key("decision_logs"),
+                "decisions are not logged anywhere",
+                help,
+            );
         }
         self.unused(config);
         self.unreachable(config);
@@ -75,11 +79,13 @@ impl Check<'_> {
                 let line = self.root.position(&root.index(*other)).line;
                 if earlier.name == api.name && earlier.version == api.version {
                     let at = place.key("name");
-                    let message = format!("the API `{}` in line {line} has the same version", self.shown(&at));
+                    let message =
+                        format!("the API `{}` in line {line} has the same version", self.shown(&at));
                     self.report.error_with(&at, message, "give each version of an API its own `version`");
                 } else if same_requests(earlier, api) && meet(listeners, earlier, api) {
                     let message = format!("this API takes the same requests as the one in line {line}");
-                    let help = "give them different `hosts` or `base_path`, or serve them on different listeners";
+                    let help =
+                        "give them different `hosts` or `base_path`, or serve them on different listeners";
                     self.together(&root, &place, message, help);
                 }
             }
@@ -167,9 +173,8 @@ impl Check<'_> {
 
 /// Whether two sockets cannot be open at once. Port 0 is a free one each time.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let covers = |one: SocketAddr, other: SocketAddr| {
-        one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-    };
+    let covers =
+        |one: SocketAddr, other: SocketAddr| one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4());
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
