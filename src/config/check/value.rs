@@ -300,7 +300,7 @@ fn text_of(duration: Duration) -> String {
     let micros = duration.as_micros();
     let units =
         [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
-    let unit = units.into_iter().find(|(length, _)| micros >= *length && micros % length == 0);
+    let unit = units.into_iter().find(|(length, _)| micros >= *length && micros.is_multiple_of(*length));
     let (length, name) = unit.unwrap_or((1, "us"));
     format!("{}{name}", micros / length)
 }
