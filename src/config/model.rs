@@ -246,7 +246,7 @@ pub enum CertificateSubject {
 }
 
 /// A pool of equal servers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// Its name.
     pub name: Name,
@@ -304,7 +304,7 @@ pub struct Retries {
 }
 
 /// An active health check.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     /// Asked with GET; 2xx and 3xx are healthy.
     pub path: String,

@@ -1,1 +1,12 @@
 //! The public documents: facts, policy input, decision, event.
+//!
+//! What stands here is public API (see CHANGELOG.md): the gateway, `policy eval`, test cases and replay all build the
+//! policy's input and read its result through this module, so that they cannot disagree.
+
+pub mod decision;
+pub mod event;
+pub mod identity;
+pub mod input;
+pub mod rate;
+pub mod reads;
+pub mod request;

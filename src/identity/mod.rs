@@ -1,1 +1,147 @@
 //! Who is asking: one file per provider, and the chain that tries them in order.
+//!
+//! A provider answers one question, "who does this credential prove?", and never decides whether that is enough:
+//! the policy does. Adding one is a file that implements [`Authenticator`] and a match arm in [`provider`].
+//!
+//! The work is in two steps. [`Authenticator::find`] picks the provider's credential out of a request and is cheap;
+//! [`Authenticator::verify`] proves it and may be dear. Between the two the [`chain`] looks into the worker's
+//! [`cache`], so a credential seen before costs one hash and one look-up, whatever its provider is. `verify` answers
+//! at once where it can; a provider that must wait (keys to fetch, later a directory to ask) hands out
+//! [`Answer::Pending`], the only place where a future is boxed.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::contract::identity::Facts;
+use crate::contract::request::{ClientCertificate, TlsFacts};
+
+pub mod api_key;
+pub mod cache;
+pub mod chain;
+pub mod client_certificate;
+mod digest;
+mod header;
+pub mod json;
+pub mod jwt;
+pub mod provider;
+
+/// What a client presented with one request, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented<'r> {
+    /// The request's headers.
+    pub headers: &'r HeaderMap,
+    /// The query without `?`, as it was received.
+    pub query: Option<&'r str>,
+    /// The connection's TLS facts, where it has TLS.
+    pub tls: Option<&'r TlsFacts>,
+    /// Time since the Unix epoch.
+    pub now: Duration,
+}
+
+impl<'r> Presented<'r> {
+    /// The connection's verified client certificate.
+    pub fn client_certificate(&self) -> Option<&'r ClientCertificate> {
+        self.tls.and_then(|tls| tls.client_certificate.as_ref())
+    }
+}
+
+/// One way to prove an identity.
+pub trait Authenticator: fmt::Debug + Send + Sync {
+    /// The header that carries its credential, `None` where it is not in a header.
+    fn header(&self) -> Option<&HeaderName>;
+
+    /// The `WWW-Authenticate` challenge for a request without a credential (RFC 9110 section 11.6.1).
+    fn challenge(&self) -> HeaderValue;
+
+    /// This provider's credential in the request, `None` if there is none of its kind. One that is ambiguous or cannot
+    /// even be read is refused here.
+    fn find<'r>(&self, presented: &Presented<'r>) -> Result<Option<Cow<'r, [u8]>>, Rejection>;
+
+    /// Proves a credential that [`Authenticator::find`] has found.
+    fn verify(&self, credential: &[u8], presented: &Presented<'_>) -> Answer;
+
+    /// Changes whenever what was proven before must be proven again, as when a signing key was withdrawn.
+    fn revision(&self) -> u64 {
+        0
+    }
+}
+
+/// What [`Authenticator::verify`] says.
+pub enum Answer {
+    /// The answer.
+    Settled(Verdict),
+    /// The answer needs something that is not here yet.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; the work it waits for goes on elsewhere.
+    Pending(Pin<Box<dyn Future<Output = Verdict>>>),
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settled(verdict) => f.debug_tuple("Settled").field(verdict).finish(),
+            Self::Pending(_) => f.write_str("Pending"),
+        }
+    }
+}
+
+/// What became of a credential.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is good.
+    Proven(Box<Proof>),
+    /// It is not this provider's to judge (another issuer's token). Another provider may prove the same credential; if
+    /// none does, it is bad.
+    Foreign(Rejection),
+    /// It is bad.
+    Refused(Rejection),
+    /// Nobody can say at present: a stable `snake_case` word for the cause.
+    Unavailable(&'static str),
+}
+
+/// A proven identity and how long the proof holds.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    /// What was proven.
+    pub facts: Facts,
+    /// When it holds.
+    pub validity: Validity,
+    /// It holds only on connections with the client certificate of this SHA-256 fingerprint, lower-case hexadecimal
+    /// (RFC 8705).
+    pub bound_to: Option<String>,
+    /// The provider's [`Authenticator::revision`] it rests on.
+    pub revision: u64,
+}
+
+/// A span of time since the Unix epoch; the end is not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// First moment.
+    pub from: Duration,
+    /// First moment after.
+    pub until: Duration,
+}
+
+impl Validity {
+    /// Without an end.
+    pub const ALWAYS: Self = Self { from: Duration::ZERO, until: Duration::MAX };
+
+    /// Whether `now` is in it.
+    pub fn contains(self, now: Duration) -> bool {
+        self.from <= now && now < self.until
+    }
+}
+
+/// Why a credential is bad, and what to tell the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// A stable `snake_case` word.
+    pub reason: &'static str,
+    /// The `WWW-Authenticate` challenge.
+    pub challenge: HeaderValue,
+}

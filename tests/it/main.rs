@@ -1,3 +1,18 @@
-//! Integration tests: the public interface, against real files and sockets.
+//! The integration tests, one binary: real sockets, real servers, the real binary.
 
 mod config;
+mod jwt_wycheproof;
+mod rego_conformance;
+mod rego_golden;
+mod token;
+//! One binary for all integration tests.
+
+mod jwt;
+mod jwt_key_set;
+mod jwt_wycheproof;
+mod token;
+
+fn main() {}
+//! Integration tests: real sockets, real servers, hostile bytes.
+
+mod upstream;

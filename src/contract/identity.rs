@@ -1,0 +1,173 @@
+//! Who is asking, as the policy sees it: `input.identity`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regorus::Value;
+
+/// A proven identity, or the anonymous one.
+///
+/// The document that the policy sees is built once, here, so that a cached identity costs a request nothing.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    facts: Facts,
+    document: Value,
+}
+
+/// What a provider proved about its subject.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The provider's configured name.
+    pub provider: Option<Arc<str>>,
+    /// The provider's type, `jwt`, `api_key` or `client_certificate`.
+    pub kind: Option<&'static str>,
+    /// The subject.
+    pub subject: Option<String>,
+    /// A token's issuer, a certificate's issuer.
+    pub issuer: Option<String>,
+    /// A token's audiences.
+    pub audience: Vec<String>,
+    /// Roles.
+    pub roles: Vec<String>,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Scopes.
+    pub scopes: Vec<String>,
+    /// A token's claims.
+    pub claims: Option<Value>,
+    /// Further attributes: a key's owner, a directory entry's fields.
+    pub attributes: Option<Value>,
+    /// When the credential ends, since the Unix epoch.
+    pub expires_at: Option<Duration>,
+}
+
+/// A credential that was given and is not good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The provider that refused it.
+    pub provider: Arc<str>,
+    /// Why, a stable snake_case word: `expired`, `bad_signature`, `unknown_key`, ...
+    pub reason: &'static str,
+}
+
+impl Identity {
+    /// An authenticated identity.
+    pub fn authenticated(facts: Facts) -> Self {
+        let document = document(&facts, true, None);
+        Self { facts, document }
+    }
+
+    /// Nobody in particular.
+    pub fn anonymous() -> Self {
+        let facts = Facts::default();
+        let document = document(&facts, false, None);
+        Self { facts, document }
+    }
+
+    /// Nobody in particular, because a credential was refused and the API wants the policy to know.
+    pub fn failed(failure: &Failure) -> Self {
+        let facts = Facts::default();
+        let document = document(&facts, false, Some(failure));
+        Self { facts, document }
+    }
+
+    /// Whether a provider vouches for this identity.
+    pub fn is_authenticated(&self) -> bool {
+        self.facts.provider.is_some()
+    }
+
+    /// What was proven.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The document at `input.identity`.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+}
+
+fn document(facts: &Facts, authenticated: bool, failure: Option<&Failure>) -> Value {
+    let mut object = BTreeMap::new();
+    let mut put = |key: &str, value: Value| object.insert(Value::from(key), value);
+    put("authenticated", Value::from(authenticated));
+    let texts = [
+        ("provider", facts.provider.as_deref()),
+        ("type", facts.kind),
+        ("subject", facts.subject.as_deref()),
+        ("issuer", facts.issuer.as_deref()),
+    ];
+    for (key, text) in texts {
+        if let Some(text) = text {
+            put(key, Value::from(text));
+        }
+    }
+    // Lists are always there for an authenticated identity: `"admin" in input.identity.roles` is then false, not
+    // undefined, which keeps a negation of it from failing open (trap 3 of evaluators on missing fields).
+    let lists = [
+        ("audience", &facts.audience),
+        ("roles", &facts.roles),
+        ("groups", &facts.groups),
+        ("scopes", &facts.scopes),
+    ];
+    for (key, list) in lists {
+        if authenticated || !list.is_empty() {
+            put(key, Value::from(list.iter().map(|item| Value::from(item.as_str())).collect::<Vec<_>>()));
+        }
+    }
+    if let Some(claims) = &facts.claims {
+        put("claims", claims.clone());
+    }
+    if let Some(attributes) = &facts.attributes {
+        put("attributes", attributes.clone());
+    }
+    if let Some(expires_at) = facts.expires_at {
+        put("expires_at", Value::from(expires_at.as_secs()));
+    }
+    if let Some(failure) = failure {
+        let fields = [("provider", &*failure.provider), ("reason", failure.reason)];
+        let fields = fields.into_iter().map(|(key, text)| (Value::from(key), Value::from(text)));
+        put("failure", Value::from(fields.collect::<BTreeMap<_, _>>()));
+    }
+    Value::from(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(identity: &Identity, want: &serde_json::Value) {
+        assert_eq!(&serde_json::to_value(identity.document()).unwrap(), want);
+    }
+
+    #[test]
+    fn an_anonymous_identity_has_no_lists_and_no_provider() {
+        check(&Identity::anonymous(), &json!({"authenticated": false}));
+        assert!(!Identity::anonymous().is_authenticated());
+    }
+
+    #[test]
+    fn an_authenticated_identity_always_has_its_lists() {
+        let facts = Facts {
+            provider: Some("corp".into()),
+            kind: Some("jwt"),
+            subject: Some("alice".into()),
+            roles: vec!["reader".into()],
+            ..Facts::default()
+        };
+        let want = json!({"authenticated": true, "provider": "corp", "type": "jwt", "subject": "alice",
+            "audience": [], "roles": ["reader"], "groups": [], "scopes": []});
+        check(&Identity::authenticated(facts), &want);
+    }
+
+    #[test]
+    fn a_refused_credential_is_a_fact() {
+        let failure = Failure { provider: "corp".into(), reason: "expired" };
+        let want = json!({"authenticated": false, "failure": {"provider": "corp", "reason": "expired"}});
+        check(&Identity::failed(&failure), &want);
+    }
+}

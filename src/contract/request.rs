@@ -1,0 +1,140 @@
+//! The canonical request and where it came from: the facts that policy, routing and upstream share.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use regorus::Value;
+
+use crate::base::path::CanonicalPath;
+
+/// A request's head in its one canonical form.
+///
+/// The gateway forwards from this object and from nothing else, so the upstream gets what the policy judged.
+#[derive(Debug, Clone)]
+pub struct RequestHead {
+    /// The method, in the case it was sent.
+    pub method: Method,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'static str,
+    /// Host in lower case, without port and trailing dot.
+    pub host: String,
+    /// `host:port` as the client sent it in lower case, for the upstream's `Host`.
+    pub authority: String,
+    /// Canonical path.
+    pub path: CanonicalPath,
+    /// The path as it was received, for the log; `None` where it equals the canonical one.
+    pub raw_path: Option<String>,
+    /// The query without `?`, as it was received.
+    pub query: Option<String>,
+    /// End-to-end headers: hop-by-hop, forwarding and identity headers are already gone.
+    pub headers: HeaderMap,
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
+    pub protocol: &'static str,
+    /// Declared body length, if any.
+    pub content_length: Option<u64>,
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The connection's other end.
+    pub peer: SocketAddr,
+    /// The client: the peer, or the address a trusted proxy names.
+    pub client_ip: IpAddr,
+    /// The forwarding chain as believed, nearest client first; empty without a trusted proxy.
+    pub forwarded_for: Vec<IpAddr>,
+    /// TLS facts, shared by all requests of a connection.
+    pub tls: Option<Arc<TlsFacts>>,
+}
+
+/// Facts of a TLS connection.
+#[derive(Debug, Clone)]
+pub struct TlsFacts {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// IANA name of the cipher suite.
+    pub cipher: String,
+    /// Server name the client asked for, lower case.
+    pub sni: Option<String>,
+    /// The verified client certificate.
+    pub client_certificate: Option<ClientCertificate>,
+    /// The document at `input.source.tls`, built once for the connection.
+    pub document: Value,
+}
+
+/// A verified client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Distinguished name, RFC 4514 order as printed.
+    pub subject: String,
+    /// Issuer's distinguished name.
+    pub issuer: String,
+    /// Common name, if any.
+    pub common_name: Option<String>,
+    /// Serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// SHA-256 of the DER, lower-case hexadecimal.
+    pub fingerprint_sha256: String,
+    /// DNS subject alternative names.
+    pub san_dns: Vec<String>,
+    /// URI subject alternative names.
+    pub san_uri: Vec<String>,
+    /// E-mail subject alternative names.
+    pub san_email: Vec<String>,
+    /// IP subject alternative names.
+    pub san_ip: Vec<IpAddr>,
+    /// End of validity, seconds since the Unix epoch.
+    pub not_after: i64,
+}
+
+impl ClientCertificate {
+    /// The SPIFFE id: the only URI name, where it begins with `spiffe://` (SPIFFE X.509-SVID section 2).
+    pub fn spiffe_id(&self) -> Option<&str> {
+        match self.san_uri.as_slice() {
+            [only] if only.starts_with("spiffe://") => Some(only),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a body, `input.request.body_state`.
+#[derive(Debug, Clone)]
+pub enum BodyFacts {
+    /// The policy does not read bodies: nothing was looked at.
+    Unread,
+    /// There was none.
+    Absent,
+    /// JSON or a form, whole and well-formed.
+    Parsed(Value),
+    /// Text that is not JSON or a form.
+    Text(Value),
+    /// Bytes that are not text.
+    Binary,
+}
+
+/// The API and route a request matched.
+#[derive(Debug, Clone)]
+pub struct ApiFacts<'a> {
+    /// The API's name.
+    pub name: &'a str,
+    /// Its version.
+    pub version: Option<&'a str>,
+    /// The route's name.
+    pub route: &'a str,
+    /// Values of the pattern's parameters, decoded.
+    pub params: &'a [(Arc<str>, String)],
+    /// The document at `input.api.lifecycle`, built once for the API.
+    pub lifecycle: &'a Value,
+}
+
+/// The upstream's answer, for the response phase.
+#[derive(Debug, Clone)]
+pub struct ResponseFacts<'a> {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Time from the request to its head, in milliseconds.
+    pub latency_ms: u64,
+}

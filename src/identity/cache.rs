@@ -1,0 +1,197 @@
+//! What one worker has proven already.
+//!
+//! Each worker has its own cache and builds its own identities: no lock, and no reference count that two cores write.
+//! The key is the SHA-256 of the credential, so the cache holds no credential, and comparing keys tells nothing about
+//! one. Only good credentials get in: a stranger can fill neither the cache nor a chosen place in it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+
+use crate::contract::identity::Identity;
+use crate::identity::digest::Sha256;
+use crate::identity::{Presented, Proof, Validity};
+
+/// Bytes of credentials that one generation of the cache stands for: about 4 000 tokens of 1 KiB.
+const GENERATION_BYTES: usize = 4 << 20;
+
+/// What an entry weighs on top of its credential's length.
+const ENTRY_OVERHEAD_BYTES: usize = 512;
+
+/// One worker's proven credentials, least recently used ones evicted.
+#[derive(Debug)]
+pub struct WorkerCache {
+    generations: RefCell<Generations>,
+}
+
+/// A credential as shown to one provider of one snapshot: a reload makes new providers, and so forgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) provider: u64,
+    pub(super) digest: Sha256,
+}
+
+#[derive(Debug)]
+struct Entry {
+    identity: Arc<Identity>,
+    validity: Validity,
+    bound_to: Option<String>,
+    revision: u64,
+    weight: usize,
+}
+
+/// Two maps stand for a least-recently-used list: what is used moves to the young one, and when that is full, the old
+/// one is dropped and the young one takes its place. Both operations are constant time.
+#[derive(Debug)]
+struct Generations {
+    young: HashMap<Key, Entry, foldhash::fast::RandomState>,
+    old: HashMap<Key, Entry, foldhash::fast::RandomState>,
+    young_bytes: usize,
+    generation_bytes: usize,
+}
+
+impl WorkerCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::bounded(GENERATION_BYTES)
+    }
+
+    /// An empty cache whose two generations each stand for `generation_bytes` of credentials.
+    fn bounded(generation_bytes: usize) -> Self {
+        let generations = Generations {
+            young: HashMap::default(),
+            old: HashMap::default(),
+            young_bytes: 0,
+            generation_bytes,
+        };
+        Self { generations: RefCell::new(generations) }
+    }
+
+    /// Credentials remembered, expired ones included.
+    pub fn len(&self) -> usize {
+        let generations = self.generations.borrow();
+        generations.young.len() + generations.old.len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The identity proven before, if the proof still holds for this request and this provider's `revision`.
+    pub(super) fn get(&self, key: &Key, revision: u64, presented: &Presented<'_>) -> Option<Arc<Identity>> {
+        let mut generations = self.generations.borrow_mut();
+        let entry = generations.touch(key)?;
+        let holds = entry.revision == revision && entry.validity.contains(presented.now);
+        (holds && is_bound(entry.bound_to.as_deref(), presented)).then(|| Arc::clone(&entry.identity))
+    }
+
+    /// Remembers a proof of a credential of `length` bytes.
+    pub(super) fn insert(&self, key: Key, identity: &Arc<Identity>, proof: Proof, length: usize) {
+        let entry = Entry {
+            identity: Arc::clone(identity),
+            validity: proof.validity,
+            bound_to: proof.bound_to,
+            revision: proof.revision,
+            weight: length.saturating_add(ENTRY_OVERHEAD_BYTES),
+        };
+        self.generations.borrow_mut().insert(key, entry);
+    }
+}
+
+impl Default for WorkerCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether the connection has the client certificate that a proof is bound to.
+fn is_bound(fingerprint: Option<&str>, presented: &Presented<'_>) -> bool {
+    fingerprint.is_none_or(|fingerprint| {
+        presented.client_certificate().is_some_and(|held| held.fingerprint_sha256 == fingerprint)
+    })
+}
+
+impl Generations {
+    fn touch(&mut self, key: &Key) -> Option<&Entry> {
+        if let Some(entry) = self.old.remove(key) {
+            self.insert(*key, entry);
+        }
+        self.young.get(key)
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
+        if self.young_bytes.saturating_add(entry.weight) > self.generation_bytes {
+            self.old = mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += entry.weight;
+        if let Some(replaced) = self.young.insert(key, entry) {
+            self.young_bytes -= replaced.weight;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::contract::identity::Facts;
+
+    fn key(number: u8) -> Key {
+        Key { provider: 1, digest: [number; 32] }
+    }
+
+    fn proof(revision: u64, until: u64) -> Proof {
+        let validity = Validity { from: Duration::from_secs(10), until: Duration::from_secs(until) };
+        Proof { facts: Facts::default(), validity, bound_to: None, revision }
+    }
+
+    fn remember(cache: &WorkerCache, key: Key, proof: Proof) {
+        cache.insert(key, &Arc::new(Identity::anonymous()), proof, 100);
+    }
+
+    #[track_caller]
+    fn check(cache: &WorkerCache, key: Key, revision: u64, now: u64, want: bool) {
+        let headers = HeaderMap::new();
+        let now = Duration::from_secs(now);
+        let presented = Presented { headers: &headers, query: None, tls: None, now };
+        assert_eq!(cache.get(&key, revision, &presented).is_some(), want);
+    }
+
+    #[test]
+    fn a_proof_holds_for_its_time_its_revision_and_its_provider() {
+        let cache = WorkerCache::new();
+        remember(&cache, key(1), proof(7, 20));
+        check(&cache, key(1), 7, 10, true);
+        check(&cache, key(1), 7, 19, true);
+        check(&cache, key(1), 7, 20, false);
+        check(&cache, key(1), 7, 9, false);
+        check(&cache, key(1), 8, 15, false);
+        check(&cache, key(2), 7, 15, false);
+        check(&cache, Key { provider: 2, ..key(1) }, 7, 15, false);
+    }
+
+    #[test]
+    fn a_bound_proof_needs_its_certificate() {
+        let cache = WorkerCache::new();
+        remember(&cache, key(1), Proof { bound_to: Some("ab".into()), ..proof(0, 20) });
+        check(&cache, key(1), 0, 15, false);
+    }
+
+    #[test]
+    fn the_least_recently_used_are_evicted() {
+        let cache = WorkerCache::bounded(4 * (100 + ENTRY_OVERHEAD_BYTES));
+        for number in 0..100 {
+            remember(&cache, key(number), proof(0, 20));
+            check(&cache, key(0), 0, 15, true);
+            assert!(cache.len() <= 8, "{}", cache.len());
+        }
+        check(&cache, key(99), 0, 15, true);
+        check(&cache, key(50), 0, 15, false);
+    }
+}

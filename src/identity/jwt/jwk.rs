@@ -1,0 +1,352 @@
+//! JSON Web Key Sets (RFC 7517), each key read to the end when the set is loaded, so that no weak or broken one is
+//! found out by a request.
+//!
+//! A key is usable for signatures only if everything it says about itself agrees: `kty`, `crv`, `alg`, `use`,
+//! `key_ops`. Keys that are not usable are left out and counted; a set in which two keys answer to the same name and
+//! algorithm is refused whole. Signatures are checked by aws-lc with keys parsed once, points on their curve and
+//! RSA moduli of 2048 to 8192 bits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    VerificationAlgorithm,
+};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value};
+
+use crate::identity::json::{self, StrictJsonError};
+use crate::identity::jwt::fault::Fault;
+
+/// Largest document read.
+pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+
+/// Most keys in a set.
+const KEYS_MAX: usize = 100;
+
+const JSON_DEPTH_MAX: usize = 16;
+
+/// A key set that is not usable at all.
+#[derive(Debug, thiserror::Error)]
+pub enum KeySetFault {
+    /// Not the JSON of a key set.
+    #[error("not a JSON Web Key Set: {0}")]
+    NotJson(#[from] StrictJsonError),
+    /// No list of keys in it.
+    #[error("not a JSON Web Key Set: an object with a `keys` list is expected")]
+    NoKeyList,
+    /// More keys than [`KEYS_MAX`].
+    #[error("more than {KEYS_MAX} keys in one set")]
+    TooManyKeys,
+    /// Two keys answer to the same name.
+    #[error(
+        "two keys have the `kid` `{key_id}` and the algorithm `{algorithm:?}`; a `kid` must name one key"
+    )]
+    DuplicateKey {
+        /// The name, shortened.
+        key_id: String,
+        /// The algorithm both can be used with.
+        algorithm: Algorithm,
+    },
+}
+
+/// Why one key of a set is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    /// Not an object, or a member of the wrong kind.
+    #[error("malformed")]
+    Malformed,
+    /// `kty` or `crv` is not one of those supported.
+    #[error("unsupported kty or crv")]
+    UnsupportedType,
+    /// `alg` is unknown or does not fit the key.
+    #[error("alg is unsupported or does not fit the key")]
+    Algorithm,
+    /// `use` or `key_ops` says it is not for verifying signatures.
+    #[error("not for verifying signatures")]
+    NotForVerifying,
+    /// A private key, which is none any more once it is published.
+    #[error("holds private key material; replace the key pair")]
+    PrivateKey,
+    /// A shared secret where anyone can read it.
+    #[error("a symmetric key is only taken from a file")]
+    SymmetricKey,
+    /// Shorter than 2048 (RSA) bits or than its hash (HMAC), or longer than 8192 bits.
+    #[error("too weak or too large")]
+    Size,
+    /// Not a point on the curve, or not a modulus and exponent.
+    #[error("not a valid public key")]
+    InvalidKey,
+}
+
+/// Where a key set came from, which decides whether it may hold shared secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A file: shared secrets are taken.
+    File,
+    /// The network: shared secrets are left out.
+    Network,
+}
+
+/// The usable keys of a set.
+#[derive(Debug, Default)]
+pub struct Keys {
+    verifiers: Vec<Verifier>,
+    left_out: Vec<(String, KeyFault)>,
+    revision: u64,
+}
+
+/// One key with one algorithm.
+pub(super) struct Verifier {
+    key_id: Option<String>,
+    algorithm: Algorithm,
+    material: Material,
+}
+
+enum Material {
+    Public(ParsedPublicKey),
+    Shared(Box<hmac::Key>),
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("key_id", &self.key_id)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// Reads a key set.
+    pub fn parse(document: &[u8], origin: Origin) -> Result<Self, KeySetFault> {
+        let Value::Object(document) = json::parse(document, JSON_DEPTH_MAX)? else {
+            return Err(KeySetFault::NoKeyList);
+        };
+        let Some(Value::Array(list)) = document.get("keys") else {
+            return Err(KeySetFault::NoKeyList);
+        };
+        if list.len() > KEYS_MAX {
+            return Err(KeySetFault::TooManyKeys);
+        }
+        let mut keys = Self::default();
+        for item in list {
+            match parse_key(item, origin) {
+                Ok(verifiers) => verifiers.into_iter().try_for_each(|verifier| keys.add(verifier))?,
+                Err(fault) => keys.left_out.push((label(item), fault)),
+            }
+        }
+        Ok(keys)
+    }
+
+    fn add(&mut self, verifier: Verifier) -> Result<(), KeySetFault> {
+        let twin =
+            |other: &Verifier| other.algorithm == verifier.algorithm && other.key_id == verifier.key_id;
+        if let Some(key_id) = &verifier.key_id
+            && self.verifiers.iter().any(twin)
+        {
+            return Err(KeySetFault::DuplicateKey { key_id: shorten(key_id), algorithm: verifier.algorithm });
+        }
+        self.verifiers.push(verifier);
+        Ok(())
+    }
+
+    /// Whether no key is usable.
+    pub fn is_empty(&self) -> bool {
+        self.verifiers.is_empty()
+    }
+
+    /// The keys that are left out, by `kid`, and why.
+    pub fn left_out(&self) -> &[(String, KeyFault)] {
+        &self.left_out
+    }
+
+    /// Counts the distinct contents of the set they belong to.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(super) fn at_revision(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// The only key for a token's `kid` and `alg`. A token without `kid` finds a key only where just one fits.
+    pub(super) fn select(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<&Verifier, Fault> {
+        let mut fitting = self.verifiers.iter().filter(|verifier| {
+            verifier.algorithm == algorithm && (key_id.is_none() || verifier.key_id.as_deref() == key_id)
+        });
+        let verifier = fitting.next().ok_or(Fault::UnknownKey)?;
+        if fitting.next().is_some() { Err(Fault::AmbiguousKey) } else { Ok(verifier) }
+    }
+}
+
+impl Verifier {
+    /// Whether this key made the signature over the message; in constant time for shared secrets.
+    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.material {
+            Material::Public(key) => key.verify_sig(message, signature).is_ok(),
+            Material::Shared(key) => hmac::verify(key, message, signature).is_ok(),
+        }
+    }
+}
+
+fn parse_key(item: &Value, origin: Origin) -> Result<Vec<Verifier>, KeyFault> {
+    let Value::Object(jwk) = item else { return Err(KeyFault::Malformed) };
+    check_purpose(jwk)?;
+    let key_id = text(jwk, "kid")?.map(str::to_owned);
+    let declared = match text(jwk, "alg")? {
+        None => None,
+        Some(name) => Some(Algorithm::from_str(name).map_err(|_| KeyFault::Algorithm)?),
+    };
+    let kind = text(jwk, "kty")?.ok_or(KeyFault::Malformed)?;
+    // `oct` keeps its secret in `k`; `d` is the private part of each asymmetric type (RFC 7518 section 6).
+    if jwk.contains_key("d") {
+        return Err(KeyFault::PrivateKey);
+    }
+    let fitting: &[Algorithm] = match (kind, text(jwk, "crv")?) {
+        ("RSA", _) => &[
+            Algorithm::RS256,
+            Algorithm::RS384,
+            Algorithm::RS512,
+            Algorithm::PS256,
+            Algorithm::PS384,
+            Algorithm::PS512,
+        ],
+        ("EC", Some("P-256")) => &[Algorithm::ES256],
+        ("EC", Some("P-384")) => &[Algorithm::ES384],
+        ("OKP", Some("Ed25519")) => &[Algorithm::EdDSA],
+        ("oct", _) if origin == Origin::Network => return Err(KeyFault::SymmetricKey),
+        ("oct", _) => &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512],
+        _ => return Err(KeyFault::UnsupportedType),
+    };
+    if declared.is_some_and(|algorithm| !fitting.contains(&algorithm)) {
+        return Err(KeyFault::Algorithm);
+    }
+    let mut verifiers = Vec::new();
+    for algorithm in fitting.iter().copied().filter(|fits| declared.is_none_or(|declared| declared == *fits))
+    {
+        match material(jwk, algorithm) {
+            Ok(material) => verifiers.push(Verifier { key_id: key_id.clone(), algorithm, material }),
+            // A secret long enough for SHA-256 need not be so for SHA-512.
+            Err(KeyFault::Size) if kind == "oct" && declared.is_none() => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    if verifiers.is_empty() { Err(KeyFault::Size) } else { Ok(verifiers) }
+}
+
+/// RFC 7517 sections 4.2 and 4.3.
+fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyFault> {
+    if text(jwk, "use")?.is_some_and(|purpose| purpose != "sig") {
+        return Err(KeyFault::NotForVerifying);
+    }
+    match jwk.get("key_ops") {
+        None => Ok(()),
+        Some(Value::Array(operations)) => {
+            if !operations.iter().all(Value::is_string) {
+                return Err(KeyFault::Malformed);
+            }
+            let verifies = operations.iter().any(|operation| operation == "verify");
+            if verifies { Ok(()) } else { Err(KeyFault::NotForVerifying) }
+        }
+        Some(_) => Err(KeyFault::Malformed),
+    }
+}
+
+fn material(jwk: &Map<String, Value>, algorithm: Algorithm) -> Result<Material, KeyFault> {
+    match algorithm {
+        Algorithm::HS256 => shared(jwk, hmac::HMAC_SHA256),
+        Algorithm::HS384 => shared(jwk, hmac::HMAC_SHA384),
+        Algorithm::HS512 => shared(jwk, hmac::HMAC_SHA512),
+        Algorithm::RS256 => rsa(jwk, &RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::RS384 => rsa(jwk, &RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::RS512 => rsa(jwk, &RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::PS256 => rsa(jwk, &RSA_PSS_2048_8192_SHA256),
+        Algorithm::PS384 => rsa(jwk, &RSA_PSS_2048_8192_SHA384),
+        Algorithm::PS512 => rsa(jwk, &RSA_PSS_2048_8192_SHA512),
+        Algorithm::ES256 => point(jwk, &ECDSA_P256_SHA256_FIXED, 32),
+        Algorithm::ES384 => point(jwk, &ECDSA_P384_SHA384_FIXED, 48),
+        Algorithm::EdDSA => {
+            let x = fixed(jwk, "x", 32)?;
+            public(ParsedPublicKey::new(&ED25519, x))
+        }
+        _ => Err(KeyFault::Algorithm),
+    }
+}
+
+fn shared(jwk: &Map<String, Value>, algorithm: hmac::Algorithm) -> Result<Material, KeyFault> {
+    let secret = bytes(jwk, "k")?;
+    // RFC 7518 section 3.2: at least as long as the hash.
+    if secret.len() < algorithm.digest_algorithm().output_len() {
+        return Err(KeyFault::Size);
+    }
+    Ok(Material::Shared(Box::new(hmac::Key::new(algorithm, &secret))))
+}
+
+fn rsa(jwk: &Map<String, Value>, parameters: &'static RsaParameters) -> Result<Material, KeyFault> {
+    let (n, e) = (bytes(jwk, "n")?, bytes(jwk, "e")?);
+    let (Some(high), Some(low)) = (n.first(), n.last()) else { return Err(KeyFault::InvalidKey) };
+    let leading_zeros = usize::try_from(high.leading_zeros()).unwrap_or(8);
+    let bits = (n.len() * 8).saturating_sub(leading_zeros);
+    if !(2048..=8192).contains(&bits) {
+        return Err(KeyFault::Size);
+    }
+    // A small odd exponent above one, as every real key has: a large one makes each verification slow.
+    if e.len() > 4 || e.first().is_none_or(|high| *high == 0) {
+        return Err(KeyFault::InvalidKey);
+    }
+    let exponent = e.iter().fold(0_u64, |sum, digit| (sum << 8) | u64::from(*digit));
+    if low % 2 == 0 || *high == 0 || exponent < 3 || exponent % 2 == 0 {
+        return Err(KeyFault::InvalidKey);
+    }
+    public(RsaPublicKeyComponents { n, e }.to_parsed_public_key(parameters))
+}
+
+fn point(
+    jwk: &Map<String, Value>,
+    algorithm: &'static dyn VerificationAlgorithm,
+    coordinate_bytes: usize,
+) -> Result<Material, KeyFault> {
+    // SEC 1 section 2.3.3: an uncompressed point.
+    let mut point = vec![4];
+    point.extend(fixed(jwk, "x", coordinate_bytes)?);
+    point.extend(fixed(jwk, "y", coordinate_bytes)?);
+    public(ParsedPublicKey::new(algorithm, point))
+}
+
+fn public<E>(parsed: Result<ParsedPublicKey, E>) -> Result<Material, KeyFault> {
+    parsed.map(Material::Public).map_err(|_| KeyFault::InvalidKey)
+}
+
+fn fixed(jwk: &Map<String, Value>, name: &str, length: usize) -> Result<Vec<u8>, KeyFault> {
+    let bytes = bytes(jwk, name)?;
+    if bytes.len() == length { Ok(bytes) } else { Err(KeyFault::InvalidKey) }
+}
+
+fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeyFault> {
+    let encoded = text(jwk, name)?.ok_or(KeyFault::Malformed)?;
+    URL_SAFE_NO_PAD.decode(encoded).map_err(|_| KeyFault::Malformed)
+}
+
+fn text<'j>(jwk: &'j Map<String, Value>, name: &str) -> Result<Option<&'j str>, KeyFault> {
+    match jwk.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(KeyFault::Malformed),
+    }
+}
+
+fn label(item: &Value) -> String {
+    let key_id = item.get("kid").and_then(Value::as_str);
+    key_id.map_or_else(|| "(no kid)".to_owned(), shorten)
+}
+
+fn shorten(key_id: &str) -> String {
+    key_id.chars().take(64).collect()
+}

@@ -1,0 +1,111 @@
+//! From the configured providers to running ones: the one place that knows every kind.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::model::{self, Name};
+use crate::identity::Authenticator;
+use crate::identity::api_key::ApiKeys;
+use crate::identity::api_key::keys_file::KeysFileErrors;
+use crate::identity::client_certificate::ClientCertificates;
+use crate::identity::jwt::BearerTokens;
+use crate::identity::jwt::key_set::{KeySets, OpenError};
+
+/// Numbers providers over the life of the process, so that no cache takes one for another.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// A running provider.
+#[derive(Debug)]
+pub struct Provider {
+    pub(super) id: u64,
+    pub(super) name: Name,
+    pub(super) authenticator: Box<dyn Authenticator>,
+}
+
+/// Why a provider cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderFault {
+    /// Its key set cannot be opened.
+    #[error(transparent)]
+    KeySet(#[from] OpenError),
+    /// Its keys file is not usable.
+    #[error(transparent)]
+    KeysFile(#[from] KeysFileErrors),
+}
+
+/// All providers that cannot run, at least one.
+#[derive(Debug)]
+pub struct ProviderErrors(Vec<(Name, ProviderFault)>);
+
+impl Provider {
+    /// A provider called `name`.
+    pub fn new(name: Name, authenticator: Box<dyn Authenticator>) -> Self {
+        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), name, authenticator }
+    }
+
+    /// Its configured name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
+/// Makes every configured provider. Reads key files; does not wait for the network.
+pub fn build(
+    configured: &BTreeMap<Name, model::Provider>,
+    key_sets: &KeySets,
+) -> Result<BTreeMap<Name, Arc<Provider>>, ProviderErrors> {
+    let mut providers = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (name, config) in configured {
+        match authenticator(config, key_sets) {
+            Ok(authenticator) => {
+                let provider = Provider::new(Arc::clone(name), authenticator);
+                providers.insert(Arc::clone(name), Arc::new(provider));
+            }
+            Err(fault) => faults.push((Arc::clone(name), fault)),
+        }
+    }
+    if faults.is_empty() { Ok(providers) } else { Err(ProviderErrors(faults)) }
+}
+
+fn authenticator(
+    config: &model::Provider,
+    key_sets: &KeySets,
+) -> Result<Box<dyn Authenticator>, ProviderFault> {
+    Ok(match config {
+        model::Provider::Jwt(config) => {
+            let key_set = key_sets.open(&config.keys)?;
+            Box::new(BearerTokens::new(config.clone(), key_set))
+        }
+        model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
+        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
+    })
+}
+
+impl ProviderErrors {
+    /// Each provider that cannot run, and why.
+    pub fn faults(&self) -> &[(Name, ProviderFault)] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProviderErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, fault)) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "identity provider `{name}`: {fault}")?;
+            let mut source = std::error::Error::source(fault);
+            while let Some(error) = source {
+                write!(f, ": {error}")?;
+                source = error.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ProviderErrors {}
