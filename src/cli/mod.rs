@@ -1,5 +1,6 @@
 //! The command line: one file per command, each loads, calls the core and renders. No logic.
 
+pub mod config;
 pub mod key;
 pub mod output;
 pub mod policy_check;

@@ -158,6 +158,7 @@ pub struct ListenerLimits {
 
 /// An identity provider.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
 pub enum Provider {
     /// `type: jwt`.
     Jwt(JwtProvider),

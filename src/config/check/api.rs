@@ -170,7 +170,7 @@ impl Check<'_> {
             return Ok(Some(text.to_owned()));
         }
         if plain && (text.starts_with("https://") || text.starts_with("http://")) {
-            return self.web_url(place, text).map(|_| Some(text.to_owned()));
+            return self.web_url(place, text, "write `https://host/path`").map(|_| Some(text.to_owned()));
         }
         let message = format!("`{}` is not a link", self.shown(place));
         Err(self.report.error_with(
