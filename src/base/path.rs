@@ -65,6 +65,11 @@ impl CanonicalPath {
         canonicalise(raw, rules)
     }
 
+    /// `/`.
+    pub fn root() -> Self {
+        Self { text: "/".to_owned() }
+    }
+
     /// The canonical text, percent-encoded, as it is matched and sent upstream.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -3,6 +3,7 @@
 //! Names refer to things that exist, durations and sizes are typed, paths are absolute, secrets are wrapped.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use crate::base::size::ByteLimit;
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
 pub type Name = Arc<str>;
 
-/// A whole gateway.
-#[derive(Debug, Clone)]
+/// A whole gateway. Its `Debug` names the file and no more: any text in it may have come from a secret.
+#[derive(Clone)]
 pub struct Config {
     /// The file it was read from.
     pub path: PathBuf,
@@ -51,6 +52,12 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Every file the configuration names (itself, keys, certificates, bundles), for watching.
     pub files: Vec<PathBuf>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// One front door.
@@ -238,7 +245,7 @@ pub enum CertificateSubject {
 }
 
 /// A pool of equal servers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// Its name.
     pub name: Name,
@@ -296,7 +303,7 @@ pub struct Retries {
 }
 
 /// An active health check.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     /// Asked with GET; 2xx and 3xx are healthy.
     pub path: String,

@@ -7,5 +7,6 @@ pub mod decision;
 pub mod event;
 pub mod identity;
 pub mod input;
+pub mod rate;
 pub mod reads;
 pub mod request;

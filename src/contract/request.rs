@@ -1,6 +1,5 @@
 //! The canonical request and where it came from: the facts that policy, routing and upstream share.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -124,7 +123,7 @@ pub struct ApiFacts<'a> {
     /// The route's name.
     pub route: &'a str,
     /// Values of the pattern's parameters, decoded.
-    pub params: &'a BTreeMap<String, String>,
+    pub params: &'a [(Arc<str>, String)],
     /// The document at `input.api.lifecycle`, built once for the API.
     pub lifecycle: &'a Value,
 }

@@ -1,1 +1,9 @@
 //! The immutable snapshot a request runs on, what outlives it, and how it is replaced.
+
+pub mod build;
+pub mod control;
+pub mod router;
+pub mod shared;
+pub mod snapshot;
+mod tls;
+pub mod worker;

@@ -1,3 +1,10 @@
+//! The integration tests, one binary: real sockets, real servers, the real binary.
+
+mod config;
+mod jwt_wycheproof;
+mod rego_conformance;
+mod rego_golden;
+mod token;
 //! One binary for all integration tests.
 
 mod jwt;
@@ -7,3 +14,6 @@ mod jwt_wycheproof;
 mod token;
 
 fn main() {}
+//! Integration tests: real sockets, real servers, hostile bytes.
+
+mod upstream;

@@ -1,0 +1,315 @@
+//! Which names carry credentials, and where in the policy's input and result they can stand.
+//!
+//! Names are compared without ASCII case and with `_` and `-` as one. Beside the known names, a name is a credential's
+//! when it contains a word such as `token` or `secret`: to leave out too much costs a reader a look at the erased list,
+//! to leave out too little costs a breach. A new shape of input or result adds its rows to the trees here.
+
+use http::HeaderName;
+use smallvec::SmallVec;
+
+/// Words that make a name a credential's. Each holds a `k`, `w` or `z`, or one of the pairs `cr` and `ss`: see
+/// [`Folded::suspicious`].
+const WORDS: [&str; 17] = [
+    "token",
+    "cookie",
+    "apikey",
+    "api-key",
+    "access-key",
+    "auth-key",
+    "master-key",
+    "private-key",
+    "subscription-key",
+    "functions-key",
+    "passw",
+    "jwt",
+    "authorization",
+    "secret",
+    "credential",
+    "session",
+    "assertion",
+];
+
+/// Headers that carry credentials and hold none of the words.
+const HEADERS: [&str; 4] = ["auth", "x-auth", "dpop", "x-amzn-oidc-data"];
+
+/// Query parameters that carry credentials and hold none of the words.
+const PARAMETERS: [&str; 16] = [
+    "auth",
+    "code",
+    "code-verifier",
+    "key",
+    "otp",
+    "pass",
+    "pin",
+    "pwd",
+    "samlrequest",
+    "samlresponse",
+    "sid",
+    "sig",
+    "signature",
+    "ticket",
+    "x-amz-signature",
+    "x-goog-signature",
+];
+
+/// Schemes of a credential that stands in a header whose name does not tell.
+const SCHEMES: [&str; 3] = ["bearer ", "basic ", "dpop "];
+
+/// What is left out of a part of a document.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// Nothing.
+    Keep,
+    /// An object whose members have rules of their own; members not listed are kept.
+    Members(&'static [(&'static str, Rule)]),
+    /// An object of headers: those that carry credentials.
+    Headers,
+    /// An object of query parameters: those that carry credentials.
+    Query,
+    /// A URL or path: the whole of it where its query carries a credential.
+    Url,
+    /// The whole, unless it is empty.
+    Secret,
+    /// The whole where its text is longer than 16 KiB.
+    Body,
+}
+
+/// Rules of the policy's input (contract section 3).
+pub const INPUT: Rule = Rule::Members(&[
+    (
+        "request",
+        Rule::Members(&[
+            ("headers", Rule::Headers),
+            ("cookies", Rule::Secret),
+            ("query", Rule::Query),
+            ("body", Rule::Body),
+            ("raw_path", Rule::Url),
+        ]),
+    ),
+    ("response", Rule::Members(&[("headers", Rule::Headers)])),
+]);
+
+/// Rules of the policy's result (contract section 4).
+pub const RESULT: Rule = Rule::Members(&[
+    ("headers", Rule::Headers),
+    ("body", Rule::Body),
+    (
+        "upstream",
+        Rule::Members(&[
+            ("headers", Rule::Members(&[("set", Rule::Headers), ("add", Rule::Headers)])),
+            ("query", Rule::Members(&[("set", Rule::Query)])),
+            ("path", Rule::Url),
+        ]),
+    ),
+    (
+        "response",
+        Rule::Members(&[("headers", Rule::Members(&[("set", Rule::Headers), ("add", Rule::Headers)]))]),
+    ),
+]);
+
+/// Whether a header of this name carries a credential; `configured` are the gateway's own API-key headers.
+pub fn is_credential_header(name: &str, configured: &[HeaderName]) -> bool {
+    let folded = Folded::new(name);
+    folded.is_one_of(&HEADERS)
+        || folded.has_word()
+        || configured.iter().any(|header| folded.equals(header.as_str()))
+}
+
+/// Whether a query parameter of this name carries a credential.
+pub fn is_credential_parameter(name: &str) -> bool {
+    let folded = Folded::new(name);
+    folded.is_one_of(&PARAMETERS) || folded.has_word()
+}
+
+/// Whether a header's value carries a credential whatever its name is: an authentication scheme, or a URL with a
+/// credential in its query or fragment (`Referer`, `Location`).
+pub fn is_credential_value(value: &str) -> bool {
+    let scheme = |scheme: &&str| {
+        value
+            .as_bytes()
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
+    };
+    SCHEMES.iter().any(scheme) || is_credential_url(value)
+}
+
+/// Whether a URL carries a credential in its query or fragment.
+pub fn is_credential_url(url: &str) -> bool {
+    let Some(at) = memchr::memchr2(b'?', b'#', url.as_bytes()) else { return false };
+    let (_, query) = url.split_at(at);
+    query.split(['?', '#', '&', ';']).any(|pair| {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        is_credential_parameter(&percent_encoding::percent_decode_str(name).decode_utf8_lossy())
+    })
+}
+
+/// A name in lower case with `_` as `-`.
+struct Folded {
+    bytes: SmallVec<[u8; 64]>,
+    /// Whether it can hold one of the words at all; a cheap test that most names fail.
+    suspicious: bool,
+}
+
+impl Folded {
+    fn new(name: &str) -> Self {
+        let mut bytes = SmallVec::with_capacity(name.len());
+        let (mut suspicious, mut previous) = (false, 0);
+        for byte in name.bytes() {
+            let byte = fold(byte);
+            suspicious |= matches!((previous, byte), (_, b'k' | b'w' | b'z') | (b'c', b'r') | (b's', b's'));
+            previous = byte;
+            bytes.push(byte);
+        }
+        Self { bytes, suspicious }
+    }
+
+    fn equals(&self, name: &str) -> bool {
+        self.bytes.len() == name.len()
+            && name.bytes().zip(&self.bytes).all(|(byte, folded)| fold(byte) == *folded)
+    }
+
+    fn is_one_of(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| name.as_bytes() == &*self.bytes)
+    }
+
+    fn has_word(&self) -> bool {
+        let has = |word: &str| self.bytes.windows(word.len()).any(|window| window == word.as_bytes());
+        self.suspicious && WORDS.into_iter().any(has)
+    }
+}
+
+const fn fold(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credential_headers_are_known_in_any_spelling() {
+        let names = [
+            "authorization",
+            "Proxy-Authorization",
+            "cookie",
+            "set-cookie",
+            "x-api-key",
+            "X_API_KEY",
+            "api-key",
+            "apikey",
+            "x-auth-token",
+            "x-csrf-token",
+            "x-xsrf-token",
+            "x-amz-security-token",
+            "x-access-token",
+            "private-token",
+            "x-forwarded-access-token",
+            "x-vault-token",
+            "x-goog-api-key",
+            "ocp-apim-subscription-key",
+            "x-functions-key",
+            "x-client-secret",
+            "x-password",
+            "dpop",
+            "x-auth",
+            "x-session-id",
+            "x-goog-iap-jwt-assertion",
+            "x-amzn-oidc-data",
+            "x-amz-credential",
+            "xauthtoken",
+        ];
+        for name in names {
+            assert!(is_credential_header(name, &[]), "{name}");
+        }
+    }
+
+    #[test]
+    fn ordinary_headers_stay() {
+        let names = [
+            "accept",
+            "accept-encoding",
+            "host",
+            "user-agent",
+            "content-type",
+            "content-length",
+            "x-request-id",
+            "traceparent",
+            "x-forwarded-for",
+            "cache-control",
+            "keep-alive",
+            "if-none-match",
+            "sec-websocket-key",
+            "idempotency-key",
+            "www-authenticate",
+            "access-control-request-method",
+            "author",
+            "x-author",
+            "",
+        ];
+        for name in names {
+            assert!(!is_credential_header(name, &[]), "{name}");
+        }
+    }
+
+    #[test]
+    fn configured_headers_are_credentials() {
+        let configured = [HeaderName::from_static("x-partner_id")];
+        assert!(is_credential_header("X-Partner-Id", &configured));
+        assert!(!is_credential_header("x-partner-ids", &configured));
+    }
+
+    #[test]
+    fn credential_parameters() {
+        let names = [
+            "access_token",
+            "id_token",
+            "token",
+            "api_key",
+            "apikey",
+            "key",
+            "password",
+            "secret",
+            "client_secret",
+            "code",
+            "signature",
+            "sig",
+            "X-Amz-Signature",
+            "SAMLResponse",
+            "client_assertion",
+            "jwt",
+            "Session-ID",
+            "refresh_token",
+        ];
+        for name in names {
+            assert!(is_credential_parameter(name), "{name}");
+        }
+        for name in ["page", "q", "country_code", "sort-key", "state", "design", "keyword", ""] {
+            assert!(!is_credential_parameter(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_that_tell_themselves() {
+        for value in [
+            "Bearer abc",
+            "basic dTpw",
+            "https://x/?a=1&access_token=t",
+            "/cb#id_token=t",
+            "/?acc%65ss_token=t",
+        ] {
+            assert!(is_credential_value(value), "{value}");
+        }
+        for value in
+            ["bearer", "https://x/?page=2", "https://x/token=1", "text/html;q=0.8", "", "\u{e4}\u{e4}\u{e4}?"]
+        {
+            assert!(!is_credential_value(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn every_word_passes_the_cheap_test() {
+        for word in WORDS {
+            assert!(Folded::new(word).suspicious, "{word}");
+        }
+    }
+}

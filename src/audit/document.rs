@@ -1,0 +1,188 @@
+//! The policy's input and result without what must not be logged, and the list of what was left out.
+//!
+//! A member is judged before it is written, so that a credential never stands in a buffer, not even for a moment.
+
+use http::HeaderName;
+use regorus::Value;
+use smallvec::SmallVec;
+
+use crate::audit::credential::{self, Rule};
+use crate::audit::json::{Unwritable, push_key, push_value};
+
+/// Bytes of a body at most, in a request or in a deny's answer.
+pub(super) const BODY_MAX: usize = 16 * 1024;
+
+/// Quoted JSON pointers with commas between them.
+type Pointers = SmallVec<[u8; 256]>;
+
+/// Pointers to what was left out, in OPA's form: their segments are escaped as those of a URL's path.
+#[derive(Debug, Default)]
+pub(super) struct Erased(Pointers);
+
+/// Where in a document we are: a list from the inside out, so that a pointer costs something only when one is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) parent: Option<&'a Place<'a>>,
+    pub(super) name: &'a str,
+}
+
+/// Writes a document by its rules.
+#[derive(Debug)]
+pub(super) struct Document<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) erased: &'a mut Erased,
+    /// Configured headers that carry credentials.
+    pub(super) credential_headers: &'a [HeaderName],
+}
+
+impl Document<'_> {
+    /// Writes `value`, for which the buffer may grow to `end` bytes. Where that is not enough, where it is nested too
+    /// deeply, or where its shape does not tell what is in it, it is listed as erased as a whole: the caller truncates.
+    pub(super) fn push(&mut self, value: &Value, rule: Rule, place: &Place<'_>, end: usize) -> bool {
+        let written = !must_go(value, rule) && self.push_ruled(value, rule, place, end).is_ok();
+        if !written {
+            self.erased.add(place);
+        }
+        written
+    }
+
+    /// Writes `value` without what `rule` leaves out of it. An error means that the whole of it must go.
+    fn push_ruled(
+        &mut self,
+        value: &Value,
+        rule: Rule,
+        place: &Place<'_>,
+        end: usize,
+    ) -> Result<(), Unwritable> {
+        let Value::Object(members) = value else { return push_value(self.out, value, end) };
+        self.out.push(b'{');
+        let mut first = true;
+        for (key, value) in members.iter() {
+            if *key == Value::Undefined || *value == Value::Undefined {
+                continue;
+            }
+            let name = key.as_string().map_or("", |name| name);
+            let place = Place { parent: Some(place), name };
+            let rule = self.rule_of_member(rule, name, value);
+            first &= !self.push_member((key, value), rule, &place, first, end)?;
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    fn rule_of_member(&self, rule: Rule, name: &str, value: &Value) -> Rule {
+        match rule {
+            Rule::Members(rules) => {
+                rules.iter().find(|(known, _)| *known == name).map_or(Rule::Keep, |(_, rule)| *rule)
+            }
+            Rule::Headers if credential::is_credential_header(name, self.credential_headers) => Rule::Secret,
+            Rule::Headers if has_credential_value(value) => Rule::Secret,
+            Rule::Query if credential::is_credential_parameter(name) => Rule::Secret,
+            Rule::Keep | Rule::Headers | Rule::Query | Rule::Url | Rule::Secret | Rule::Body => Rule::Keep,
+        }
+    }
+
+    /// Writes a member or erases it; whether it was written.
+    fn push_member(
+        &mut self,
+        (key, value): (&Value, &Value),
+        rule: Rule,
+        place: &Place<'_>,
+        first: bool,
+        end: usize,
+    ) -> Result<bool, Unwritable> {
+        if must_go(value, rule) {
+            self.erased.add(place);
+            return Ok(false);
+        }
+        let start = self.out.len();
+        push_key(self.out, key, first, end)?;
+        match rule {
+            Rule::Members(_) | Rule::Headers | Rule::Query => self.push_ruled(value, rule, place, end)?,
+            Rule::Keep | Rule::Url | Rule::Secret => push_value(self.out, value, end)?,
+            Rule::Body => {
+                let body_end = end.min(self.out.len() + BODY_MAX);
+                if push_value(self.out, value, body_end).is_err() {
+                    self.out.truncate(start);
+                    self.erased.add(place);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Erased {
+    /// Lists `place`.
+    pub(super) fn add(&mut self, place: &Place<'_>) {
+        self.0.extend_from_slice(if self.0.is_empty() { b"\"" } else { b",\"" });
+        push_pointer(&mut self.0, place);
+        self.0.push(b'"');
+    }
+
+    /// Writes the event's member `erased`, if anything was.
+    pub(super) fn push_member(&self, out: &mut Vec<u8>) {
+        if !self.0.is_empty() {
+            out.extend_from_slice(b",\"erased\":[");
+            out.extend_from_slice(&self.0);
+            out.push(b']');
+        }
+    }
+}
+
+impl<'a> Place<'a> {
+    /// A member of the event itself.
+    pub(super) const fn root(name: &'a str) -> Self {
+        Self { parent: None, name }
+    }
+}
+
+/// Whether a member is left out by its rule and what it is, before it is written.
+fn must_go(value: &Value, rule: Rule) -> bool {
+    match rule {
+        Rule::Secret => !is_empty(value),
+        Rule::Url => value.as_string().is_ok_and(|url| credential::is_credential_url(url)),
+        // A list where an object of names belongs is a policy's mistake; nothing tells what stands in it.
+        Rule::Headers | Rule::Query => !matches!(value, Value::Object(_)) && !is_empty(value),
+        Rule::Members(_) => matches!(value, Value::Array(_) | Value::Set(_)) && !is_empty(value),
+        Rule::Keep | Rule::Body => false,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Undefined => true,
+        Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Set(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+    }
+}
+
+fn has_credential_value(value: &Value) -> bool {
+    let tells = |value: &Value| value.as_string().is_ok_and(|text| credential::is_credential_value(text));
+    match value {
+        Value::Array(items) => items.iter().any(tells),
+        Value::Set(items) => items.iter().any(tells),
+        Value::String(_) => tells(value),
+        Value::Null | Value::Undefined | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    }
+}
+
+fn push_pointer(out: &mut Pointers, place: &Place<'_>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if let Some(parent) = place.parent {
+        push_pointer(out, parent);
+    }
+    out.push(b'/');
+    for byte in place.name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~$&+=:@".contains(&byte) {
+            out.push(byte);
+        } else {
+            let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
+            out.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 0xf)]);
+        }
+    }
+}

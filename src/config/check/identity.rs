@@ -1,0 +1,168 @@
+//! Checks of identity providers.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+
+use super::Check;
+use super::value::{bare_host, is_loopback_host};
+use crate::config::model::{
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource, Provider,
+};
+use crate::config::place::Place;
+use crate::config::raw::identity as raw;
+use crate::config::report::Reported;
+
+const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
+
+impl Check<'_> {
+    pub(super) fn provider(&mut self, place: &Place, written: &raw::Provider) -> Result<Provider, Reported> {
+        match written {
+            raw::Provider::Jwt(jwt) => self.jwt(place, jwt).map(Provider::Jwt),
+            raw::Provider::ApiKey(api_key) => self.api_key(place, api_key).map(Provider::ApiKey),
+            raw::Provider::ClientCertificate(certificate) => {
+                let subject = match certificate.subject {
+                    raw::CertificateSubject::SanUri => CertificateSubject::SanUri,
+                    raw::CertificateSubject::SanDns => CertificateSubject::SanDns,
+                    raw::CertificateSubject::CommonName => CertificateSubject::CommonName,
+                };
+                Ok(Provider::ClientCertificate(ClientCertificateProvider { subject }))
+            }
+        }
+    }
+
+    fn api_key(&mut self, place: &Place, written: &raw::ApiKey) -> Result<ApiKeyProvider, Reported> {
+        let header = self.credential_header(&place.key("header"), &written.header);
+        let keys = self.file(&place.key("keys"), &written.keys);
+        Ok(ApiKeyProvider { header: header?, keys: keys? })
+    }
+
+    fn jwt(&mut self, place: &Place, written: &raw::Jwt) -> Result<JwtProvider, Reported> {
+        let keys = self.key_set(place, written);
+        let algorithms = self.algorithms(place, written);
+        let claims = self.claims(&place.key("claims"), &written.claims);
+        let leeway = self.duration(&place.key("leeway"), &written.leeway, LEEWAY);
+        let header = self.credential_header(&place.key("header"), &written.header);
+        Ok(JwtProvider {
+            issuer: written.issuer.clone(),
+            audiences: written.audiences.clone(),
+            keys: keys?,
+            algorithms: algorithms?,
+            claims: claims?,
+            leeway: leeway?,
+            token_type: written.token_type.clone(),
+            header: header?,
+        })
+    }
+
+    fn key_set(&mut self, place: &Place, written: &raw::Jwt) -> Result<KeySetSource, Reported> {
+        match (&written.jwks_uri, &written.jwks_file) {
+            (Some(url), None) => self.key_set_url(place, written, url),
+            (None, Some(file)) => {
+                let path = self.file(&place.key("jwks_file"), file);
+                for (key, is_given) in [("jwks_ca", written.jwks_ca.is_some()), ("refresh", written.refresh.is_some())] {
+                    if is_given {
+                        let message = format!("`{key}` has no effect with `jwks_file`");
+                        return Err(self.together(place, &place.key(key), message, "take it out"));
+                    }
+                }
+                path.map(KeySetSource::File)
+            }
+            (Some(_), Some(_)) => {
+                let message = "`jwks_uri` and `jwks_file` are both given";
+                Err(self.together(place, &place.key("jwks_file"), message, "keep one of them"))
+            }
+            (None, None) => {
+                let help = "the issuer's discovery document names its `jwks_uri`";
+                Err(self.together(place, place, "neither `jwks_uri` nor `jwks_file` is given", help))
+            }
+        }
+    }
+
+    fn key_set_url(&mut self, place: &Place, written: &raw::Jwt, url: &str) -> Result<KeySetSource, Reported> {
+        let at = place.key("jwks_uri");
+        let url = self.web_url(&at, url).and_then(|url| {
+            let local = url.host().is_some_and(|host| is_loopback_host(bare_host(host)));
+            if url.scheme_str() == Some("https") || local {
+                return Ok(url);
+            }
+            let message = format!("keys cannot be fetched from `{}`", self.shown(&at));
+            let help = "who can change them on the way can forge every token; use `https`";
+            Err(self.report.error_with(&at, message, help))
+        });
+        let ca = written.jwks_ca.as_ref().map(|ca| self.authorities(&place.key("jwks_ca"), ca)).transpose();
+        let refresh = written.refresh.clone().unwrap_or_else(raw::default_refresh);
+        let refresh = self.duration(&place.key("refresh"), &refresh, REFRESH);
+        Ok(KeySetSource::Url { url: url?, ca: ca?, refresh: refresh? })
+    }
+
+    fn algorithms(&mut self, provider: &Place, written: &raw::Jwt) -> Result<Vec<Algorithm>, Reported> {
+        let place = &provider.key("algorithms");
+        let algorithms: Vec<Algorithm> = written.algorithms.iter().copied().map(algorithm).collect();
+        let hmac = algorithms.iter().filter(|algorithm| is_hmac(**algorithm)).count();
+        if hmac == 0 {
+            return Ok(algorithms);
+        }
+        if hmac < algorithms.len() {
+            let message = "HMAC and public-key algorithms are mixed";
+            let help = "a public key could be taken for an HMAC secret, which anyone knows; use two providers";
+            return Err(self.report.error_with(place, message, help));
+        }
+        if written.jwks_file.is_none() {
+            let message = "HMAC algorithms need `jwks_file`";
+            let help = "a secret cannot be published; use a public-key algorithm, or give the secret in a file";
+            return Err(self.together(provider, place, message, help));
+        }
+        Ok(algorithms)
+    }
+
+    fn claims(&mut self, place: &Place, written: &raw::Claims) -> Result<ClaimPaths, Reported> {
+        let mut path = |key: &str, written: &raw::ClaimPath| self.claim_path(&place.key(key), written);
+        let subject = path("subject", &written.subject);
+        let roles = written.roles.as_ref().map(|roles| path("roles", roles)).transpose();
+        let groups = written.groups.as_ref().map(|groups| path("groups", groups)).transpose();
+        let scopes = path("scopes", &written.scopes);
+        Ok(ClaimPaths { subject: subject?, roles: roles?, groups: groups?, scopes: Some(scopes?) })
+    }
+
+    fn claim_path(&mut self, place: &Place, written: &raw::ClaimPath) -> Result<Vec<String>, Reported> {
+        let names: Vec<String> = match written {
+            raw::ClaimPath::Dotted(text) => text.split('.').map(str::to_owned).collect(),
+            raw::ClaimPath::Names(names) => names.clone(),
+        };
+        if names.iter().any(String::is_empty) {
+            let message = format!("`{}` has an empty name", self.shown(place));
+            return Err(self.report.error_with(place, message, "write `realm_access.roles`"));
+        }
+        if matches!(written, raw::ClaimPath::Dotted(text) if text.contains("://")) {
+            let shown = self.shown(place);
+            let message = format!("`{shown}` would be taken apart at its dots");
+            let help = self.unless_secret(place, format!("write `[\"{shown}\"]`"));
+            return Err(self.report.error_with(place, message, help));
+        }
+        Ok(names)
+    }
+}
+
+fn algorithm(written: raw::Algorithm) -> Algorithm {
+    match written {
+        raw::Algorithm::RS256 => Algorithm::RS256,
+        raw::Algorithm::RS384 => Algorithm::RS384,
+        raw::Algorithm::RS512 => Algorithm::RS512,
+        raw::Algorithm::PS256 => Algorithm::PS256,
+        raw::Algorithm::PS384 => Algorithm::PS384,
+        raw::Algorithm::PS512 => Algorithm::PS512,
+        raw::Algorithm::ES256 => Algorithm::ES256,
+        raw::Algorithm::ES384 => Algorithm::ES384,
+        raw::Algorithm::EdDSA => Algorithm::EdDSA,
+        raw::Algorithm::HS256 => Algorithm::HS256,
+        raw::Algorithm::HS384 => Algorithm::HS384,
+        raw::Algorithm::HS512 => Algorithm::HS512,
+    }
+}
+
+fn is_hmac(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
+}

@@ -1,0 +1,71 @@
+//! Checks of policies.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Check;
+use crate::config::model::{Name, OnError, Policy};
+use crate::config::place::Place;
+use crate::config::raw::policy as raw;
+use crate::config::report::Reported;
+
+const BUDGET: RangeInclusive<Duration> = Duration::from_micros(10)..=Duration::from_secs(10);
+
+impl Check<'_> {
+    pub(super) fn policy(&mut self, place: &Place, name: &Name, written: &raw::Policy) -> Result<Policy, Reported> {
+        let bundle = self.bundle(&place.key("bundle"), &written.bundle);
+        let decision = self.rule(&place.key("decision"), &written.decision);
+        let response =
+            written.response.as_ref().map(|rule| self.rule(&place.key("response"), rule)).transpose();
+        let budget = self.duration(&place.key("budget"), &written.budget, BUDGET);
+        match written.contract {
+            raw::Contract::GatewayV1 => {}
+        }
+        Ok(Policy {
+            name: name.clone(),
+            bundle: bundle?,
+            decision: decision?,
+            response: response?,
+            budget: budget?,
+            on_error: match written.on_error {
+                raw::OnError::Deny => OnError::Deny,
+                raw::OnError::Allow => OnError::Allow,
+            },
+            self_test: written.self_test,
+        })
+    }
+
+    fn bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
+        let help = "unpack it into a directory, and name that";
+        if text.contains("://") {
+            return Err(self.report.error_with(place, "a bundle from a URL is not built yet", help));
+        }
+        if text.ends_with(".tar.gz") || text.ends_with(".tgz") {
+            return Err(self.report.error_with(place, "a packed bundle is not built yet", help));
+        }
+        self.directory(place, text)
+    }
+
+    /// The path of a rule, `gateway/decision`.
+    fn rule(&mut self, place: &Place, text: &str) -> Result<Vec<String>, Reported> {
+        let names: Vec<String> = text.split('/').map(str::to_owned).collect();
+        if names.len() > 1 && names.iter().all(|name| is_identifier(name)) {
+            return Ok(names);
+        }
+        let shown = self.shown(place);
+        let spelled = shown.strip_prefix("data.").unwrap_or(&shown).replace('.', "/");
+        let help = if shown.contains('.') && spelled.contains('/') {
+            self.unless_secret(place, format!("write `{spelled}`"))
+        } else {
+            "write the package and the rule with `/` between: `gateway/decision`".to_owned()
+        };
+        Err(self.report.error_with(place, format!("`{shown}` is not the path of a rule"), help))
+    }
+}
+
+/// Whether `text` is a name in Rego.
+pub(super) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}

@@ -1,0 +1,271 @@
+//! One request on its way through the stages, with the evidence that its event will tell.
+//!
+//! Evidence is only added to, and never read to choose what happens next. The event is written when the exchange is
+//! dropped, whichever way that comes about: after the response's last byte, or because the client went away.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use regorus::Value;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::base::id::DecisionId;
+use crate::contract::decision::{Decision, Log, Phase};
+use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
+use crate::contract::identity::{Failure, Identity};
+use crate::contract::request::RequestHead;
+use crate::pipeline::connection::Connection;
+use crate::pipeline::reject::Cause;
+use crate::policy::decide;
+use crate::runtime::snapshot::Runtime;
+use crate::telemetry::metrics::{DecisionKind, Stage, UpstreamOutcome};
+use crate::upstream::cluster::Cluster;
+use crate::pipeline::Worker;
+use crate::runtime::worker::Local;
+
+/// A request being handled. Dropping it ends it and writes its event.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) worker: Rc<Worker>,
+    /// The one snapshot this request sees.
+    pub(crate) local: Rc<Local>,
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) head: RequestHead,
+    pub(crate) evidence: Evidence,
+}
+
+/// What was learned about a request.
+#[derive(Debug)]
+pub(crate) struct Evidence {
+    pub(crate) decision_id: DecisionId,
+    /// Since the Unix epoch.
+    pub(crate) received_at: Duration,
+    pub(crate) started: Instant,
+    /// The head could be read; otherwise there is nothing to record but the count.
+    pub(crate) parsed: bool,
+    /// Indices of API and route.
+    pub(crate) route: Option<(usize, usize)>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) identity_failure: Option<Failure>,
+    /// The policy was asked.
+    pub(crate) decided: bool,
+    pub(crate) input: Option<Value>,
+    pub(crate) result: Option<Value>,
+    pub(crate) policy_error: Option<String>,
+    pub(crate) limits: SmallVec<[LimitTaken; 2]>,
+    pub(crate) fail_open: bool,
+    pub(crate) log: Log,
+    pub(crate) upstream: Option<Arc<str>>,
+    pub(crate) timings: Timings,
+    /// Policy's reason of an allow.
+    pub(crate) reason: Option<Cow<'static, str>>,
+    pub(crate) outcome: Outcome,
+    /// 0 until a response is made.
+    pub(crate) status: u16,
+    pub(crate) response_bytes: u64,
+    /// The response has reached its end.
+    pub(crate) completed: bool,
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    pub(crate) fn new(decision_id: DecisionId, received_at: Duration) -> Self {
+        Self {
+            decision_id,
+            received_at,
+            started: Instant::now(),
+            parsed: true,
+            route: None,
+            identity: None,
+            identity_failure: None,
+            decided: false,
+            input: None,
+            result: None,
+            policy_error: None,
+            limits: SmallVec::new(),
+            fail_open: false,
+            log: Log::default(),
+            upstream: None,
+            timings: Timings::default(),
+            reason: None,
+            // Until proven otherwise: an exchange that is dropped half-way has failed.
+            outcome: Outcome::Failed,
+            status: 0,
+            response_bytes: 0,
+            completed: false,
+        }
+    }
+
+    /// Notes how a request is refused.
+    pub(crate) fn rejected(&mut self, cause: &Cause) {
+        self.outcome = cause.outcome();
+        self.status = cause.status().as_u16();
+        self.reason = Some(match cause {
+            Cause::Denied(deny) | Cause::ResponseDenied(deny) => {
+                deny.reason.clone().map_or(Cow::Borrowed(cause.reason()), Cow::Owned)
+            }
+            other => Cow::Borrowed(other.reason()),
+        });
+        if let Cause::Denied(deny) | Cause::ResponseDenied(deny) = cause {
+            self.log = deny.log.clone();
+        }
+    }
+
+    /// Notes the status of the upstream's response.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        self.outcome = Outcome::Allowed;
+    }
+
+    /// Notes what the policy said.
+    pub(crate) fn ruled(&mut self, phase: Phase, ruling: &decide::Ruling) {
+        self.decided = true;
+        if phase == Phase::Request || ruling.decision.is_err() {
+            self.input.clone_from(&ruling.input);
+            self.result.clone_from(&ruling.result);
+            self.policy_error.clone_from(&ruling.error);
+        }
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    pub(crate) fn runtime(&self) -> &Runtime {
+        self.local.runtime()
+    }
+
+    /// Time since the request was received.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.evidence.started.elapsed()
+    }
+
+    fn record(&self) {
+        let evidence = &self.evidence;
+        let runtime = self.runtime();
+        let api = evidence.route.and_then(|(api, _)| runtime.apis.get(api));
+        let route = evidence.route.and_then(|(_, route)| api?.routes.get(route));
+        let policy = api.filter(|_| evidence.decided).and_then(|api| runtime.policies.get(api.policy));
+        let facts = evidence.identity.as_ref().map(|identity| identity.facts());
+        let event = Event {
+            decision_id: evidence.decision_id,
+            timestamp: evidence.received_at,
+            bundle: policy.map(|policy| Bundle {
+                name: &policy.name,
+                revision: &policy.revision,
+                path: &policy.decision_path,
+            }),
+            input: evidence.input.as_ref(),
+            result: evidence.result.as_ref(),
+            error: evidence.policy_error.as_deref(),
+            requested_by: self.connection.peer,
+            gateway: Gateway {
+                listener: runtime.listener_name(self.connection.listener),
+                api: api.map(|api| &*api.name),
+                version: api.and_then(|api| api.version.as_deref()),
+                route: route.map(|route| &*route.name),
+                method: &self.head.method,
+                path: if evidence.route.is_none() {
+                    self.head.raw_path.as_deref().unwrap_or_else(|| self.head.path.as_str())
+                } else {
+                    self.head.path.as_str()
+                },
+                status: evidence.status,
+                outcome: evidence.outcome,
+                reason: evidence.reason.as_deref(),
+                provider: facts.and_then(|facts| facts.provider.as_deref()),
+                subject: facts.and_then(|facts| facts.subject.as_deref()),
+                identity_failure: evidence.identity_failure.as_ref().map(|failure| failure.reason),
+                policy: policy.map(|policy| &*policy.name),
+                upstream: evidence.upstream.as_deref(),
+                limits: &evidence.limits,
+                fail_open: evidence.fail_open,
+                response_bytes: evidence.response_bytes,
+                aborted: !evidence.completed,
+                timings: evidence.timings,
+            },
+            level: evidence.log.level,
+            fields: evidence.log.fields.as_ref(),
+            labels: evidence.log.labels.as_ref(),
+            credential_headers: api.map(|api| &*api.credential_headers).unwrap_or_default(),
+        };
+        if evidence.log.level != LogLevel::None {
+            self.worker.recorder.record(&event, &runtime.labels);
+        }
+    }
+
+    fn count(&self) {
+        let evidence = &self.evidence;
+        let api = evidence.route.map(|(api, _)| api);
+        let metrics = &self.worker.metrics;
+        if let Some(series) = self.local.series(self.connection.listener, api) {
+            metrics.request(series, evidence.outcome as usize, evidence.status);
+        }
+        let Timings { total_us, identity_us, policy_us, upstream_us } = evidence.timings;
+        metrics.stage(Stage::Total, total_us);
+        for (stage, spent) in
+            [(Stage::Identity, identity_us), (Stage::Policy, policy_us), (Stage::Upstream, upstream_us)]
+        {
+            if spent > 0 {
+                metrics.stage(stage, spent);
+            }
+        }
+    }
+
+    /// Counts a refusal of the gateway's own.
+    pub(crate) fn count_refusal(&self, cause: &Cause) {
+        if let Some(index) = cause.counted() {
+            self.worker.metrics.refusal(index);
+        }
+    }
+
+    /// Counts what came of asking the upstream, and the tries it took.
+    pub(crate) fn count_upstream(&self, cluster: &Cluster, outcome: UpstreamOutcome, tries: u32) {
+        if let Some(series) = self.local.upstream_series(cluster.name()) {
+            self.worker.metrics.upstream_request(series, outcome);
+            for _ in 1..tries {
+                self.worker.metrics.upstream_retry(series);
+            }
+        }
+    }
+
+    /// Counts what the policy decided.
+    pub(crate) fn count_decision(&self, policy: usize, decision: &Result<Decision, decide::Failure>, fail_open: bool) {
+        let kind = match decision {
+            Ok(Decision::Allow(_)) => DecisionKind::Allow,
+            Ok(Decision::Deny(_)) => DecisionKind::Deny,
+            Err(_) if fail_open => DecisionKind::FailOpen,
+            Err(decide::Failure::Budget) => DecisionKind::Budget,
+            Err(decide::Failure::Panic) => DecisionKind::Panic,
+            Err(decide::Failure::Undefined | decide::Failure::Error | decide::Failure::Result) => DecisionKind::Error,
+        };
+        if let Some(series) = self.local.policy_series(policy) {
+            self.worker.metrics.decision(series, kind);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.connection.control.request_ended();
+        self.evidence.timings.total_us = micros(self.elapsed());
+        if !self.evidence.completed && self.evidence.outcome == Outcome::Allowed {
+            self.evidence.outcome = Outcome::Failed;
+            self.evidence.reason = Some(Cow::Borrowed("aborted"));
+        }
+        self.count();
+        if self.evidence.parsed {
+            self.record();
+        }
+    }
+}
+
+/// Whole microseconds, capped.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,478 @@
+//! Why a request leaves the pipeline early, and the only table from that cause to a status and a public text.
+
+use http::{HeaderValue, StatusCode};
+
+use crate::base::path::PathError;
+use crate::contract::decision::Deny;
+use crate::contract::event::Outcome;
+use crate::pipeline::framing::FramingError;
+use crate::policy::decide::Failure;
+
+/// Why a request was not, or not successfully, forwarded.
+#[derive(Debug)]
+pub enum Cause {
+    /// The HTTP/1 message is not well-formed.
+    Framing(FramingError),
+    /// The head did not arrive in time.
+    HeaderTimeout,
+    /// The request target is not `/path?query` or an absolute `http` URI of this host.
+    Target,
+    /// The path is ambiguous.
+    Path(PathError),
+    /// Too many query parameters.
+    QueryTooLarge,
+    /// The policy reads the query, and it has a malformed escape or bytes that are not text.
+    QueryMalformed,
+    /// `Host` is malformed, or disagrees with the target.
+    Host,
+    /// The TLS server name and `Host` lead to different listeners' rules.
+    Misdirected,
+    /// A method the gateway does not pass (`CONNECT`, `TRACE`).
+    MethodNotSupported,
+    /// `Expect` with something other than `100-continue`.
+    Expectation,
+    /// A header value that is not UTF-8, so that the policy could not see it as it is.
+    HeaderText,
+    /// A header that can be there once only is there twice (`Authorization`, `Content-Type`).
+    RepeatedHeader,
+    /// `Connection` names a header that must reach the upstream or the policy.
+    ConnectionHeader,
+    /// The request has passed here too often.
+    Loop,
+    /// The gateway is draining.
+    Draining,
+    /// No API or route matches.
+    NoRoute,
+    /// The route exists for other methods.
+    MethodNotAllowed {
+        /// `Allow`.
+        allow: HeaderValue,
+    },
+    /// The API version is retired.
+    Retired,
+    /// A credential was given and is not good.
+    BadCredential {
+        /// Stable reason.
+        reason: &'static str,
+        /// `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// An identity provider cannot answer.
+    IdentityUnavailable {
+        /// Stable reason.
+        reason: &'static str,
+    },
+    /// The body is over its limit.
+    BodyTooLarge,
+    /// The body is not what its type says.
+    BodyMalformed,
+    /// The policy reads bodies, and this one's coding or type cannot be read.
+    BodyUnsupported,
+    /// The body stalled.
+    BodyTimeout,
+    /// The client broke off, or its chunks are malformed.
+    BodyBroken,
+    /// The policy denied it.
+    Denied(Box<Deny>),
+    /// The policy denied the upstream's response.
+    ResponseDenied(Box<Deny>),
+    /// The policy did not give a decision.
+    PolicyFailed(Failure),
+    /// A limit is used up.
+    Limited {
+        /// Whole seconds; `None` where waiting does not help.
+        retry_after: Option<HeaderValue>,
+    },
+    /// The decision names an upstream that does not exist.
+    UnknownUpstream,
+    /// No endpoint is healthy, or every one is at its bound.
+    UpstreamUnavailable {
+        /// Stable reason.
+        reason: &'static str,
+    },
+    /// The upstream could not be reached, or answered nonsense.
+    UpstreamFailed {
+        /// Stable reason.
+        reason: &'static str,
+    },
+    /// The upstream did not answer in time.
+    UpstreamTimeout {
+        /// Stable reason.
+        reason: &'static str,
+    },
+    /// A bug of ours.
+    Internal,
+}
+
+/// The words by which refusals and failures of the gateway's own are counted.
+pub const COUNTED: &[&str] = &[
+    "header_timeout",
+    "bad_target",
+    "query_too_large",
+    "query_malformed",
+    "bad_host",
+    "misdirected",
+    "method_not_supported",
+    "bad_expectation",
+    "header_not_utf8",
+    "repeated_header",
+    "bad_connection_header",
+    "loop_detected",
+    "draining",
+    "no_route",
+    "method_not_allowed",
+    "api_retired",
+    "body_too_large",
+    "body_malformed",
+    "body_unsupported",
+    "body_timeout",
+    "body_broken",
+    "unknown_upstream",
+    "internal",
+    "bad_line_end",
+    "bad_request_line",
+    "bad_version",
+    "bad_header_name",
+    "header_underscore",
+    "bad_header_value",
+    "bad_content_length",
+    "bad_transfer_encoding",
+    "length_conflict",
+    "head_too_large",
+    "too_many_headers",
+    "bad_chunk",
+    "bad_trailer",
+    "path_not_absolute",
+    "path_bad_escape",
+    "path_control",
+    "path_not_utf8",
+    "path_encoded_separator",
+    "path_dot_segment",
+    "path_above_root",
+    "path_empty_segment",
+    "path_parameter",
+    "bad_credential",
+    "identity_unavailable",
+    "upstream_unavailable",
+    "upstream_failed",
+    "upstream_timeout",
+];
+
+/// Whose fault a cause is, for alerting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The client's.
+    Client,
+    /// The gateway's own, or its operator's.
+    Gateway,
+    /// The policy's.
+    Policy,
+    /// The upstream's or the network's.
+    Upstream,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// The status the client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Framing(error) => framing_status(*error),
+            Self::Target
+            | Self::Path(_)
+            | Self::QueryTooLarge
+            | Self::QueryMalformed
+            | Self::Host
+            | Self::HeaderText
+            | Self::RepeatedHeader
+            | Self::ConnectionHeader
+            | Self::BodyMalformed
+            | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::HeaderTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Retired => StatusCode::GONE,
+            Self::BadCredential { .. } => StatusCode::UNAUTHORIZED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Denied(deny) | Self::ResponseDenied(deny) => deny.status,
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Draining
+            | Self::IdentityUnavailable { .. }
+            | Self::PolicyFailed(_)
+            | Self::UnknownUpstream
+            | Self::UpstreamUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamFailed { .. } => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// A stable snake_case word, for events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Framing(error) => framing_reason(*error),
+            Self::HeaderTimeout => "header_timeout",
+            Self::Target => "bad_target",
+            Self::Path(error) => path_reason(*error),
+            Self::QueryTooLarge => "query_too_large",
+            Self::QueryMalformed => "query_malformed",
+            Self::Host => "bad_host",
+            Self::Misdirected => "misdirected",
+            Self::MethodNotSupported => "method_not_supported",
+            Self::Expectation => "bad_expectation",
+            Self::HeaderText => "header_not_utf8",
+            Self::RepeatedHeader => "repeated_header",
+            Self::ConnectionHeader => "bad_connection_header",
+            Self::Loop => "loop_detected",
+            Self::Draining => "draining",
+            Self::NoRoute => "no_route",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::Retired => "api_retired",
+            Self::BadCredential { reason, .. }
+            | Self::IdentityUnavailable { reason }
+            | Self::UpstreamFailed { reason }
+            | Self::UpstreamUnavailable { reason }
+            | Self::UpstreamTimeout { reason } => reason,
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyMalformed => "body_malformed",
+            Self::BodyUnsupported => "body_unsupported",
+            Self::BodyTimeout => "body_timeout",
+            Self::BodyBroken => "body_broken",
+            Self::Denied(_) => "denied",
+            Self::ResponseDenied(_) => "response_denied",
+            // The contract promises this one word; which failure it was stands in the event's `error` and in metrics.
+            Self::PolicyFailed(_) => "policy_error",
+            Self::Limited { .. } => "limited",
+            Self::UnknownUpstream => "unknown_upstream",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Its place in [`COUNTED`]. Decisions of policies and limits are counted elsewhere; reasons that come from other
+    /// modules are counted by their kind.
+    pub fn counted(&self) -> Option<usize> {
+        let word = match self {
+            Self::BadCredential { .. } => "bad_credential",
+            Self::IdentityUnavailable { .. } => "identity_unavailable",
+            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
+            Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::UpstreamTimeout { .. } => "upstream_timeout",
+            other => other.reason(),
+        };
+        COUNTED.iter().position(|counted| *counted == word)
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Framing(_)
+            | Self::HeaderTimeout
+            | Self::Target
+            | Self::Path(_)
+            | Self::QueryTooLarge
+            | Self::QueryMalformed
+            | Self::Host
+            | Self::Misdirected
+            | Self::MethodNotSupported
+            | Self::Expectation
+            | Self::HeaderText
+            | Self::RepeatedHeader
+            | Self::ConnectionHeader
+            | Self::Loop
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::Retired
+            | Self::BadCredential { .. }
+            | Self::BodyTooLarge
+            | Self::BodyMalformed
+            | Self::BodyUnsupported
+            | Self::BodyTimeout
+            | Self::BodyBroken
+            | Self::Limited { .. } => Fault::Client,
+            Self::Denied(_) | Self::ResponseDenied(_) => Fault::Client,
+            Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
+            Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
+            Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
+                Fault::Upstream
+            }
+        }
+    }
+
+    /// How the request's event is classed.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Denied(_) | Self::ResponseDenied(_) => Outcome::Denied,
+            Self::Limited { .. } => Outcome::Limited,
+            Self::Framing(_)
+            | Self::HeaderTimeout
+            | Self::Target
+            | Self::Path(_)
+            | Self::QueryTooLarge
+            | Self::QueryMalformed
+            | Self::Host
+            | Self::Misdirected
+            | Self::MethodNotSupported
+            | Self::Expectation
+            | Self::HeaderText
+            | Self::RepeatedHeader
+            | Self::ConnectionHeader
+            | Self::Loop
+            | Self::Draining
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::Retired
+            | Self::BadCredential { .. }
+            | Self::BodyTooLarge
+            | Self::BodyMalformed
+            | Self::BodyUnsupported
+            | Self::BodyTimeout
+            | Self::BodyBroken => Outcome::Refused,
+            Self::IdentityUnavailable { .. }
+            | Self::PolicyFailed(_)
+            | Self::UnknownUpstream
+            | Self::UpstreamUnavailable { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamTimeout { .. }
+            | Self::Internal => Outcome::Failed,
+        }
+    }
+
+    /// What the client may know: never an internal address, a rule's text or a credential.
+    pub fn public_message(&self) -> String {
+        match self {
+            Self::Framing(error) => error.to_string(),
+            Self::Path(error) => error.to_string(),
+            Self::HeaderTimeout => "the request head did not arrive in time".to_owned(),
+            Self::Target => "the request target is malformed".to_owned(),
+            Self::QueryTooLarge => "the query has too many parameters".to_owned(),
+            Self::QueryMalformed => "the query has a malformed escape or is not UTF-8".to_owned(),
+            Self::Host => "Host is malformed or disagrees with the request target".to_owned(),
+            Self::Misdirected => "this connection does not serve the requested host".to_owned(),
+            Self::MethodNotSupported => "the method is not supported".to_owned(),
+            Self::Expectation => "the expectation cannot be met".to_owned(),
+            Self::HeaderText => "a header value is not UTF-8".to_owned(),
+            Self::RepeatedHeader => "a header that can be there only once is repeated".to_owned(),
+            Self::ConnectionHeader => "Connection names a header that cannot be hop-by-hop".to_owned(),
+            Self::Loop => "the request has passed this gateway too often".to_owned(),
+            Self::Draining => "the gateway is shutting down".to_owned(),
+            Self::NoRoute => "nothing is served at this path".to_owned(),
+            Self::MethodNotAllowed { .. } => "the method is not allowed here".to_owned(),
+            Self::Retired => "this version of the API is retired".to_owned(),
+            Self::BadCredential { .. } => "the credential is not accepted".to_owned(),
+            Self::IdentityUnavailable { .. } => "the identity cannot be checked now".to_owned(),
+            Self::BodyTooLarge => "the body is too large".to_owned(),
+            Self::BodyMalformed => "the body is not what its content type says".to_owned(),
+            Self::BodyUnsupported => "the body's type or coding is not accepted here".to_owned(),
+            Self::BodyTimeout => "the body did not arrive in time".to_owned(),
+            Self::BodyBroken => "the body is malformed or incomplete".to_owned(),
+            Self::Denied(deny) | Self::ResponseDenied(deny) => match (&deny.reason, deny.expose_reason) {
+                (Some(reason), true) => reason.clone(),
+                (Some(_) | None, _) => "denied by policy".to_owned(),
+            },
+            Self::PolicyFailed(_) | Self::UnknownUpstream => "no decision could be made".to_owned(),
+            Self::Limited { .. } => "too many requests".to_owned(),
+            Self::UpstreamUnavailable { .. } => "the upstream is unavailable".to_owned(),
+            Self::UpstreamFailed { .. } => "the upstream failed".to_owned(),
+            Self::UpstreamTimeout { .. } => "the upstream did not answer in time".to_owned(),
+            Self::Internal => "internal error".to_owned(),
+        }
+    }
+
+    /// Whether the connection must not be used again: the two ends may disagree on where the next message begins.
+    pub fn closes_connection(&self) -> bool {
+        match self {
+            Self::Framing(_)
+            | Self::HeaderTimeout
+            | Self::BodyTimeout
+            | Self::BodyBroken
+            | Self::Draining => true,
+            Self::Target
+            | Self::Path(_)
+            | Self::Host
+            | Self::Internal
+            | Self::MethodNotSupported
+            | Self::Expectation
+            | Self::BodyTooLarge => true,
+            Self::QueryTooLarge
+            | Self::QueryMalformed
+            | Self::Misdirected
+            | Self::HeaderText
+            | Self::RepeatedHeader
+            | Self::ConnectionHeader
+            | Self::Loop
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::Retired
+            | Self::BadCredential { .. }
+            | Self::IdentityUnavailable { .. }
+            | Self::BodyMalformed
+            | Self::BodyUnsupported
+            | Self::Denied(_)
+            | Self::ResponseDenied(_)
+            | Self::PolicyFailed(_)
+            | Self::Limited { .. }
+            | Self::UnknownUpstream
+            | Self::UpstreamUnavailable { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamTimeout { .. } => false,
+        }
+    }
+}
+
+fn framing_status(error: FramingError) -> StatusCode {
+    match error {
+        FramingError::HeadTooLarge | FramingError::TooManyHeaders => {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        }
+        FramingError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        FramingError::LineEnd
+        | FramingError::RequestLine
+        | FramingError::HeaderName
+        | FramingError::HeaderUnderscore
+        | FramingError::HeaderValue
+        | FramingError::ContentLength
+        | FramingError::TransferEncoding
+        | FramingError::LengthConflict
+        | FramingError::Host
+        | FramingError::Chunk
+        | FramingError::Trailer => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn framing_reason(error: FramingError) -> &'static str {
+    match error {
+        FramingError::LineEnd => "bad_line_end",
+        FramingError::RequestLine => "bad_request_line",
+        FramingError::Version => "bad_version",
+        FramingError::HeaderName => "bad_header_name",
+        FramingError::HeaderUnderscore => "header_underscore",
+        FramingError::HeaderValue => "bad_header_value",
+        FramingError::ContentLength => "bad_content_length",
+        FramingError::TransferEncoding => "bad_transfer_encoding",
+        FramingError::LengthConflict => "length_conflict",
+        FramingError::Host => "bad_host",
+        FramingError::HeadTooLarge => "head_too_large",
+        FramingError::TooManyHeaders => "too_many_headers",
+        FramingError::Chunk => "bad_chunk",
+        FramingError::Trailer => "bad_trailer",
+    }
+}
+
+fn path_reason(error: PathError) -> &'static str {
+    match error {
+        PathError::NotAbsolute => "path_not_absolute",
+        PathError::BadEscape => "path_bad_escape",
+        PathError::Control => "path_control",
+        PathError::NotUtf8 => "path_not_utf8",
+        PathError::EncodedSeparator => "path_encoded_separator",
+        PathError::DotSegment => "path_dot_segment",
+        PathError::AboveRoot => "path_above_root",
+        PathError::EmptySegment => "path_empty_segment",
+        PathError::PathParameter => "path_parameter",
+    }
+}

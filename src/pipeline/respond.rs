@@ -1,0 +1,199 @@
+//! The response to the client, and the request's end with it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::contract::decision::{self, Deny};
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::reject::Cause;
+use crate::upstream::body::UpstreamBody;
+use crate::upstream::error::BodyError;
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// A request that leaves the pipeline early, with all that was learned about it.
+#[derive(Debug)]
+pub(crate) struct Reject(Box<(Exchange, Cause, Vec<(http::HeaderName, HeaderValue)>)>);
+
+/// A response's body. It holds the exchange, so that the event is written when the body ends or is dropped.
+#[derive(Debug)]
+pub struct ResponseBody {
+    content: Content,
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Whole(Option<Bytes>),
+    Upstream(UpstreamBody),
+}
+
+// === impl Reject ===
+
+impl Reject {
+    pub(crate) fn new(exchange: Exchange, cause: Cause) -> Self {
+        Self(Box::new((exchange, cause, Vec::new())))
+    }
+
+    /// Headers that the response carries whatever the cause (limits that were taken).
+    pub(crate) fn with_headers(mut self, headers: Vec<(http::HeaderName, HeaderValue)>) -> Self {
+        self.0.2 = headers;
+        self
+    }
+
+    /// The response that says so.
+    pub(crate) fn into_response(self) -> Response<ResponseBody> {
+        let (mut exchange, cause, extra) = *self.0;
+        exchange.evidence.rejected(&cause);
+        exchange.count_refusal(&cause);
+        let mut response = match &cause {
+            Cause::Denied(deny) | Cause::ResponseDenied(deny) => denial(deny, &exchange, &cause),
+            other => problem(&exchange, other),
+        };
+        let headers = response.headers_mut();
+        match &cause {
+            Cause::MethodNotAllowed { allow } => drop(headers.insert(header::ALLOW, allow.clone())),
+            Cause::BadCredential { challenge, .. } => {
+                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+            }
+            Cause::Limited { retry_after: Some(seconds) } => {
+                headers.insert(header::RETRY_AFTER, seconds.clone());
+            }
+            _ => {}
+        }
+        for (name, value) in extra {
+            headers.append(name, value);
+        }
+        if cause.closes_connection() && exchange.head.protocol != "HTTP/2" {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let body = response.body_mut();
+        body.exchange = Some(Box::new(exchange));
+        response
+    }
+}
+
+/// A problem document (RFC 9457).
+fn problem(exchange: &Exchange, cause: &Cause) -> Response<ResponseBody> {
+    let status = cause.status();
+    let document = serde_json::json!({
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": cause.public_message(),
+        "reason": cause.reason(),
+        "decision_id": exchange.evidence.decision_id.to_string(),
+    });
+    whole(status, PROBLEM_JSON, document.to_string().into())
+}
+
+/// What the policy gives a denied client, or a problem document where it gives no body.
+fn denial(deny: &Deny, exchange: &Exchange, cause: &Cause) -> Response<ResponseBody> {
+    let mut response = match &deny.body {
+        None => problem(exchange, cause),
+        Some(decision::Body::Text(text)) => {
+            whole(deny.status, HeaderValue::from_static("text/plain; charset=utf-8"), text.clone().into())
+        }
+        Some(decision::Body::Json(json)) => {
+            whole(deny.status, HeaderValue::from_static("application/json"), json.clone().into())
+        }
+    };
+    let headers = response.headers_mut();
+    for name in deny.headers.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in &deny.headers {
+        headers.append(name.clone(), value.clone());
+    }
+    response
+}
+
+fn whole(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody { content: Content::Whole(Some(body)), exchange: None });
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    /// The upstream's body.
+    pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>) -> Self {
+        Self { content: Content::Upstream(body), exchange: Some(exchange) }
+    }
+
+    /// No body, for an exchange that ends elsewhere (in a tunnel).
+    pub(crate) fn none() -> Self {
+        Self { content: Content::Whole(None), exchange: None }
+    }
+
+    /// The body has reached its end: the event is written now.
+    fn complete(&mut self) {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.evidence.completed = true;
+        }
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
+            exchange.evidence.response_bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let next = match &mut self.content {
+            Content::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Content::Upstream(body) => ready!(Pin::new(body).poll_frame(context)),
+        };
+        match &next {
+            None => self.complete(),
+            Some(Ok(frame)) => {
+                self.count(frame);
+                // The library asks no further once a body says that it has ended.
+                if self.is_end_stream() {
+                    self.complete();
+                }
+            }
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Content::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)))
+            }
+            Content::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body that had nothing to give (HEAD, 204, 304) is dropped without being asked.
+        if self.is_end_stream() || self.exchange.as_ref().is_some_and(|exchange| exchange.head.method == http::Method::HEAD) {
+            self.complete();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The last stage: the request goes upstream, and the response to the client.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use tokio::time::Instant;
+
+use crate::contract::request::ResponseFacts;
+use crate::pipeline::admitted;
+use crate::pipeline::cleared::Cleared;
+use crate::pipeline::exchange::{Exchange, micros};
+use crate::pipeline::hop;
+use crate::pipeline::reject::Cause;
+use crate::pipeline::request_body::FaultCell;
+use crate::pipeline::respond::{Reject, ResponseBody};
+use crate::pipeline::websocket;
+use crate::telemetry::metrics::UpstreamOutcome;
+use crate::upstream::error::{ErrorClass, UpstreamError};
+use crate::upstream::pool::SendOptions;
+
+// === impl Cleared ===
+
+impl Cleared {
+    /// Sends the request and makes the response.
+    pub(crate) async fn forward(self) -> Result<Response<ResponseBody>, Reject> {
+        let Self {
+            mut exchange,
+            asked,
+            request,
+            cluster,
+            response_timeout,
+            fault,
+            tunnel,
+            response_edits,
+            limit_headers,
+        } = self;
+        let pool = exchange.worker.pools.get(&cluster);
+        let options = SendOptions { deadline: None, response_timeout, upgrade: tunnel.is_some() };
+        let started = Instant::now();
+        let sent = pool.send(request, &options).await;
+        let latency = started.elapsed();
+        exchange.evidence.timings.upstream_us = micros(latency);
+        let mut reply = match sent {
+            Ok(reply) => reply,
+            Err(error) => {
+                let cause = cause(&error, &fault);
+                exchange.count_upstream(&cluster, failure(&cause), 1);
+                tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
+                return Err(Reject::new(exchange, cause).with_headers(limit_headers));
+            }
+        };
+        let endpoint = Arc::from(reply.body().endpoint().authority());
+        exchange.evidence.upstream = Some(endpoint);
+        let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
+        exchange.count_upstream(&cluster, outcome, reply.body().tries());
+        if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client) = tunnel else { return Err(Reject::new(exchange, Cause::Internal)) };
+            exchange.evidence.answered(reply.status());
+            return Ok(websocket::tunnel(Box::new(exchange), client, reply));
+        }
+        hop::strip_response(reply.headers_mut());
+        response_edits.apply(reply.headers_mut());
+        if exchange.local.asks_about_responses(asked.target.api) {
+            let response = ResponseFacts {
+                status: reply.status().as_u16(),
+                headers: reply.headers(),
+                latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            };
+            match admitted::ask(&mut exchange, &asked, Some(response)) {
+                Ok(allow) => allow.response.apply(reply.headers_mut()),
+                Err(cause) => return Err(Reject::new(exchange, cause).with_headers(limit_headers)),
+            }
+        }
+        exchange.evidence.answered(reply.status());
+        let (mut parts, body) = reply.into_parts();
+        add(&exchange, asked.target.api, &mut parts.headers, limit_headers);
+        parts.extensions.clear();
+        Ok(Response::from_parts(parts, ResponseBody::upstream(body, Box::new(exchange))))
+    }
+}
+
+/// What the gateway itself tells the client: limits, and that the API is going to end.
+fn add(
+    exchange: &Exchange,
+    api: usize,
+    headers: &mut http::HeaderMap,
+    limit_headers: Vec<(HeaderName, HeaderValue)>,
+) {
+    for (name, value) in limit_headers {
+        headers.insert(name, value);
+    }
+    if let Some(api) = exchange.runtime().apis.get(api) {
+        for (name, value) in &api.lifecycle_headers {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// What a failed exchange with the upstream means to the client: 502, 503, 504, or its own body's fault.
+fn cause(error: &UpstreamError, fault: &FaultCell) -> Cause {
+    // The client's body ends the exchange in one of several ways, but its own account is the true one.
+    if let Some(fault) = fault.get() {
+        return fault.cause();
+    }
+    match error.class() {
+        ErrorClass::Unavailable => Cause::UpstreamUnavailable { reason: error.reason() },
+        ErrorClass::BadGateway => Cause::UpstreamFailed { reason: error.reason() },
+        ErrorClass::Timeout => Cause::UpstreamTimeout { reason: error.reason() },
+        ErrorClass::Client => Cause::BodyBroken,
+        ErrorClass::Gateway => Cause::Internal,
+    }
+}
+
+fn failure(cause: &Cause) -> UpstreamOutcome {
+    match cause {
+        Cause::UpstreamTimeout { .. } => UpstreamOutcome::Timeout,
+        Cause::UpstreamUnavailable { .. } => UpstreamOutcome::ConnectFailed,
+        Cause::BodyTooLarge | Cause::BodyTimeout | Cause::BodyBroken => UpstreamOutcome::Canceled,
+        _ => UpstreamOutcome::Broken,
+    }
+}
+
+/// An error and its sources in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,211 @@
+//! Asking a policy: facts in, decision out. The one way to a decision, for the server, test cases and replay.
+
+use std::time::Duration;
+
+use regorus::Value;
+
+use crate::base::clock::saturating_nanos;
+use crate::contract::decision::{Decision, Phase};
+use crate::contract::input::{self, InputBuilder};
+use crate::contract::reads::Reads;
+use crate::rego::evaluator::{self, EvalError, Evaluator};
+use crate::rego::footprint::{Footprint, Segment};
+use crate::rego::program::{Entrypoint, Program};
+
+/// A policy as one worker asks it.
+#[derive(Debug)]
+pub struct Decider {
+    evaluator: Evaluator,
+    budget: Duration,
+    request: Question,
+    response: Option<Question>,
+    reads_query: bool,
+}
+
+/// One rule and the input it reads.
+#[derive(Debug)]
+struct Question {
+    entrypoint: Entrypoint,
+    inputs: InputBuilder,
+    /// The answer, where it depends on nothing.
+    constant: Option<Ruling>,
+}
+
+/// What came of asking.
+#[derive(Debug, Clone)]
+pub struct Ruling {
+    /// The input as the policy saw it.
+    pub input: Option<Value>,
+    /// The rule's value.
+    pub result: Option<Value>,
+    /// What the value means.
+    pub decision: Result<Decision, Failure>,
+    /// Details of a failure, for the event.
+    pub error: Option<String>,
+}
+
+/// How a policy failed to decide. All of them fail closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The rule is undefined.
+    Undefined,
+    /// Evaluation failed.
+    Error,
+    /// It took longer than its budget.
+    Budget,
+    /// The engine panicked.
+    Panic,
+    /// The result is not a decision.
+    Result,
+}
+
+/// The rules of a policy that are asked, and how long they may take.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// For each request.
+    pub decision: Entrypoint,
+    /// For each response, if any.
+    pub response: Option<Entrypoint>,
+    /// Time of one evaluation.
+    pub budget: Duration,
+}
+
+// === impl Decider ===
+
+impl Decider {
+    /// A decider of its own for one worker.
+    pub fn new(program: &Program, rules: &Rules) -> Self {
+        let mut evaluator = program.evaluator();
+        let request = Question::new(program, &mut evaluator, rules, &rules.decision, Phase::Request);
+        let response = rules.response.as_ref();
+        let response = response
+            .map(|entrypoint| Question::new(program, &mut evaluator, rules, entrypoint, Phase::Response));
+        let mut reads = reads(&program.footprint(&rules.decision));
+        if let Some(entrypoint) = &rules.response {
+            reads = reads.union(self::reads(&program.footprint(entrypoint)));
+        }
+        let reads_query = reads.at(&["request", "query"]).any();
+        Self { evaluator, budget: rules.budget, request, response, reads_query }
+    }
+
+    /// Whether bodies must be read whole before the policy is asked.
+    pub fn needs_body(&self) -> bool {
+        self.request.inputs.needs_body()
+            || self.response.as_ref().is_some_and(|question| question.inputs.needs_body())
+    }
+
+    /// Whether the policy sees the decoded query.
+    pub fn reads_query(&self) -> bool {
+        self.reads_query
+    }
+
+    /// Asks about `facts`. In a phase without a rule the answer is a plain allow.
+    pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase) -> Ruling {
+        let question = match phase {
+            Phase::Request => &self.request,
+            Phase::Response => match &self.response {
+                Some(question) => question,
+                None => return Ruling::unasked(),
+            },
+        };
+        if let Some(constant) = &question.constant {
+            return constant.clone();
+        }
+        let input = question.inputs.build(facts);
+        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, self.budget, phase)
+    }
+}
+
+// === impl Question ===
+
+impl Question {
+    fn new(
+        program: &Program,
+        evaluator: &mut Evaluator,
+        rules: &Rules,
+        entrypoint: &Entrypoint,
+        phase: Phase,
+    ) -> Self {
+        let footprint = program.footprint(entrypoint);
+        let inputs = InputBuilder::new(&reads(&footprint));
+        let constant = footprint.is_constant().then(|| {
+            let budget = rules.budget.max(Duration::from_secs(1));
+            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, phase)
+        });
+        // A failure is not kept: the next request may fare better, and each failure is an event of its own.
+        let constant = constant.filter(|ruling| ruling.decision.is_ok());
+        Self { entrypoint: entrypoint.clone(), inputs, constant }
+    }
+}
+
+// === impl Ruling ===
+
+impl Ruling {
+    fn unasked() -> Self {
+        Self { input: None, result: None, decision: Ok(Decision::Allow(Box::default())), error: None }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// All of them, for counters.
+    pub const ALL: [Self; 5] = [Self::Undefined, Self::Error, Self::Budget, Self::Panic, Self::Result];
+
+    /// The word in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undefined => "undefined",
+            Self::Error => "error",
+            Self::Budget => "budget",
+            Self::Panic => "panic",
+            Self::Result => "result",
+        }
+    }
+}
+
+impl From<&EvalError> for Failure {
+    fn from(error: &EvalError) -> Self {
+        match error {
+            EvalError::BudgetExceeded { .. } => Self::Budget,
+            EvalError::Panic { .. } => Self::Panic,
+            EvalError::Rule { .. } | EvalError::Conflict { .. } | EvalError::LimitExceeded { .. } => Self::Error,
+            EvalError::UndefinedInside { .. } => Self::Result,
+        }
+    }
+}
+
+fn ask(
+    evaluator: &mut Evaluator,
+    entrypoint: &Entrypoint,
+    input: Value,
+    now: Duration,
+    budget: Duration,
+    phase: Phase,
+) -> Ruling {
+    let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
+    let evaluated = evaluator.evaluate(entrypoint, evaluator::Facts { input: input.clone(), now_ns, budget });
+    let (result, decision, error) = match evaluated {
+        Err(error) => (None, Err(Failure::from(&error)), Some(error.to_string())),
+        Ok(None) => {
+            let error = format!("`{}` is undefined", entrypoint.name());
+            (None, Err(Failure::Undefined), Some(error))
+        }
+        Ok(Some(result)) => match Decision::parse(&result, phase) {
+            Ok(decision) => (Some(result), Ok(decision), None),
+            Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
+        },
+    };
+    Ruling { input: Some(input), result, decision, error }
+}
+
+/// What an entry point reads of its input.
+pub fn reads(footprint: &Footprint) -> Reads {
+    let paths = footprint.input().chain(footprint.present());
+    Reads::from_paths(paths.map(|path| {
+        path.iter().map(|segment| match segment {
+            Segment::Key(key) => Some(key.clone()),
+            Segment::Any => None,
+        })
+    }))
+}

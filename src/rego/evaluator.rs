@@ -1,0 +1,262 @@
+//! The one type behind which the interpreter stands.
+//!
+//! An evaluation ends in a value, in undefined, or in an error; it never panics, never prints,
+//! never outlives its budget unnoticed, and never answers after a guard refused.
+
+use std::{
+    cell::Cell,
+    num::NonZeroU32,
+    panic::{self, AssertUnwindSafe},
+    sync::{Arc, Once},
+    time::{Duration, Instant},
+};
+
+use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
+
+use super::{
+    builtin::guard,
+    coverage::FileCoverage,
+    fault::Place,
+    program::{Entrypoint, Program},
+};
+
+/// Steps of the interpreter between looks at the clock.
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();
+
+/// Evaluates a program; one for each worker.
+pub struct Evaluator {
+    program: Program,
+    pristine: Engine,
+    engine: Engine,
+}
+
+/// What an evaluation is given besides the program.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The input document; undefined if there is none.
+    pub input: Value,
+    /// What `time.now_ns()` answers: nanoseconds since 1970.
+    pub now_ns: i64,
+    /// The longest the evaluation may take.
+    pub budget: Duration,
+}
+
+/// Why an evaluation has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// A rule or, in strict mode, a built-in failed.
+    #[error("{place}: {message}")]
+    Rule {
+        /// Where.
+        place: Place,
+        /// What the engine said.
+        message: String,
+    },
+    /// Rules gave different values for one document.
+    #[error("{place}: {message}")]
+    Conflict {
+        /// Where.
+        place: Place,
+        /// What the engine said.
+        message: String,
+    },
+    /// The evaluation took longer than its budget.
+    #[error("evaluation took longer than its budget of {budget:?}")]
+    BudgetExceeded {
+        /// The budget.
+        budget: Duration,
+    },
+    /// A built-in was asked for more than its bound.
+    #[error("built-in over its limit: {message}")]
+    LimitExceeded {
+        /// Which, and what bound.
+        message: String,
+    },
+    /// The result holds an undefined value, which has no JSON.
+    #[error("result of `{entrypoint}` holds an undefined value")]
+    UndefinedInside {
+        /// The entry point.
+        entrypoint: Arc<str>,
+    },
+    /// The engine panicked; the evaluator was rebuilt.
+    #[error("policy engine panicked: {message}")]
+    Panic {
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl EvalError {
+    /// A stable name for logs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Rule { .. } => "rule_error",
+            Self::Conflict { .. } => "conflict",
+            Self::BudgetExceeded { .. } => "budget_exceeded",
+            Self::LimitExceeded { .. } => "limit_exceeded",
+            Self::UndefinedInside { .. } => "undefined_inside",
+            Self::Panic { .. } => "panic",
+        }
+    }
+}
+
+/// One row of a query's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The value of the expression.
+    pub value: Value,
+    /// Its text.
+    pub text: String,
+    /// Line in the query, from 1.
+    pub row: u32,
+    /// Column in the query, from 1.
+    pub column: u32,
+}
+
+impl std::fmt::Debug for Evaluator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evaluator").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+impl Evaluator {
+    pub(crate) fn new(program: Program, engine: Engine) -> Self {
+        Self { program, pristine: engine.clone(), engine }
+    }
+
+    /// The program evaluated.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Evaluates an entry point; `None` is undefined.
+    pub fn evaluate(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
+        let name = entrypoint.name().to_owned();
+        let value = self.guarded(facts, |engine| {
+            if entrypoint.is_rule() {
+                return engine.eval_rule(name);
+            }
+            let results = engine.eval_query(name, false)?;
+            let first = results.result.into_iter().next().and_then(|row| row.expressions.into_iter().next());
+            Ok(first.map_or(Value::Undefined, |expression| expression.value))
+        })?;
+        match value {
+            Value::Undefined => Ok(None),
+            value if holds_undefined(&value) => {
+                Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
+            }
+            value => Ok(Some(value)),
+        }
+    }
+
+    /// Answers a query in Rego: one list of expressions for each way it holds.
+    pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Vec<Answer>>, EvalError> {
+        let results = self.guarded(facts, |engine| engine.eval_query(query.to_owned(), false))?;
+        let rows = results.result.into_iter().map(|row| {
+            let answers = row.expressions.into_iter().map(|expression| Answer {
+                value: expression.value,
+                text: expression.text.to_string(),
+                row: expression.location.row,
+                column: expression.location.col,
+            });
+            answers.collect()
+        });
+        Ok(rows.filter(|row: &Vec<Answer>| row.iter().all(|answer| answer.value != Value::Undefined)).collect())
+    }
+
+    /// What `print` said since the last call, one line each.
+    pub fn take_prints(&mut self) -> Vec<String> {
+        self.engine.take_prints().unwrap_or_default()
+    }
+
+    /// The lines reached since the evaluator was made, for every file of the program.
+    pub fn coverage(&self) -> Vec<FileCoverage> {
+        let mut files = self.program.unreached();
+        let reports = self.engine.get_coverage_report().map(|report| report.files).unwrap_or_default();
+        for report in reports {
+            if let Some(file) = files.iter_mut().find(|file| *file.file == *report.path) {
+                // The rewritten text has expressions on lines where the original has none.
+                file.covered = report.covered.intersection(&file.not_covered).copied().collect();
+                file.not_covered = file.not_covered.difference(&file.covered).copied().collect();
+            }
+        }
+        files
+    }
+
+    fn guarded<T>(
+        &mut self,
+        facts: Facts,
+        evaluate: impl FnOnce(&mut Engine) -> anyhow::Result<T>,
+    ) -> Result<T, EvalError> {
+        let Facts { input, now_ns, budget } = facts;
+        guard::start(now_ns);
+        self.engine.set_input(input);
+        self.engine.set_execution_timer_config(ExecutionTimerConfig { limit: budget, check_interval: CHECK_INTERVAL });
+        let started = Instant::now();
+        let engine = &mut self.engine;
+        let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(|| evaluate(engine))));
+        let took = started.elapsed();
+        let answer = answer.map_err(|payload| {
+            self.engine = self.pristine.clone();
+            EvalError::Panic { message: panic_message(&*payload) }
+        })?;
+        // The engine may swallow an error inside a function that has another definition, so both
+        // are looked at even when there is an answer.
+        if let Some(message) = guard::tripped() {
+            return Err(EvalError::LimitExceeded { message });
+        }
+        if took > budget {
+            return Err(EvalError::BudgetExceeded { budget });
+        }
+        answer.map_err(|error| self.error(&error, budget))
+    }
+
+    fn error(&self, error: &anyhow::Error, budget: Duration) -> EvalError {
+        let message = error.to_string();
+        if message.contains("execution exceeded time limit") {
+            return EvalError::BudgetExceeded { budget };
+        }
+        let fault = self.program.locate("eval_error", &message);
+        let conflict = ["multiple outputs", "rule conflicts with rule", "conflict"];
+        if conflict.iter().any(|part| message.contains(part)) {
+            return EvalError::Conflict { place: fault.place, message: fault.message };
+        }
+        EvalError::Rule { place: fault.place, message: fault.message }
+    }
+}
+
+fn holds_undefined(value: &Value) -> bool {
+    match value {
+        Value::Undefined => true,
+        Value::Array(items) => items.iter().any(holds_undefined),
+        Value::Set(items) => items.iter().any(holds_undefined),
+        Value::Object(fields) => fields.iter().any(|(key, value)| holds_undefined(key) || holds_undefined(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+thread_local! {
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs with panics of this thread kept off stderr: they come back as errors.
+fn quietly<T>(run: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let inner = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_QUIET.get() {
+                inner(info);
+            }
+        }));
+    });
+    let outer = IS_QUIET.replace(true);
+    let result = run();
+    IS_QUIET.set(outer);
+    result
+}
+
+fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,431 @@
+//! regorus's syntax trees to the resolved [`Tree`]: scopes, imports, rule and function names.
+//!
+//! Every name that cannot be resolved, every arity that is wrong, and every variable that nothing
+//! can bind is a fault with its place; the tree is complete even so.
+
+mod names;
+mod term;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regorus::unstable::{self, Literal, LiteralStmt, Query, Ref, RuleHead};
+
+use self::names::{Head, Names, head_of, import_of, package_of};
+use super::{
+    fault::Fault,
+    parse::{Kind, Parsed, Token},
+    tree::{
+        Body, Branch, Callee, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind, Target,
+        Term, TermKind, Tree, With, WithTarget, push_component,
+    },
+};
+
+/// Resolves all modules of a program together.
+pub(crate) fn lower(modules: Vec<Parsed>) -> (Tree, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let names = Names::gather(&modules, &mut faults);
+    let mut rules = Vec::new();
+    let mut trees = Vec::new();
+    for (id, parsed) in modules.into_iter().enumerate() {
+        let package = package_of(&parsed.syntax);
+        let mut lowering = Lowering {
+            names: &names,
+            parsed: &parsed,
+            module: id,
+            imports: BTreeMap::new(),
+            package,
+            scopes: Vec::new(),
+            free: Vec::new(),
+            position: Position::Plain,
+            faults: &mut faults,
+        };
+        lowering.read_imports();
+        for rule in &parsed.syntax.policy {
+            rules.push(lowering.rule(rule));
+        }
+        let package_extent = lowering.span(&parsed.syntax.package.span);
+        let bare_imports = lowering.bare_imports();
+        let package = lowering.package;
+        trees.push(ModuleTree { text: parsed.text, package, package_extent, bare_imports });
+    }
+    (Tree::new(trees, rules), faults)
+}
+
+/// What an import alias stands for.
+#[derive(Debug, Clone)]
+struct Import {
+    of_input: bool,
+    path: Path,
+}
+
+/// A name a body declares, and whether anything uses it.
+#[derive(Debug)]
+struct Declared {
+    extent: Extent,
+    must_be_used: bool,
+    is_used: bool,
+}
+
+/// An undeclared local: something has to bind it.
+#[derive(Debug)]
+struct Free {
+    name: String,
+    extent: Extent,
+    binds: bool,
+}
+
+/// Whether the term at hand could bind a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Plain,
+    Pattern,
+    Negated,
+}
+
+struct Lowering<'a> {
+    names: &'a Names,
+    parsed: &'a Parsed,
+    module: ModuleId,
+    imports: BTreeMap<String, Import>,
+    package: Path,
+    scopes: Vec<BTreeMap<String, Declared>>,
+    free: Vec<Free>,
+    position: Position,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Lowering<'_> {
+    fn fault(&mut self, extent: Extent, code: &'static str, message: String, hint: &str) {
+        let place = self.parsed.text.place(extent.start);
+        self.faults.push(Fault::new(place, code, message).hint(hint));
+    }
+
+    // A span touching a string leaves its quotes out; an end within a token is the token's end.
+    fn span(&self, span: &unstable::Span) -> Extent {
+        let (start, end) = (span.start as usize, span.end as usize);
+        Extent {
+            start: self.text_token_around(start).map_or(start, |token| token.start),
+            end: self.text_token_around(end).map_or(end, |token| token.end),
+        }
+    }
+
+    fn text_token_around(&self, at: usize) -> Option<Token> {
+        let tokens = &self.parsed.tokens;
+        let index = tokens.partition_point(|token| token.start < at).checked_sub(1)?;
+        tokens.get(index).copied().filter(|token| token.kind == Kind::Text && at < token.end)
+    }
+
+    fn read_imports(&mut self) {
+        for import in &self.parsed.syntax.imports {
+            let Some((alias, import, span)) = import_of(import) else { continue };
+            let extent = self.span(&span);
+            if self.names.is_rule(&self.package, &alias) {
+                self.fault(
+                    extent,
+                    "import_shadows_rule",
+                    format!("import `{alias}` has the name of a rule of this package"),
+                    "rename it with `as`",
+                );
+            }
+            self.imports.insert(alias, import);
+        }
+    }
+
+    fn bare_imports(&self) -> Vec<Extent> {
+        let imports = self.parsed.syntax.imports.iter();
+        imports
+            .filter(|import| import.r#as.is_none() && matches!(&*import.refr, unstable::Expr::Var { .. }))
+            .map(|import| self.span(&import.span))
+            .collect()
+    }
+
+    fn rule(&mut self, rule: &unstable::Rule) -> Rule {
+        self.free.clear();
+        let lowered = match rule {
+            unstable::Rule::Default { span, refr, args, value, .. } => {
+                let head = head_of(refr);
+                let arguments = self.open_arguments(args);
+                let value = self.term(value);
+                let shape = if args.is_empty() { Shape::Value } else { Shape::Function(arguments) };
+                self.close_scope();
+                self.assemble(head, shape, Some(value), Vec::new(), span, span, true)
+            }
+            unstable::Rule::Spec { span, head, bodies } => self.spec(span, head, bodies),
+        };
+        self.check_free();
+        lowered
+    }
+
+    fn spec(&mut self, span: &unstable::Span, head: &RuleHead, bodies: &[unstable::RuleBody]) -> Rule {
+        let (head_span, refr, args, value) = match head {
+            RuleHead::Compr { span, refr, assign } => (span, refr, [].as_slice(), assign.as_ref().map(|a| &a.value)),
+            RuleHead::Set { span, refr, key } => (span, refr, [].as_slice(), key.as_ref()),
+            RuleHead::Func { span, refr, args, assign } => {
+                (span, refr, args.as_slice(), assign.as_ref().map(|a| &a.value))
+            }
+        };
+        let arguments = self.open_arguments(args);
+        let shape = match head {
+            RuleHead::Compr { .. } => Shape::Value,
+            RuleHead::Set { .. } => Shape::Set,
+            RuleHead::Func { .. } => Shape::Function(arguments),
+        };
+        // The head is evaluated in the scope of each body it heads: names of all of them resolve.
+        let mut branches = Vec::new();
+        let mut head_scope = BTreeMap::new();
+        for body in bodies {
+            self.open_body(&body.query);
+            let lowered = self.body(&body.query);
+            let value = body.assign.as_ref().map(|assign| self.term(&assign.value));
+            let scope = self.scopes.pop().unwrap_or_default();
+            if body.is_else {
+                self.scopes.push(scope);
+                self.close_scope();
+            } else {
+                head_scope.extend(scope);
+            }
+            branches.push(Branch { is_else: body.is_else, value, body: lowered });
+        }
+        self.scopes.push(head_scope);
+        let value = value.map(|value| self.term(value));
+        let mut head = head_of(refr);
+        let keys = std::mem::take(&mut head.keys);
+        let keys: Vec<Term> = keys.iter().map(|key| self.term(key)).collect();
+        self.close_scope();
+        self.close_scope();
+        let mut rule = self.assemble(head, shape, value, branches, span, head_span, false);
+        rule.keys = keys;
+        rule
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one constructor for the two forms of a rule")]
+    fn assemble(
+        &self,
+        head: Head<'_>,
+        shape: Shape,
+        value: Option<Term>,
+        branches: Vec<Branch>,
+        span: &unstable::Span,
+        head_span: &unstable::Span,
+        is_default: bool,
+    ) -> Rule {
+        let mut path = self.package.clone();
+        path.extend(head.constant);
+        Rule {
+            module: self.module,
+            path,
+            keys: Vec::new(),
+            is_deep: head.is_deep,
+            shape,
+            is_default,
+            value,
+            branches,
+            extent: self.span(span),
+            head_end: self.span(head_span).end,
+        }
+    }
+
+    // Arguments are always new names, whatever a rule of the package is called.
+    fn open_arguments(&mut self, args: &[Ref<unstable::Expr>]) -> Vec<Term> {
+        let mut scope = BTreeMap::new();
+        for arg in args {
+            self.declare_pattern(arg, &mut scope);
+        }
+        self.scopes.push(scope);
+        args.iter().map(|arg| self.term(arg)).collect()
+    }
+
+    fn declare_pattern(&self, pattern: &unstable::Expr, scope: &mut BTreeMap<String, Declared>) {
+        match pattern {
+            unstable::Expr::Var { span, .. } => self.declare(span, false, scope),
+            unstable::Expr::Array { items, .. } | unstable::Expr::Set { items, .. } => {
+                items.iter().for_each(|item| self.declare_pattern(item, scope));
+            }
+            unstable::Expr::Object { fields, .. } => {
+                fields.iter().for_each(|(_, _, value)| self.declare_pattern(value, scope));
+            }
+            _ => {}
+        }
+    }
+
+    fn declare(&self, span: &unstable::Span, must_be_used: bool, scope: &mut BTreeMap<String, Declared>) {
+        let name = span.text();
+        if name != "_" {
+            let declared = Declared { extent: self.span(span), must_be_used, is_used: false };
+            scope.entry(name.to_owned()).or_insert(declared);
+        }
+    }
+
+    fn open_body(&mut self, query: &Query) {
+        let mut scope = BTreeMap::new();
+        for statement in &query.stmts {
+            match &statement.literal {
+                Literal::SomeVars { vars, .. } => vars.iter().for_each(|var| self.declare(var, true, &mut scope)),
+                Literal::SomeIn { key, value, .. } => {
+                    key.iter().chain([value]).for_each(|pattern| self.declare_pattern(pattern, &mut scope));
+                }
+                Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
+                    if let unstable::Expr::AssignExpr { op: unstable::AssignOp::ColEq, lhs, .. } = &**expr {
+                        self.declare_pattern(lhs, &mut scope);
+                    }
+                }
+                Literal::Every { .. } => {}
+            }
+        }
+        self.scopes.push(scope);
+    }
+
+    fn close_scope(&mut self) {
+        for (name, declared) in self.scopes.pop().unwrap_or_default() {
+            if declared.must_be_used && !declared.is_used {
+                self.fault(
+                    declared.extent,
+                    "unused_variable",
+                    format!("declared variable `{name}` is not used"),
+                    "remove it, or write `_`",
+                );
+            }
+        }
+    }
+
+    fn body(&mut self, query: &Query) -> Body {
+        let outer = std::mem::replace(&mut self.position, Position::Plain);
+        let statements: Vec<Statement> = query.stmts.iter().map(|statement| self.statement(statement)).collect();
+        self.position = outer;
+        let mut extent = self.span(&query.span);
+        let is_delimited = statements.first().is_none_or(|first| first.extent.start > extent.start);
+        if let (false, Some(last)) = (is_delimited, statements.last()) {
+            extent.end = last.extent.end;
+        }
+        Body { statements, extent, is_delimited }
+    }
+
+    fn statement(&mut self, statement: &LiteralStmt) -> Statement {
+        let kind = match &statement.literal {
+            Literal::SomeVars { .. } => StatementKind::Declare,
+            Literal::SomeIn { key, value, collection, .. } => StatementKind::SomeIn {
+                collection: self.term(collection),
+                key: key.as_ref().map(|key| self.in_position(Position::Pattern, |this| this.term(key))),
+                value: self.in_position(Position::Pattern, |this| this.term(value)),
+            },
+            Literal::Expr { expr, .. } => StatementKind::Holds(self.statement_term(expr)),
+            Literal::NotExpr { expr, .. } => {
+                StatementKind::Not(self.in_position(Position::Negated, |this| this.statement_term(expr)))
+            }
+            Literal::Every { key, value, domain, query, .. } => {
+                let domain = self.term(domain);
+                let mut scope = BTreeMap::new();
+                key.iter().chain([value]).for_each(|var| self.declare(var, true, &mut scope));
+                self.scopes.push(scope);
+                self.open_body(query);
+                let body = self.body(query);
+                self.close_scope();
+                self.close_scope();
+                StatementKind::Every {
+                    key: key.as_ref().map(|key| key.text().to_owned()),
+                    value: value.text().to_owned(),
+                    domain,
+                    body,
+                }
+            }
+        };
+        let withs = statement.with_mods.iter().filter_map(|with| self.with(with)).collect();
+        Statement { kind, withs, extent: self.span(&statement.span) }
+    }
+
+    fn in_position<T>(&mut self, position: Position, run: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.position, position);
+        let result = run(self);
+        self.position = outer;
+        result
+    }
+
+    fn with(&mut self, with: &unstable::WithModifier) -> Option<With> {
+        let extent = self.span(&with.span);
+        let name_extent = self.span(with.refr.span());
+        let path = names::constant_path(&with.refr)?;
+        let target = match path.split_first() {
+            Some((root, _)) if root == "input" => WithTarget::Input,
+            _ => match self.resolve_callee(&path) {
+                Some(Target::Unknown) | None => match self.data_path(&path) {
+                    Some(path) => WithTarget::Data(path),
+                    None => {
+                        self.fault(
+                            name_extent,
+                            "unknown_with_target",
+                            format!("`with` cannot replace `{}`: nothing has this name", path.join(".")),
+                            "replace `input`, a path under `data`, or a function",
+                        );
+                        return None;
+                    }
+                },
+                Some(target) => {
+                    let callee = Callee { target, extent: name_extent };
+                    let replacement = self.replacement(&with.r#as);
+                    if let Some(replacement) = replacement {
+                        let value = Term { kind: TermKind::Wildcard, extent: replacement.extent };
+                        let target = WithTarget::Function { callee, replacement: Some(replacement) };
+                        return Some(With { target, value, extent });
+                    }
+                    WithTarget::Function { callee, replacement: None }
+                }
+            },
+        };
+        Some(With { target, value: self.term(&with.r#as), extent })
+    }
+
+    fn replacement(&mut self, value: &unstable::Expr) -> Option<Callee> {
+        let path = names::constant_path(value)?;
+        let root = path.first()?;
+        if self.scopes.iter().any(|scope| scope.contains_key(root)) {
+            return None;
+        }
+        match self.resolve_callee(&path)? {
+            Target::Unknown => None,
+            target => Some(Callee { target, extent: self.span(value.span()) }),
+        }
+    }
+
+    /// The `data` path a written path stands for, through imports.
+    fn data_path(&self, path: &[String]) -> Option<Path> {
+        let (root, rest) = path.split_first()?;
+        if root == "data" {
+            return Some(rest.to_vec());
+        }
+        let import = self.imports.get(root).filter(|import| !import.of_input)?;
+        Some(import.path.iter().chain(rest).cloned().collect())
+    }
+
+    /// What a dotted name in call position runs; `None` when it is no function's name at all.
+    fn resolve_callee(&self, path: &[String]) -> Option<Target> {
+        if let Some(full) = self.data_path(path) {
+            return self.names.is_function(&full).then_some(Target::Function(full)).or(Some(Target::Unknown));
+        }
+        let local: Path = self.package.iter().chain(path).cloned().collect();
+        if self.names.is_function(&local) {
+            return Some(Target::Function(local));
+        }
+        super::builtin::is_known(&path.join(".")).then(|| Target::Builtin(path.join(".")))
+    }
+
+    fn check_free(&mut self) {
+        let free = std::mem::take(&mut self.free);
+        let bound: BTreeSet<&str> = free.iter().filter(|use_| use_.binds).map(|use_| use_.name.as_str()).collect();
+        let mut seen = BTreeSet::new();
+        for use_ in &free {
+            if !bound.contains(use_.name.as_str()) && seen.insert(use_.name.clone()) {
+                let hint = match self.names.closest(&self.package, &use_.name) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "nothing gives it a value: check its spelling, or bind it with `:=` or `some`".to_owned(),
+                };
+                self.fault(use_.extent, "unsafe_variable", format!("variable `{}` is unsafe", use_.name), &hint);
+            }
+        }
+    }
+
+    fn write_path(path: &[String]) -> String {
+        let mut out = String::new();
+        path.iter().for_each(|component| push_component(&mut out, component));
+        out.trim_start_matches('.').to_owned()
+    }
+}

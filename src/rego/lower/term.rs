@@ -1,0 +1,277 @@
+//! Expressions to terms.
+
+use regorus::{
+    Value,
+    unstable::{ArithOp, AssignOp, BoolOp, Expr, Query, Ref, Span},
+};
+
+use super::{
+    super::{
+        builtin::{self, Known},
+        parse::Kind,
+        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind},
+    },
+    Free, Lowering, Position, names,
+};
+
+impl Lowering<'_> {
+    /// A term that is a statement: a call may name its result as one more argument.
+    pub(super) fn statement_term(&mut self, expr: &Expr) -> Term {
+        match expr {
+            Expr::Call { fcn, params, .. } => self.call(expr, fcn, params, true),
+            _ => self.term(expr),
+        }
+    }
+
+    pub(super) fn term(&mut self, expr: &Expr) -> Term {
+        let kind = match expr {
+            Expr::String { value, .. }
+            | Expr::RawString { value, .. }
+            | Expr::Number { value, .. }
+            | Expr::Bool { value, .. }
+            | Expr::Null { value, .. } => TermKind::Scalar(value.clone()),
+            Expr::Var { span, .. } => self.name(span),
+            Expr::Array { items, .. } => TermKind::Array(self.terms(items)),
+            Expr::Set { items, .. } => TermKind::Set(self.terms(items)),
+            Expr::Object { fields, .. } => TermKind::Object(
+                fields.iter().map(|(_, key, value)| (self.term(key), self.term(value))).collect(),
+            ),
+            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
+                self.comprehension(&[term], query)
+            }
+            Expr::ObjectCompr { key, value, query, .. } => self.comprehension(&[key, value], query),
+            Expr::Call { fcn, params, .. } => return self.call(expr, fcn, params, false),
+            Expr::RefDot { .. } | Expr::RefBrack { .. } => return self.reference(expr),
+            Expr::UnaryExpr { expr, .. } => TermKind::Negative(Box::new(self.term(expr))),
+            Expr::BinExpr { lhs, rhs, .. } => self.infix(Operator::Other, lhs, rhs),
+            Expr::ArithExpr { op, lhs, rhs, .. } => match op {
+                ArithOp::Add | ArithOp::Sub | ArithOp::Mul | ArithOp::Div | ArithOp::Mod => {
+                    self.infix(Operator::Other, lhs, rhs)
+                }
+            },
+            Expr::BoolExpr { op, lhs, rhs, .. } => match op {
+                BoolOp::Eq => self.infix(Operator::Equal, lhs, rhs),
+                BoolOp::Ne | BoolOp::Lt | BoolOp::Le | BoolOp::Ge | BoolOp::Gt => {
+                    self.infix(Operator::Other, lhs, rhs)
+                }
+            },
+            Expr::AssignExpr { op, lhs, rhs, .. } => self.unify(op, lhs, rhs),
+            Expr::Membership { key, value, collection, .. } => TermKind::Membership {
+                key: key.as_ref().map(|key| Box::new(self.term(key))),
+                value: Box::new(self.term(value)),
+                collection: Box::new(self.term(collection)),
+            },
+        };
+        Term { kind, extent: self.extent(expr) }
+    }
+
+    fn terms(&mut self, items: &[Ref<Expr>]) -> Vec<Term> {
+        items.iter().map(|item| self.term(item)).collect()
+    }
+
+    fn infix(&mut self, operator: Operator, left: &Expr, right: &Expr) -> TermKind {
+        let inside = if self.position == Position::Negated { Position::Negated } else { Position::Plain };
+        self.in_position(inside, |this| TermKind::Infix {
+            operator,
+            left: Box::new(this.term(left)),
+            right: Box::new(this.term(right)),
+        })
+    }
+
+    fn unify(&mut self, operator: &AssignOp, left: &Expr, right: &Expr) -> TermKind {
+        let inside = if self.position == Position::Negated { Position::Negated } else { Position::Pattern };
+        self.in_position(inside, |this| TermKind::Unify {
+            declares: *operator == AssignOp::ColEq,
+            left: Box::new(this.term(left)),
+            right: Box::new(this.term(right)),
+        })
+    }
+
+    fn comprehension(&mut self, heads: &[&Ref<Expr>], query: &Query) -> TermKind {
+        self.in_position(Position::Plain, |this| {
+            this.open_body(query);
+            let body: Body = this.body(query);
+            let heads = heads.iter().map(|head| this.term(head)).collect();
+            this.close_scope();
+            TermKind::Comprehension { heads, body }
+        })
+    }
+
+    fn name(&mut self, span: &Span) -> TermKind {
+        let name = span.text();
+        if name == "_" {
+            return TermKind::Wildcard;
+        }
+        if let Some(declared) = self.scopes.iter_mut().rev().find_map(|scope| scope.get_mut(name)) {
+            declared.is_used = true;
+            return TermKind::Local(name.to_owned());
+        }
+        match name {
+            "input" => return TermKind::Input,
+            "data" => return TermKind::Data,
+            _ => {}
+        }
+        let extent = self.span(span);
+        if self.names.is_rule(&self.package, name) {
+            let path = self.package.iter().cloned().chain([name.to_owned()]);
+            return below(TermKind::Data, path, extent);
+        }
+        if let Some(import) = self.imports.get(name) {
+            let base = if import.of_input { TermKind::Input } else { TermKind::Data };
+            return below(base, import.path.iter().cloned(), extent);
+        }
+        let binds = self.position == Position::Pattern;
+        self.free.push(Free { name: name.to_owned(), extent, binds });
+        TermKind::Local(name.to_owned())
+    }
+
+    fn reference(&mut self, expr: &Expr) -> Term {
+        let extent = self.extent(expr);
+        let mut steps = Vec::new();
+        let mut at = expr;
+        loop {
+            match at {
+                Expr::RefDot { refr, field, .. } => {
+                    let kind = TermKind::Scalar(Value::from(field.0.text()));
+                    steps.push(Term { kind, extent: self.span(&field.0) });
+                    at = refr;
+                }
+                Expr::RefBrack { refr, index, .. } => {
+                    let inside = if self.position == Position::Negated { Position::Negated } else { Position::Pattern };
+                    steps.push(self.in_position(inside, |this| this.term(index)));
+                    at = refr;
+                }
+                _ => break,
+            }
+        }
+        steps.reverse();
+        let base = self.in_position(Position::Plain, |this| this.term(at));
+        // A rule's name or an import is itself a reference: one flat list of steps.
+        let (base, steps) = match base {
+            Term { kind: TermKind::Reference { base, steps: mut first }, .. } => {
+                first.extend(steps);
+                (base, first)
+            }
+            base => (Box::new(base), steps),
+        };
+        Term { kind: TermKind::Reference { base, steps }, extent }
+    }
+
+    fn call(&mut self, expr: &Expr, fcn: &Expr, params: &[Ref<Expr>], is_statement: bool) -> Term {
+        let name_extent = self.span(fcn.span());
+        let path = names::constant_path(fcn).unwrap_or_default();
+        let target = self.resolve_callee(&path).unwrap_or(Target::Unknown);
+        let target = self.check_call(&path, target, params.len(), is_statement, name_extent);
+        let inside = if self.position == Position::Negated { Position::Negated } else { Position::Plain };
+        let mut arguments = self.in_position(inside, |this| this.terms(params.get(..params.len().saturating_sub(1)).unwrap_or_default()));
+        if let Some(last) = params.last() {
+            let output = is_statement && self.arity_of(&target).is_some_and(|arity| params.len() == arity + 1);
+            let inside = if output && inside == Position::Plain { Position::Pattern } else { inside };
+            arguments.push(self.in_position(inside, |this| this.term(last)));
+        }
+        let callee = Callee { target, extent: name_extent };
+        Term { kind: TermKind::Call { callee, arguments }, extent: self.extent(expr) }
+    }
+
+    fn arity_of(&self, target: &Target) -> Option<usize> {
+        match target {
+            Target::Function(path) => self.names.arity(path),
+            Target::Builtin(name) => match builtin::find(name) {
+                Known::Available { arity } => arity,
+                Known::NotConfigured | Known::Missing | Known::Unknown => None,
+            },
+            Target::Unknown => None,
+        }
+    }
+
+    fn check_call(&mut self, path: &[String], target: Target, given: usize, is_statement: bool, at: Extent) -> Target {
+        let name = Self::write_path(path);
+        match &target {
+            Target::Unknown => {
+                let hint = match builtin::nearest(&name) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "define it, import its package, or check its spelling".to_owned(),
+                };
+                self.fault(at, "unknown_function", format!("unknown function `{name}`"), &hint);
+            }
+            Target::Builtin(builtin_name) => match builtin::find(builtin_name) {
+                Known::NotConfigured => {
+                    self.fault(
+                        at,
+                        "builtin_not_configured",
+                        format!("built-in `{name}` is not configured"),
+                        "policies do no IO here: give the facts as data or input",
+                    );
+                    return Target::Unknown;
+                }
+                Known::Missing => {
+                    self.fault(
+                        at,
+                        "builtin_missing",
+                        format!("built-in `{name}` is known to OPA but not available here"),
+                        "the gateway resolves tokens, certificates and addresses before the policy runs: use `input`",
+                    );
+                    return Target::Unknown;
+                }
+                Known::Available { .. } | Known::Unknown => {}
+            },
+            Target::Function(_) => {}
+        }
+        if let Some(arity) = self.arity_of(&target) {
+            if given != arity && !(is_statement && given == arity + 1) {
+                self.fault(
+                    at,
+                    "arity_mismatch",
+                    format!("`{name}` takes {arity} arguments, {given} given"),
+                    "give every argument, and no more",
+                );
+            }
+        }
+        target
+    }
+
+    /// An expression's true extent: two forms carry a wrong one.
+    fn extent(&self, expr: &Expr) -> Extent {
+        let mut extent = self.span(expr.span());
+        match expr {
+            Expr::Object { fields, .. } if fields.len() > 1 => {
+                if let Some((_, first, _)) = fields.first() {
+                    let first = self.extent(first).start;
+                    extent.start = self.token_before(first, "{").unwrap_or(extent.start);
+                }
+            }
+            Expr::Set { items, .. } if items.is_empty() => {
+                extent.end = self.token_after(extent.start, ")").unwrap_or(extent.end);
+            }
+            _ => {}
+        }
+        extent
+    }
+
+    fn token_before(&self, at: usize, symbol: &str) -> Option<usize> {
+        let tokens = &self.parsed.tokens;
+        let until = tokens.partition_point(|token| token.start < at);
+        let matches = |token: &&super::Token| {
+            token.kind == Kind::Symbol && self.parsed.text.slice(token.start..token.end) == symbol
+        };
+        tokens.get(..until)?.iter().rev().find(matches).map(|token| token.start)
+    }
+
+    fn token_after(&self, at: usize, symbol: &str) -> Option<usize> {
+        let tokens = &self.parsed.tokens;
+        let from = tokens.partition_point(|token| token.start < at);
+        let matches = |token: &&super::Token| {
+            token.kind == Kind::Symbol && self.parsed.text.slice(token.start..token.end) == symbol
+        };
+        tokens.get(from..)?.iter().find(matches).map(|token| token.end)
+    }
+}
+
+fn below(base: TermKind, path: impl Iterator<Item = String>, extent: Extent) -> TermKind {
+    let steps: Vec<Term> =
+        path.map(|key| Term { kind: TermKind::Scalar(Value::from(key)), extent }).collect();
+    if steps.is_empty() {
+        return base;
+    }
+    TermKind::Reference { base: Box::new(Term { kind: base, extent }), steps }
+}

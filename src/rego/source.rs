@@ -1,0 +1,144 @@
+//! A policy text, its lines, and the column map between it and its rewritten form.
+//!
+//! Rewriting never adds or removes a line, so a line number means the same in both texts.
+
+use std::{ops::Range, sync::Arc};
+
+use super::fault::Place;
+
+/// One policy file as it was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Text {
+    pub(crate) path: Arc<str>,
+    pub(crate) text: Arc<str>,
+    line_starts: Arc<[usize]>,
+}
+
+impl Text {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
+        let line_starts =
+            std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { path: path.into(), text: text.into(), line_starts }
+    }
+
+    /// The place of a byte offset; an offset past the end is the end.
+    pub(crate) fn place(&self, offset: usize) -> Place {
+        let (line, start) = self.line_of(offset);
+        let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
+        Place { file: self.path.clone(), line, column: narrow(before.chars().count() + 1) }
+    }
+
+    /// Line number (from 1) that holds a byte offset, and the offset where that line starts.
+    pub(crate) fn line_of(&self, offset: usize) -> (u32, usize) {
+        let index = self.line_starts.partition_point(|start| *start <= offset).saturating_sub(1);
+        (narrow(index + 1), self.line_starts.get(index).copied().unwrap_or_default())
+    }
+
+    /// The place of the parser's line and column, which counts a tab as four columns.
+    pub(crate) fn place_of_tabbed(&self, line: u32, tabbed_column: u32) -> Place {
+        let start = self.line_starts.get((line as usize).saturating_sub(1)).copied().unwrap_or_default();
+        let mut width = 1;
+        let mut column = 1;
+        for character in self.text.get(start..).unwrap_or_default().chars() {
+            if width >= tabbed_column || character == '\n' {
+                break;
+            }
+            width += if character == '\t' { 4 } else { 1 };
+            column += 1;
+        }
+        Place { file: self.path.clone(), line, column }
+    }
+
+    /// The byte offset of a place in this text.
+    pub(crate) fn offset(&self, place: &Place) -> Option<usize> {
+        let start = *self.line_starts.get((place.line as usize).checked_sub(1)?)?;
+        let line = self.text.get(start..)?;
+        let within = line.char_indices().nth((place.column as usize).saturating_sub(1));
+        Some(start + within.map_or(line.len(), |(at, _)| at))
+    }
+
+    /// The text of a byte range, or nothing where the range is not one.
+    pub(crate) fn slice(&self, range: Range<usize>) -> &str {
+        self.text.get(range).unwrap_or_default()
+    }
+}
+
+fn narrow(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// A replacement of a byte range of the original text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Edit {
+    pub(crate) range: Range<usize>,
+    pub(crate) text: String,
+    /// Where in the original text the replacement comes from.
+    pub(crate) origin: usize,
+}
+
+/// Applies edits that are sorted by start and do not overlap.
+pub(crate) fn apply(text: &str, edits: &[Edit]) -> String {
+    let mut out = String::with_capacity(text.len() + edits.iter().map(|edit| edit.text.len()).sum::<usize>());
+    let mut at = 0;
+    for edit in edits {
+        out.push_str(text.get(at..edit.range.start).unwrap_or_default());
+        out.push_str(&edit.text);
+        at = edit.range.end.max(at);
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}
+
+/// The original offset behind an offset of the rewritten text: the same character where it was
+/// kept, the origin of the edit where it was not.
+pub(crate) fn original_offset(edits: &[Edit], rewritten: usize) -> usize {
+    let mut grown = 0;
+    let mut shrunk = 0;
+    for edit in edits {
+        let start = edit.range.start + grown - shrunk;
+        if rewritten < start {
+            break;
+        }
+        if rewritten < start + edit.text.len() {
+            return edit.origin;
+        }
+        grown += edit.text.len();
+        shrunk += edit.range.len();
+    }
+    rewritten + shrunk - grown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_characters_and_the_parsers_tabs_as_one() {
+        let text = Text::new("a.rego", "package a\n\tp := \"é\" + q\n");
+        let place = text.place(text.text.find('q').unwrap());
+        assert_eq!((place.line, place.column), (2, 13));
+        assert_eq!(text.place_of_tabbed(2, 5).column, 2);
+        assert_eq!(text.place(10_000).line, 3);
+    }
+
+    #[test]
+    fn offsets_survive_edits() {
+        let edits = [
+            Edit { range: 2..3, text: "long".into(), origin: 2 },
+            Edit { range: 5..5, text: "++".into(), origin: 8 },
+            Edit { range: 6..8, text: String::new(), origin: 6 },
+        ];
+        let text = "abcdefghij";
+        let rewritten = apply(text, &edits);
+        assert_eq!(rewritten, "ablongde++fij");
+        for (at, character) in rewritten.char_indices() {
+            let original = original_offset(&edits, at);
+            let want = match character {
+                'l' | 'o' | 'n' | 'g' if at < 6 => "c",
+                '+' => "i",
+                _ => &rewritten[at..=at],
+            };
+            assert_eq!(text.get(original..=original), Some(want), "at {at}");
+        }
+    }
+}

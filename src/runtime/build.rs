@@ -1,0 +1,301 @@
+//! From a validated configuration to a snapshot: reads files and compiles, touches nothing that is running.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use regorus::Value;
+
+use crate::audit::label::EncodedLabels;
+use crate::audit::sink::OpenError;
+use crate::config::diagnostic::ConfigErrors;
+use crate::config::model::{self, Config, Lifecycle, Name};
+use crate::identity::chain::Chain;
+use crate::identity::jwt::key_set::KeySets;
+use crate::identity::provider::{self, Provider, ProviderErrors};
+use crate::policy::bundle::{self, Purpose};
+use crate::policy::decide::Rules;
+use crate::rego::fault::BundleErrors;
+use crate::rego::program::{EntrypointError, Options};
+use crate::runtime::router::{RouteConflict, Router};
+use crate::runtime::snapshot::{
+    Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
+};
+use crate::runtime::tls::{self, TlsError};
+use crate::upstream::cluster::{Cluster, Clusters};
+use crate::upstream::error::ClusterError;
+
+/// One fault of a snapshot that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration has faults.
+    #[error("{0}")]
+    Config(#[source] ConfigErrors),
+    /// A bundle does not compile.
+    #[error("policy `{policy}`: {source}")]
+    Bundle {
+        /// The policy.
+        policy: Name,
+        /// The bundle's faults.
+        source: BundleErrors,
+    },
+    /// A rule that is asked does not exist.
+    #[error("policy `{policy}`: {source}")]
+    Entrypoint {
+        /// The policy.
+        policy: Name,
+        /// Which rule.
+        source: EntrypointError,
+    },
+    /// The bundle's own tests do not pass.
+    #[error("policy `{policy}`: the bundle's own tests do not pass\n{details}")]
+    SelfTest {
+        /// The policy.
+        policy: Name,
+        /// Each failed test, one a line.
+        details: String,
+    },
+    /// A listener's TLS cannot be set up.
+    #[error("listener `{listener}`: {source}")]
+    Tls {
+        /// The listener.
+        listener: Name,
+        /// Why.
+        source: TlsError,
+    },
+    /// Identity providers cannot run.
+    #[error("{0}")]
+    Providers(#[source] ProviderErrors),
+    /// An upstream cannot be set up.
+    #[error("{0}")]
+    Cluster(#[source] ClusterError),
+    /// Routes cannot be told apart.
+    #[error("{0}")]
+    Routes(#[source] RouteConflict),
+    /// A decision log cannot be opened.
+    #[error("{0}")]
+    DecisionLog(#[source] OpenError),
+    /// A reload asks for what cannot change while the gateway runs.
+    #[error("{what} cannot change while the gateway runs; restart it")]
+    NeedsRestart {
+        /// What has changed.
+        what: String,
+    },
+    /// A name that the configuration was to have checked.
+    #[error("`{0}` does not exist")]
+    Dangling(Name),
+}
+
+/// All faults of a snapshot, at least one.
+#[derive(Debug)]
+pub struct BuildErrors(pub Vec<BuildError>);
+
+impl fmt::Display for BuildErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
+            write_sources(f, fault)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BuildErrors {}
+
+/// Appends the causes behind a fault, where its own text does not already hold them.
+fn write_sources(f: &mut fmt::Formatter<'_>, fault: &BuildError) -> fmt::Result {
+    let shown = fault.to_string();
+    let mut source = std::error::Error::source(fault);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !shown.contains(&text) {
+            write!(f, ": {text}")?;
+        }
+        source = error.source();
+    }
+    Ok(())
+}
+
+/// Gathers faults while the building goes on, so that all are reported at once.
+#[derive(Debug, Default)]
+struct Faults(Vec<BuildError>);
+
+impl Faults {
+    fn take<T>(&mut self, outcome: Result<T, BuildError>) -> Option<T> {
+        outcome.map_err(|fault| self.0.push(fault)).ok()
+    }
+}
+
+/// Builds the snapshot of `config`. What an earlier one has and this one has too (connections, health) goes on.
+pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Result<Runtime, BuildErrors> {
+    let mut faults = Faults::default();
+    let policies = policies(&config, &mut faults);
+    let providers = provider::build(&config.identity, key_sets).map_err(BuildError::Providers);
+    let providers = faults.take(providers).unwrap_or_default();
+    let none = Clusters::default();
+    let clusters = Clusters::build(&config.upstreams, former.map_or(&none, |former| &former.clusters));
+    let clusters = clusters.unwrap_or_else(|errors| {
+        faults.0.extend(errors.into_iter().map(BuildError::Cluster));
+        Clusters::default()
+    });
+    let listeners = listeners(&config, former, &mut faults);
+    if !faults.0.is_empty() {
+        return Err(BuildErrors(faults.0));
+    }
+    let apis = config.apis.iter().filter_map(|api| {
+        let built = build_api(api, &config, &policies, &providers, &clusters);
+        faults.take(built.map_err(BuildError::Dangling))
+    });
+    let apis = apis.collect();
+    if !faults.0.is_empty() {
+        return Err(BuildErrors(faults.0));
+    }
+    let instance = uuid::Uuid::new_v4().to_string();
+    let labels = EncodedLabels::new(&config.labels, &instance);
+    let revision = revision(&policies);
+    Ok(Runtime { config: Arc::new(config), revision, listeners, apis, policies, clusters, labels })
+}
+
+fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
+    let labels = config.labels.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.as_str())));
+    let labels = Value::from(labels.collect::<BTreeMap<_, _>>());
+    let of_config = Value::from(BTreeMap::from([(Value::from("labels"), labels)]));
+    let runtime = Value::from(BTreeMap::from([(Value::from("config"), of_config)]));
+    let built = config.policies.values().filter_map(|policy| {
+        let options = Options { runtime: runtime.clone(), ..Options::default() };
+        faults.take(build_policy(policy, &options))
+    });
+    built.collect()
+}
+
+fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, BuildError> {
+    let name = || Arc::clone(&policy.name);
+    let faulty = |source| BuildError::Bundle { policy: name(), source };
+    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve).map_err(faulty)?;
+    let program = bundle.compile(options.clone()).map_err(faulty)?;
+    let missing = |source| BuildError::Entrypoint { policy: name(), source };
+    let decision_path = policy.decision.join("/");
+    let decision = program.entrypoint(&decision_path).map_err(missing)?;
+    let response = policy.response.as_ref().map(|path| program.entrypoint(&path.join("/")).map_err(missing));
+    let rules = Rules { decision, response: response.transpose()?, budget: policy.budget };
+    Ok(Policy {
+        name: name(),
+        revision: bundle.revision,
+        decision_path,
+        program,
+        rules,
+        on_error: policy.on_error,
+    })
+}
+
+/// Listeners in the order of the running ones: their sockets stay as they are.
+fn listeners(config: &Config, former: Option<&Runtime>, faults: &mut Faults) -> Vec<Listener> {
+    let ordered: Vec<&model::Listener> = match former {
+        None => config.listeners.iter().collect(),
+        Some(former) => {
+            let kept = former.listeners.iter().filter_map(|running| same_socket(running, config, faults));
+            let kept: Vec<_> = kept.collect();
+            if config.listeners.len() > former.listeners.len() {
+                faults.0.push(BuildError::NeedsRestart { what: "the set of listeners".to_owned() });
+            }
+            if former.config.workers != config.workers {
+                faults.0.push(BuildError::NeedsRestart { what: "`workers`".to_owned() });
+            }
+            if former.config.admin != config.admin {
+                faults.0.push(BuildError::NeedsRestart { what: "`admin`".to_owned() });
+            }
+            kept
+        }
+    };
+    ordered.into_iter().filter_map(|listener| build_listener(listener, config, faults)).collect()
+}
+
+fn same_socket<'c>(running: &Listener, config: &'c Config, faults: &mut Faults) -> Option<&'c model::Listener> {
+    let name = &running.config.name;
+    let Some(next) = config.listeners.iter().find(|listener| listener.name == *name) else {
+        faults.0.push(BuildError::NeedsRestart { what: format!("listener `{name}`: its removal") });
+        return None;
+    };
+    if next.address != running.config.address {
+        faults.0.push(BuildError::NeedsRestart { what: format!("listener `{name}`: its address") });
+    }
+    Some(next)
+}
+
+fn build_listener(listener: &model::Listener, config: &Config, faults: &mut Faults) -> Option<Listener> {
+    let router = Router::build(&config.apis, &listener.apis).unwrap_or_else(|conflicts| {
+        faults.0.extend(conflicts.into_iter().map(BuildError::Routes));
+        Router::default()
+    });
+    let tls = listener.tls.as_ref().map(|tls| {
+        let built = tls::server_config(tls, listener.protocols);
+        built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
+    });
+    let tls = faults.take(tls.transpose())?;
+    Some(Listener { config: listener.clone(), router, tls })
+}
+
+fn build_api(
+    api: &model::Api,
+    config: &Config,
+    policies: &[Policy],
+    providers: &BTreeMap<Name, Arc<Provider>>,
+    clusters: &Clusters,
+) -> Result<Api, Name> {
+    let chain = |names: &[Name]| -> Result<Chain, Name> {
+        let found = names.iter().map(|name| providers.get(name).cloned().ok_or_else(|| Arc::clone(name)));
+        Ok(Chain::new(found.collect::<Result<_, _>>()?))
+    };
+    let policy = policies.iter().position(|policy| policy.name == api.policy);
+    let cluster = clusters.get(&api.upstream).map(Arc::clone);
+    let routes = api.routes.iter().map(|route| {
+        Ok(Route {
+            name: Arc::clone(&route.name),
+            body_limit: route.body_bytes.map(crate::base::size::ByteLimit::bytes),
+            chain: route.identity.as_deref().map(chain).transpose()?,
+            websocket: route.websocket,
+        })
+    });
+    let routes = routes.collect::<Result<Vec<_>, Name>>()?;
+    Ok(Api {
+        name: Arc::clone(&api.name),
+        version: api.version.clone(),
+        chain: chain(&api.identity)?,
+        on_bad_credential: api.on_bad_credential,
+        policy: policy.ok_or_else(|| Arc::clone(&api.policy))?,
+        cluster: cluster.ok_or_else(|| Arc::clone(&api.upstream))?,
+        routes,
+        identity_headers: api.identity_headers.clone(),
+        credential_headers: credential_headers(config),
+        retired: api.lifecycle == Lifecycle::Retired,
+        lifecycle: lifecycle_document(&api.lifecycle),
+        lifecycle_headers: lifecycle_headers(&api.lifecycle),
+    })
+}
+
+/// Every header that any provider takes a credential from: a client may send one to the wrong API.
+fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
+    let headers = config.identity.values().filter_map(|provider| match provider {
+        model::Provider::Jwt(jwt) => Some(jwt.header.clone()),
+        model::Provider::ApiKey(key) => Some(key.header.clone()),
+        model::Provider::ClientCertificate(_) => None,
+    });
+    headers.collect()
+}
+
+/// One word for all bundles of a snapshot.
+fn revision(policies: &[Policy]) -> String {
+    let all = policies.iter().map(|policy| format!("{}={}", policy.name, policy.revision));
+    all.collect::<Vec<_>>().join(",")
+}
+
+impl Cluster {
+    /// Whether this is the very cluster of an earlier snapshot.
+    #[must_use]
+    pub fn is_in(self: &Arc<Self>, clusters: &Clusters) -> bool {
+        clusters.get(self.name()).is_some_and(|other| Arc::ptr_eq(self, other))
+    }
+}

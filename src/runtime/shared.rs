@@ -1,0 +1,168 @@
+//! What outlives a reload: counters, key sets, the event log, metrics, and which snapshot is in force.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::audit::log::Log;
+use crate::base::clock::Clock;
+use crate::identity::jwt::key_set::KeySets;
+use crate::limits::memory::Store;
+use crate::runtime::snapshot::Runtime;
+use crate::telemetry::metrics::Metrics;
+
+/// State of the process, shared by workers and the control runtime.
+pub struct Shared {
+    /// Time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Limit counters.
+    pub limits: Store,
+    /// Key sets of identity providers.
+    pub key_sets: KeySets,
+    /// Decision events.
+    pub audit: Arc<Log>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    current: ArcSwap<InForce>,
+    /// The generation in force, to be looked at without touching the snapshot's count.
+    generation: AtomicU64,
+    history: Mutex<History>,
+}
+
+/// A snapshot and the turn in which it was put in force.
+#[derive(Debug)]
+pub struct InForce {
+    /// Counts up with each reload and rollback, from 1.
+    pub generation: u64,
+    /// The snapshot.
+    pub runtime: Arc<Runtime>,
+}
+
+/// Snapshots that were in force, and how the last reload went.
+#[derive(Debug, Default)]
+struct History {
+    earlier: VecDeque<Arc<InForce>>,
+    last_error: Option<ReloadFailure>,
+    loaded_at: Duration,
+}
+
+/// A reload that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadFailure {
+    /// When, since the Unix epoch.
+    pub at: Duration,
+    /// Why, one fault a line.
+    pub error: String,
+}
+
+/// What `/status` tells of snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadStatus {
+    /// When the snapshot in force was put in force, since the Unix epoch.
+    pub loaded_at: Duration,
+    /// Generations that can be rolled back to, the latest first.
+    pub earlier: Vec<u64>,
+    /// The last refused reload after that.
+    pub last_error: Option<ReloadFailure>,
+}
+
+/// The parts of [`Shared`] that are made before the first snapshot.
+#[derive(Debug)]
+pub struct Foundations {
+    /// Time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Limit counters.
+    pub limits: Store,
+    /// Key sets.
+    pub key_sets: KeySets,
+    /// Decision events.
+    pub audit: Arc<Log>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The shared state with `first` in force.
+    pub fn new(foundations: Foundations, first: Arc<Runtime>) -> Self {
+        let Foundations { clock, limits, key_sets, audit, metrics } = foundations;
+        let history = History { loaded_at: clock.now(), ..History::default() };
+        Self {
+            clock,
+            limits,
+            key_sets,
+            audit,
+            metrics,
+            generation: AtomicU64::new(1),
+            current: ArcSwap::from_pointee(InForce { generation: 1, runtime: first }),
+            history: Mutex::new(history),
+        }
+    }
+
+    /// The snapshot in force.
+    pub fn current(&self) -> Arc<InForce> {
+        self.current.load_full()
+    }
+
+    /// Its generation.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts `next` in force in one step; the one before can be rolled back to.
+    pub(super) fn install(&self, next: Arc<Runtime>) {
+        let mut history = self.history();
+        let former = self.put_in_force(next, &mut history);
+        let keep = former.runtime.config.reload.history;
+        history.earlier.push_front(former);
+        history.earlier.truncate(keep);
+    }
+
+    /// Puts the snapshot before this one in force again, and drops this one. `None` where there is no earlier one.
+    pub(super) fn roll_back(&self) -> Option<Arc<Runtime>> {
+        let mut history = self.history();
+        let earlier = history.earlier.pop_front()?;
+        self.put_in_force(Arc::clone(&earlier.runtime), &mut history);
+        Some(Arc::clone(&earlier.runtime))
+    }
+
+    fn put_in_force(&self, runtime: Arc<Runtime>, history: &mut History) -> Arc<InForce> {
+        let generation = self.generation() + 1;
+        let former = self.current.swap(Arc::new(InForce { generation, runtime }));
+        history.loaded_at = self.clock.now();
+        history.last_error = None;
+        self.generation.store(generation, Ordering::Release);
+        former
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a refused reload.
+    pub(super) fn refused(&self, error: String) {
+        let failure = ReloadFailure { at: self.clock.now(), error };
+        self.history().last_error = Some(failure);
+    }
+
+    /// How reloading stands.
+    pub fn reload_status(&self) -> ReloadStatus {
+        let history = self.history();
+        ReloadStatus {
+            loaded_at: history.loaded_at,
+            earlier: history.earlier.iter().map(|earlier| earlier.generation).collect(),
+            last_error: history.last_error.clone(),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! TLS on a listener: certificates by SNI, client authentication, and the facts of a finished handshake.
+//!
+//! Each listener has its own session store, made anew with its certificates and CAs: a session never resumes where a
+//! client certificate would have been asked for (ARCHITECTURE.md, Edge).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use regorus::Value;
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::base::pem::{self, PemError};
+use crate::config::model::{CertificateFiles, ClientAuth, ListenerTls, Protocols};
+use crate::contract::request::{ClientCertificate, TlsFacts};
+
+/// Sessions remembered for resumption, for each listener.
+const SESSIONS: usize = 4096;
+
+/// TLS of a listener that could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// A file could not be read.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// A certificate and its key do not fit, or the key is of an unsupported kind.
+    #[error("certificate `{path}` cannot be used with its key")]
+    Certificate {
+        /// The certificate's file.
+        path: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// A certificate has no name that SNI could choose.
+    #[error("certificate `{0}` cannot be parsed")]
+    Names(String),
+    /// A CA certificate is no trust anchor.
+    #[error("`{path}` holds a certificate that is no trust anchor")]
+    TrustAnchor {
+        /// The CA file.
+        path: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The client verifier refused its CA or CRL.
+    #[error("client certificates cannot be verified")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// The protocol versions and the provider do not fit.
+    #[error("TLS cannot be set up")]
+    Setup(#[from] rustls::Error),
+}
+
+/// Reads the files of `tls` and builds the server's side.
+pub(crate) fn server_config(tls: &ListenerTls, protocols: Protocols) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(provider::default_provider());
+    let versions: &[&rustls::SupportedProtocolVersion] = if tls.tls12 {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    } else {
+        &[&rustls::version::TLS13]
+    };
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
+    let builder = match &tls.client_auth {
+        ClientAuth::None => builder.with_no_client_auth(),
+        ClientAuth::Optional { ca, crl } => {
+            let verifier = verifier(&provider, ca, crl.as_deref())?;
+            builder.with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
+        }
+        ClientAuth::Required { ca, crl } => {
+            builder.with_client_cert_verifier(verifier(&provider, ca, crl.as_deref())?.build()?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates::load(&tls.certificates, &provider)?));
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config.ticketer = provider::Ticketer::new()?;
+    config.alpn_protocols = alpn(protocols);
+    // Early data can be replayed, and a policy's limits and decisions must not be.
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
+    let offered = [(protocols.http2, b"h2".as_slice()), (protocols.http1, b"http/1.1")];
+    offered.iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_vec()).collect()
+}
+
+fn verifier(
+    provider: &Arc<CryptoProvider>,
+    ca: &Path,
+    crl: Option<&Path>,
+) -> Result<rustls::server::ClientCertVerifierBuilder, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in pem::certificates(ca)? {
+        let refused = |source| TlsError::TrustAnchor { path: ca.display().to_string(), source };
+        roots.add(certificate).map_err(refused)?;
+    }
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    if let Some(crl) = crl {
+        // An expired list must not let a revoked certificate in: the check fails closed.
+        builder = builder.with_crls(pem::revocation_lists(crl)?).enforce_revocation_expiration();
+        builder = builder.only_check_end_entity_revocation();
+    }
+    Ok(builder)
+}
+
+/// The certificates of a listener, chosen by server name.
+#[derive(Debug)]
+struct Certificates {
+    by_name: BTreeMap<String, Arc<CertifiedKey>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Self, TlsError> {
+        let mut certificates = Self { by_name: BTreeMap::new(), default: None };
+        for pair in files {
+            let chain = pem::certificates(&pair.cert)?;
+            let path = pair.cert.display().to_string();
+            let key = pem::private_key(&pair.key)?;
+            let leaf = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
+            let certified = CertifiedKey::from_der(chain, key, provider)
+                .map_err(|source| TlsError::Certificate { path: path.clone(), source })?;
+            let certified = Arc::new(certified);
+            for name in dns_names(&leaf).ok_or(TlsError::Names(path))? {
+                certificates.by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
+            }
+            certificates.default.get_or_insert(certified);
+        }
+        Ok(certificates)
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        self.by_name.get(&name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(&format!("*.{parent}"))
+        })
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.find(name));
+        named.or(self.default.as_ref()).cloned()
+    }
+}
+
+fn dns_names(der: &[u8]) -> Option<Vec<String>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let mut names = alternative_names(&certificate).0;
+    for name in &mut names {
+        name.make_ascii_lowercase();
+    }
+    Some(names)
+}
+
+/// The facts of a finished handshake.
+pub(crate) fn facts(connection: &ServerConnection) -> TlsFacts {
+    let version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3",
+    };
+    let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first());
+    let mut facts = TlsFacts {
+        version,
+        // rustls prefixes TLS 1.3 suites with `TLS13_`; IANA names them `TLS_`.
+        cipher: cipher.unwrap_or("unknown").replace("TLS13_", "TLS_"),
+        sni: connection.server_name().map(str::to_ascii_lowercase),
+        client_certificate: leaf.and_then(|der| client_certificate(der)),
+        document: Value::Undefined,
+    };
+    facts.document = document(&facts);
+    facts
+}
+
+fn client_certificate(der: &[u8]) -> Option<ClientCertificate> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let (san_dns, san_uri, san_email, san_ip) = alternative_names(&certificate);
+    let common_name = certificate.subject().iter_common_name().next();
+    Some(ClientCertificate {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        common_name: common_name.and_then(|name| name.as_str().ok()).map(str::to_owned),
+        serial: hex(certificate.raw_serial()),
+        fingerprint_sha256: hex(digest::digest(&digest::SHA256, der).as_ref()),
+        san_dns,
+        san_uri,
+        san_email,
+        san_ip,
+        not_after: certificate.validity().not_after.timestamp(),
+    })
+}
+
+/// DNS, URI, e-mail and IP alternative names.
+fn alternative_names(
+    certificate: &X509Certificate<'_>,
+) -> (Vec<String>, Vec<String>, Vec<String>, Vec<IpAddr>) {
+    let (mut dns, mut uri, mut email, mut ip) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let extension = certificate.subject_alternative_name().ok().flatten();
+    for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
+        match name {
+            GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+            GeneralName::URI(name) => uri.push((*name).to_owned()),
+            GeneralName::RFC822Name(name) => email.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => ip.extend(ip_address(bytes)),
+            _ => {}
+        }
+    }
+    (dns, uri, email, ip)
+}
+
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// `input.source.tls` (contract section 3).
+fn document(facts: &TlsFacts) -> Value {
+    let mut object = BTreeMap::new();
+    let mut put = |key: &str, value: Value| object.insert(Value::from(key), value);
+    put("version", Value::from(facts.version));
+    put("cipher", Value::from(facts.cipher.as_str()));
+    if let Some(sni) = &facts.sni {
+        put("sni", Value::from(sni.as_str()));
+    }
+    if let Some(certificate) = &facts.client_certificate {
+        put("client_certificate", certificate_document(certificate));
+    }
+    Value::from(object)
+}
+
+fn certificate_document(certificate: &ClientCertificate) -> Value {
+    let list = |names: &[String]| {
+        Value::from(names.iter().map(|name| Value::from(name.as_str())).collect::<Vec<_>>())
+    };
+    let addresses = certificate.san_ip.iter().map(|ip| Value::from(ip.to_string())).collect::<Vec<_>>();
+    let san = BTreeMap::from([
+        (Value::from("dns"), list(&certificate.san_dns)),
+        (Value::from("uri"), list(&certificate.san_uri)),
+        (Value::from("email"), list(&certificate.san_email)),
+        (Value::from("ip"), Value::from(addresses)),
+    ]);
+    let mut object = BTreeMap::from([
+        (Value::from("subject"), Value::from(certificate.subject.as_str())),
+        (Value::from("issuer"), Value::from(certificate.issuer.as_str())),
+        (Value::from("serial"), Value::from(certificate.serial.as_str())),
+        (Value::from("fingerprint_sha256"), Value::from(certificate.fingerprint_sha256.as_str())),
+        (Value::from("not_after"), Value::from(certificate.not_after)),
+        (Value::from("san"), Value::from(san)),
+    ]);
+    if let Some(id) = certificate.spiffe_id() {
+        object.insert(Value::from("spiffe_id"), Value::from(id));
+    }
+    Value::from(object)
+}

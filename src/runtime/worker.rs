@@ -1,0 +1,185 @@
+//! One worker's own state: what a request needs without touching another core.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::recorder::Recorder;
+use crate::base::id::{DecisionId, DecisionIds};
+use crate::contract::identity::Identity;
+use crate::identity::cache::WorkerCache;
+use crate::policy::decide::Decider;
+use crate::runtime::shared::{InForce, Shared};
+use crate::runtime::snapshot::{Api, Route, Runtime};
+use crate::telemetry::metrics::{ListenerId, PolicyId, RequestSeries, UpstreamId, WorkerMetrics};
+use crate::upstream::body::RequestBody;
+use crate::upstream::pool::Pools;
+
+/// A worker thread's state.
+#[derive(Debug)]
+pub struct Worker<B: RequestBody> {
+    /// State of the process.
+    pub shared: Arc<Shared>,
+    /// Writes decision events.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: WorkerMetrics,
+    /// Connections to upstreams.
+    pub pools: Pools<B>,
+    /// Proven identities.
+    pub identities: WorkerCache,
+    ids: RefCell<DecisionIds>,
+    local: RefCell<Rc<Local>>,
+    draining: Cell<bool>,
+}
+
+/// A snapshot as one worker uses it, with evaluators and counters of its own.
+#[derive(Debug)]
+pub struct Local {
+    /// The identity of nobody, shared by all anonymous requests.
+    pub anonymous: Arc<Identity>,
+    generation: u64,
+    runtime: Arc<Runtime>,
+    deciders: Vec<RefCell<Decider>>,
+    series: Vec<ListenerSeries>,
+    policies: Vec<PolicyId>,
+    upstreams: Vec<(Arc<str>, UpstreamId)>,
+}
+
+#[derive(Debug)]
+struct ListenerSeries {
+    listener: ListenerId,
+    unrouted: RequestSeries,
+    apis: Vec<RequestSeries>,
+}
+
+// === impl Worker ===
+
+impl<B: RequestBody> Worker<B> {
+    /// A worker on the snapshot in force.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let local = Rc::new(Local::new(&shared, &shared.current()));
+        Self {
+            recorder: Recorder::new(Arc::clone(&shared.audit)),
+            metrics: shared.metrics.worker(),
+            pools: Pools::new(),
+            identities: WorkerCache::new(),
+            ids: RefCell::new(DecisionIds::new()),
+            local: RefCell::new(local),
+            draining: Cell::new(false),
+            shared,
+        }
+    }
+
+    /// The snapshot in force, in this worker's form. A request asks once and keeps it.
+    pub fn local(&self) -> Rc<Local> {
+        let local = Rc::clone(&self.local.borrow());
+        if local.generation == self.shared.generation() {
+            return local;
+        }
+        let in_force = self.shared.current();
+        self.pools.retain(&in_force.runtime.clusters);
+        let next = Rc::new(Local::new(&self.shared, &in_force));
+        *self.local.borrow_mut() = Rc::clone(&next);
+        next
+    }
+
+    /// Time since the Unix epoch.
+    pub fn now(&self) -> Duration {
+        self.shared.clock.now()
+    }
+
+    /// A fresh decision id.
+    pub fn next_id(&self, now: Duration) -> DecisionId {
+        self.ids.borrow_mut().next(now)
+    }
+
+    /// No new work: connections end after the request they are in.
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Whether the worker is draining.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+}
+
+// === impl Local ===
+
+impl Local {
+    fn new(shared: &Shared, in_force: &InForce) -> Self {
+        let runtime = Arc::clone(&in_force.runtime);
+        let metrics = &shared.metrics;
+        let series = runtime.listeners.iter().map(|listener| {
+            let name = &listener.config.name;
+            ListenerSeries {
+                listener: metrics.listener(name),
+                unrouted: metrics.series(name, None),
+                apis: runtime.apis.iter().map(|api| metrics.series(name, Some(&api.name))).collect(),
+            }
+        });
+        let upstreams = runtime.clusters.iter().map(|cluster| {
+            let name = Arc::clone(cluster.name());
+            let id = metrics.upstream(&name);
+            (name, id)
+        });
+        Self {
+            generation: in_force.generation,
+            anonymous: Arc::new(Identity::anonymous()),
+            deciders: runtime
+                .policies
+                .iter()
+                .map(|policy| RefCell::new(Decider::new(&policy.program, &policy.rules)))
+                .collect(),
+            series: series.collect(),
+            policies: runtime.policies.iter().map(|policy| metrics.policy(&policy.name)).collect(),
+            upstreams: upstreams.collect(),
+            runtime,
+        }
+    }
+
+    /// The snapshot.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The API and route at these indices.
+    pub fn resolve(&self, api: usize, route: usize) -> Option<(&Api, &Route)> {
+        let api = self.runtime.apis.get(api)?;
+        Some((api, api.routes.get(route)?))
+    }
+
+    /// The policy at `index`, to be asked.
+    pub fn decider(&self, index: usize) -> Option<&RefCell<Decider>> {
+        self.deciders.get(index)
+    }
+
+    /// Whether the API's policy is asked again when the upstream has answered.
+    pub fn asks_about_responses(&self, api: usize) -> bool {
+        let policy = self.runtime.apis.get(api).and_then(|api| self.runtime.policies.get(api.policy));
+        policy.is_some_and(|policy| policy.rules.response.is_some())
+    }
+
+    /// The series of requests to `api` on the listener at `index`.
+    pub fn series(&self, listener: usize, api: Option<usize>) -> Option<RequestSeries> {
+        let series = self.series.get(listener)?;
+        api.map_or(Some(series.unrouted), |api| series.apis.get(api).copied())
+    }
+
+    /// The counters of the listener at `index`.
+    pub fn listener_series(&self, listener: usize) -> Option<ListenerId> {
+        self.series.get(listener).map(|series| series.listener)
+    }
+
+    /// The counters of the policy at `index`.
+    pub fn policy_series(&self, policy: usize) -> Option<PolicyId> {
+        self.policies.get(policy).copied()
+    }
+
+    /// The counters of an upstream.
+    pub fn upstream_series(&self, name: &str) -> Option<UpstreamId> {
+        self.upstreams.iter().find(|(known, _)| **known == *name).map(|(_, id)| *id)
+    }
+}
