@@ -2,3 +2,8 @@
 
 pub mod config;
 pub mod key;
+pub mod output;
+pub mod policy_check;
+pub mod policy_eval;
+pub mod policy_footprint;
+pub mod policy_test;

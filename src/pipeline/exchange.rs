@@ -18,14 +18,14 @@ use crate::contract::decision::{Decision, Log, Phase};
 use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
 use crate::contract::identity::{Failure, Identity};
 use crate::contract::request::RequestHead;
+use crate::pipeline::Worker;
 use crate::pipeline::connection::Connection;
 use crate::pipeline::reject::Cause;
 use crate::policy::decide;
 use crate::runtime::snapshot::Runtime;
+use crate::runtime::worker::Local;
 use crate::telemetry::metrics::{DecisionKind, Stage, UpstreamOutcome};
 use crate::upstream::cluster::Cluster;
-use crate::pipeline::Worker;
-use crate::runtime::worker::Local;
 
 /// A request being handled. Dropping it ends it and writes its event.
 #[derive(Debug)]
@@ -235,14 +235,21 @@ impl Exchange {
     }
 
     /// Counts what the policy decided.
-    pub(crate) fn count_decision(&self, policy: usize, decision: &Result<Decision, decide::Failure>, fail_open: bool) {
+    pub(crate) fn count_decision(
+        &self,
+        policy: usize,
+        decision: &Result<Decision, decide::Failure>,
+        fail_open: bool,
+    ) {
         let kind = match decision {
             Ok(Decision::Allow(_)) => DecisionKind::Allow,
             Ok(Decision::Deny(_)) => DecisionKind::Deny,
             Err(_) if fail_open => DecisionKind::FailOpen,
             Err(decide::Failure::Budget) => DecisionKind::Budget,
             Err(decide::Failure::Panic) => DecisionKind::Panic,
-            Err(decide::Failure::Undefined | decide::Failure::Error | decide::Failure::Result) => DecisionKind::Error,
+            Err(decide::Failure::Undefined | decide::Failure::Error | decide::Failure::Result) => {
+                DecisionKind::Error
+            }
         };
         if let Some(series) = self.local.policy_series(policy) {
             self.worker.metrics.decision(series, kind);

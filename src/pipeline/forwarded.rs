@@ -32,7 +32,8 @@ pub(crate) fn read(peer: SocketAddr, headers: &HeaderMap, trusted: &NetworkSet) 
     if trusted.is_empty() || !trusted.contains(peer) {
         return Forwarded { client_ip: peer, chain: Vec::new(), scheme: None };
     }
-    let listed = if headers.contains_key(X_FORWARDED_FOR) { x_forwarded_for(headers) } else { forwarded(headers) };
+    let listed =
+        if headers.contains_key(X_FORWARDED_FOR) { x_forwarded_for(headers) } else { forwarded(headers) };
     let mut client_ip = peer;
     let mut chain = Vec::new();
     for address in listed.into_iter().rev().take(CHAIN_MAX) {
@@ -56,18 +57,24 @@ fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
 fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let lines = headers.get_all(header::FORWARDED).iter().filter_map(|value| value.to_str().ok());
     let elements = lines.flat_map(|line| line.split(','));
-    elements.map(|element| parameter(element, "for").and_then(|value| address(value.trim_matches('"')))).collect()
+    elements
+        .map(|element| parameter(element, "for").and_then(|value| address(value.trim_matches('"'))))
+        .collect()
 }
 
 fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
-    element.split(';').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| {
-        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
-    })
+    element
+        .split(';')
+        .filter_map(|pair| pair.split_once('='))
+        .find_map(|(key, value)| key.trim().eq_ignore_ascii_case(name).then(|| value.trim()))
 }
 
 /// An address, with or without port and brackets; zones and names are nothing that can be believed.
 fn address(text: &str) -> Option<IpAddr> {
-    let address = text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
+    let address = text
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
     address.or_else(bracketed).map(canonical_ip)
 }
@@ -86,7 +93,13 @@ fn scheme(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// Tells the upstream who the client is; what the client itself said is already gone.
-pub(crate) fn write(headers: &mut HeaderMap, forwarded: &[IpAddr], peer: IpAddr, scheme: &'static str, authority: &str) {
+pub(crate) fn write(
+    headers: &mut HeaderMap,
+    forwarded: &[IpAddr],
+    peer: IpAddr,
+    scheme: &'static str,
+    authority: &str,
+) {
     let mut buffer = String::with_capacity(48);
     for address in forwarded {
         buffer.push_str(&address.to_string());

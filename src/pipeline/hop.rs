@@ -46,7 +46,9 @@ pub(crate) struct HopRequest {
 pub(crate) fn strip_request(headers: &mut HeaderMap) -> Result<HopRequest, Cause> {
     let asked = HopRequest {
         websocket: has_token(headers, &header::CONNECTION, "upgrade")
-            && headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")),
+            && headers
+                .get(header::UPGRADE)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")),
         trailers: has_token(headers, &header::TE, "trailers"),
     };
     for name in connection_names(headers)? {

@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, header};
 use hyper::body::{Body as _, Incoming};
 use regorus::Value;
 
-use crate::identity::json;
 use crate::contract::identity::Identity;
 use crate::contract::input::form_pairs;
 use crate::contract::request::BodyFacts;
+use crate::identity::json;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::identified::Identified;
 use crate::pipeline::received::Origin;
@@ -27,7 +28,6 @@ const JSON_DEPTH_MAX: usize = 64;
 pub(crate) struct Inspected {
     pub(crate) exchange: Exchange,
     pub(crate) from: Origin,
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
     pub(crate) target: Target,
     pub(crate) identity: Arc<Identity>,
     pub(crate) facts: BodyFacts,
@@ -39,17 +39,19 @@ pub(crate) struct Inspected {
 impl Identified {
     /// Reads what the policy reads; a body is whole or refused.
     pub(crate) async fn inspect(self) -> Result<Inspected, Reject> {
-        let Self { exchange, body, from, on_upgrade, target, identity } = self;
+        let Self { exchange, body, from, target, identity } = self;
         let local = Rc::clone(&exchange.local);
         let Some((api, route)) = local.resolve(target.api, target.route) else {
             return Err(Reject::new(exchange, Cause::Internal));
         };
-        let limit = route.body_limit.unwrap_or_else(|| {
-            let listener = local.runtime().listener(exchange.connection.listener);
-            listener.map_or(0, |listener| listener.config.limits.body_bytes.bytes())
-        });
-        let Some(decider) = local.decider(api.policy) else {
+        let listener = local.runtime().listener(exchange.connection.listener);
+        let (Some(decider), Some(listener)) = (local.decider(api.policy), listener) else {
             return Err(Reject::new(exchange, Cause::Internal));
+        };
+        let limits = &listener.config.limits;
+        let bounds = Bounds {
+            bytes: route.body_limit.unwrap_or(limits.body_bytes.bytes()),
+            timeout: limits.body_timeout,
         };
         let (reads_body, reads_query) = {
             let decider = decider.borrow();
@@ -58,17 +60,24 @@ impl Identified {
         if reads_query && !exchange.head.query.as_deref().is_none_or(is_decodable) {
             return Err(Reject::new(exchange, Cause::QueryMalformed));
         }
-        match inspect(&exchange, body, limit, reads_body).await {
-            Ok((facts, body)) => Ok(Inspected { exchange, from, on_upgrade, target, identity, facts, body }),
+        match inspect(&exchange, body, bounds, reads_body).await {
+            Ok((facts, body)) => Ok(Inspected { exchange, from, target, identity, facts, body }),
             Err(cause) => Err(Reject::new(exchange, cause)),
         }
     }
 }
 
+/// Bounds of a body.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    bytes: u64,
+    timeout: Duration,
+}
+
 async fn inspect(
     exchange: &Exchange,
     body: Incoming,
-    limit: u64,
+    bounds: Bounds,
     reads_body: bool,
 ) -> Result<(BodyFacts, UpstreamRequestBody), Cause> {
     if body.is_end_stream() {
@@ -76,10 +85,10 @@ async fn inspect(
         return Ok((facts, UpstreamRequestBody::Empty));
     }
     let length = exchange.head.content_length;
-    if length.is_some_and(|length| length > limit) {
+    if length.is_some_and(|length| length > bounds.bytes) {
         return Err(Cause::BodyTooLarge);
     }
-    let body = LimitedBody::new(body, limit);
+    let body = LimitedBody::new(body, bounds.bytes, bounds.timeout);
     if !reads_body {
         return Ok((BodyFacts::Unread, UpstreamRequestBody::Stream(body)));
     }
@@ -156,9 +165,8 @@ fn is_decodable(text: &str) -> bool {
         return true;
     }
     let bytes = text.as_bytes();
-    let whole = memchr::memchr_iter(b'%', bytes).all(|at| {
-        bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    });
+    let whole = memchr::memchr_iter(b'%', bytes)
+        .all(|at| bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)));
     whole && percent_encoding::percent_decode(bytes).decode_utf8().is_ok_and(|text| !text.contains('\0'))
 }
 
@@ -184,9 +192,12 @@ mod tests {
         assert_eq!(kind("application/x-www-form-urlencoded", None), Some(Kind::Form));
         assert_eq!(kind("text/plain", None), Some(Kind::Text));
         assert_eq!(kind("application/octet-stream", None), Some(Kind::Binary));
-        for (content_type, encoding) in
-            [("application/json", Some("gzip")), ("multipart/form-data; boundary=x", None), ("", None), ("json", None)]
-        {
+        for (content_type, encoding) in [
+            ("application/json", Some("gzip")),
+            ("multipart/form-data; boundary=x", None),
+            ("", None),
+            ("json", None),
+        ] {
             assert_eq!(kind(content_type, encoding), None, "{content_type}");
         }
         assert!(Kind::of(&HeaderMap::new()).is_err());

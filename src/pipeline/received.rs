@@ -11,6 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::base::path::CanonicalPath;
 use crate::config::model::Listener;
 use crate::contract::request::{RequestHead, Source};
+use crate::pipeline::Worker;
 use crate::pipeline::connection::Connection;
 use crate::pipeline::exchange::{Evidence, Exchange};
 use crate::pipeline::forwarded;
@@ -18,7 +19,6 @@ use crate::pipeline::framing::FramingError;
 use crate::pipeline::hop::{self, HopRequest};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
-use crate::pipeline::Worker;
 
 /// More passes through gateways than this are a loop.
 const HOPS_MAX: usize = 8;
@@ -33,8 +33,6 @@ pub(crate) struct Received {
     pub(crate) exchange: Exchange,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
-    /// For a WebSocket: where the client's side of the tunnel will come from.
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 /// What is known of the request's sender and wishes beside its head.
@@ -53,14 +51,12 @@ impl Received {
     pub(crate) fn read(
         worker: &Rc<Worker>,
         connection: &Rc<Connection>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<Self, Reject> {
         let local = worker.local();
         let now = worker.now();
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
-        let asks_upgrade = request.headers().contains_key(header::UPGRADE);
-        let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let read = match (connection.control.take_refusal(), local.runtime().listener(connection.listener)) {
             (Some(cause), _) => Err(cause),
@@ -77,9 +73,8 @@ impl Received {
         match read {
             Ok((head, source, hop, request_id)) => {
                 let request_id = request_id.unwrap_or_else(|| evidence.decision_id.to_string());
-                let on_upgrade = on_upgrade.filter(|_| hop.websocket);
                 let from = Origin { source, hop, request_id };
-                Ok(Self { exchange: exchange(head, evidence), body, from, on_upgrade })
+                Ok(Self { exchange: exchange(head, evidence), body, from })
             }
             Err(cause) => {
                 let mut evidence = evidence;
@@ -92,7 +87,12 @@ impl Received {
 
 type Read = (RequestHead, Source, HopRequest, Option<String>);
 
-fn read_head(parts: &mut Parts, body: &Incoming, connection: &Connection, listener: &Listener) -> Result<Read, Cause> {
+fn read_head(
+    parts: &mut Parts,
+    body: &Incoming,
+    connection: &Connection,
+    listener: &Listener,
+) -> Result<Read, Cause> {
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(Cause::MethodNotSupported);
     }
@@ -101,7 +101,10 @@ fn read_head(parts: &mut Parts, body: &Incoming, connection: &Connection, listen
     let path = CanonicalPath::parse(raw_path, listener.path_rules).map_err(Cause::Path)?;
     let raw_path = (raw_path != path.as_str()).then(|| raw_path.to_owned());
     let query = parts.uri.query().map(str::to_owned);
-    if query.as_ref().is_some_and(|query| memchr::memchr_iter(b'&', query.as_bytes()).count() >= QUERY_PARAMETERS_MAX) {
+    if query
+        .as_ref()
+        .is_some_and(|query| memchr::memchr_iter(b'&', query.as_bytes()).count() >= QUERY_PARAMETERS_MAX)
+    {
         return Err(Cause::QueryTooLarge);
     }
     let mut headers = std::mem::take(&mut parts.headers);
@@ -165,13 +168,18 @@ fn authority(parts: &Parts) -> Result<String, Cause> {
 /// `host`, `host:port`, `[ipv6]` or `[ipv6]:port`, of characters that no reader can mistake.
 fn is_authority(text: &str) -> bool {
     let (host, port) = split_port(text);
-    let port_is_good = port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()));
+    let port_is_good =
+        port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()));
     let host_is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
             let name = host.strip_suffix('.').unwrap_or(host);
-            !name.is_empty() && name.len() <= 253 && name.bytes().all(plain) && !name.starts_with('.') && !name.contains("..")
+            !name.is_empty()
+                && name.len() <= 253
+                && name.bytes().all(plain)
+                && !name.starts_with('.')
+                && !name.contains("..")
         }
     };
     host_is_good && port_is_good
@@ -203,7 +211,9 @@ fn check_fields(headers: &mut HeaderMap, listener: &Listener) -> Result<(), Caus
             return Err(Cause::HeaderText);
         }
     }
-    for name in [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH] {
+    for name in
+        [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH]
+    {
         if headers.get_all(&name).iter().nth(1).is_some() {
             return Err(Cause::RepeatedHeader);
         }
@@ -279,8 +289,26 @@ mod tests {
         for good in ["gw.test", "gw.test:443", "gw.test.", "[::1]", "[::1]:8080", "127.0.0.1:1", "a_b.test"] {
             assert!(is_authority(good), "{good}");
         }
-        let bad = ["", ":80", "gw.test:bad", "gw.test:99999x", "gw.test:99999", "gw.test:", "gw.test:+1", "u@gw.test",
-            "gw.test/x", "a b", "a,b", "a..b", ".a", "[::1", "[zz]", "::1", "gw%2etest", "gw.test:80:80"];
+        let bad = [
+            "",
+            ":80",
+            "gw.test:bad",
+            "gw.test:99999x",
+            "gw.test:99999",
+            "gw.test:",
+            "gw.test:+1",
+            "u@gw.test",
+            "gw.test/x",
+            "a b",
+            "a,b",
+            "a..b",
+            ".a",
+            "[::1",
+            "[zz]",
+            "::1",
+            "gw%2etest",
+            "gw.test:80:80",
+        ];
         for bad in bad {
             assert!(!is_authority(bad), "{bad}");
         }

@@ -169,7 +169,9 @@ impl From<&EvalError> for Failure {
         match error {
             EvalError::BudgetExceeded { .. } => Self::Budget,
             EvalError::Panic { .. } => Self::Panic,
-            EvalError::Rule { .. } | EvalError::Conflict { .. } | EvalError::LimitExceeded { .. } => Self::Error,
+            EvalError::Rule { .. } | EvalError::Conflict { .. } | EvalError::LimitExceeded { .. } => {
+                Self::Error
+            }
             EvalError::UndefinedInside { .. } => Self::Result,
         }
     }

@@ -1,3 +1,14 @@
-//! Bundles and what is done with them: evaluate, check, test.
+//! Bundles of policies and what is done with them: load, check, decide, evaluate, test.
+//!
+//! Everything here is synchronous and pure but for [`bundle::load`], which reads files. The server
+//! and the command line run the same functions, so they cannot disagree.
 
+pub mod bundle;
+pub mod check;
+mod data;
 pub mod decide;
+pub mod eval;
+mod fields;
+mod manifest;
+mod probe;
+pub mod testing;

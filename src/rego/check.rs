@@ -18,11 +18,15 @@ pub(crate) fn rules(tree: &Tree) -> Vec<Fault> {
     let mut first: BTreeMap<&Path, &Rule> = BTreeMap::new();
     let mut defaults: BTreeMap<&Path, &Rule> = BTreeMap::new();
     for rule in &tree.rules {
-        let fault = |code, message: String| Fault::new(tree.place(rule.module, rule.extent.start), code, message);
+        let fault =
+            |code, message: String| Fault::new(tree.place(rule.module, rule.extent.start), code, message);
         if rule.is_default {
             if rule.value.as_ref().is_some_and(|value| !is_constant(value)) {
                 let message = format!("default value of `{}` is not a constant", rule.name());
-                faults.push(fault("default_not_constant", message).hint("a default may not read input, data or rules"));
+                faults.push(
+                    fault("default_not_constant", message)
+                        .hint("a default may not read input, data or rules"),
+                );
             }
             if let Some(other) = defaults.insert(&rule.path, rule) {
                 let other = tree.place(other.module, other.extent.start);
@@ -34,12 +38,8 @@ pub(crate) fn rules(tree: &Tree) -> Vec<Fault> {
         let known = first.entry(&rule.path).or_insert(rule);
         if kind(known) != kind(rule) {
             let other = tree.place(known.module, known.extent.start);
-            let message = format!(
-                "`{}` is a {} here and a {} at {other}",
-                rule.name(),
-                kind(rule),
-                kind(known)
-            );
+            let message =
+                format!("`{}` is a {} here and a {} at {other}", rule.name(), kind(rule), kind(known));
             faults.push(fault("conflicting_rules", message).hint("rename one of them"));
         }
     }
@@ -59,7 +59,9 @@ fn kind(rule: &Rule) -> &'static str {
 fn is_constant(value: &Term) -> bool {
     match &value.kind {
         TermKind::Input | TermKind::Data | TermKind::Reference { .. } | TermKind::Call { .. } => false,
-        TermKind::Scalar(_) | TermKind::Wildcard | TermKind::Local(_) | TermKind::Comprehension { .. } => true,
+        TermKind::Scalar(_) | TermKind::Wildcard | TermKind::Local(_) | TermKind::Comprehension { .. } => {
+            true
+        }
         TermKind::Array(_)
         | TermKind::Set(_)
         | TermKind::Object(_)
@@ -86,7 +88,8 @@ pub(crate) fn data(tree: &Tree, data: &Value) -> Vec<Fault> {
                 let place = tree.place(rule.module, rule.extent.start);
                 let message = format!("rule `{}` conflicts with data at `{}`", rule.name(), dotted(&walked));
                 faults.push(
-                    Fault::new(place, "rule_data_conflict", message).hint("move the data or the rule to another path"),
+                    Fault::new(place, "rule_data_conflict", message)
+                        .hint("move the data or the rule to another path"),
                 );
                 break;
             }

@@ -100,7 +100,16 @@ impl EvalError {
     }
 }
 
-/// One row of a query's answer.
+/// One way in which a query holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// The values of its expressions.
+    pub expressions: Vec<Answer>,
+    /// The variables of the query, as an object.
+    pub bindings: Value,
+}
+
+/// The value of one expression of a query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The value of the expression.
@@ -149,19 +158,20 @@ impl Evaluator {
         }
     }
 
-    /// Answers a query in Rego: one list of expressions for each way it holds.
-    pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Vec<Answer>>, EvalError> {
+    /// Answers a query in Rego: one row for each way it holds.
+    pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
         let results = self.guarded(facts, |engine| engine.eval_query(query.to_owned(), false))?;
         let rows = results.result.into_iter().map(|row| {
-            let answers = row.expressions.into_iter().map(|expression| Answer {
+            let expressions = row.expressions.into_iter().map(|expression| Answer {
                 value: expression.value,
                 text: expression.text.to_string(),
                 row: expression.location.row,
                 column: expression.location.col,
             });
-            answers.collect()
+            Row { expressions: expressions.collect(), bindings: row.bindings }
         });
-        Ok(rows.filter(|row: &Vec<Answer>| row.iter().all(|answer| answer.value != Value::Undefined)).collect())
+        let holds = |row: &Row| row.expressions.iter().all(|answer| answer.value != Value::Undefined);
+        Ok(rows.filter(holds).collect())
     }
 
     /// What `print` said since the last call, one line each.
@@ -191,7 +201,10 @@ impl Evaluator {
         let Facts { input, now_ns, budget } = facts;
         guard::start(now_ns);
         self.engine.set_input(input);
-        self.engine.set_execution_timer_config(ExecutionTimerConfig { limit: budget, check_interval: CHECK_INTERVAL });
+        self.engine.set_execution_timer_config(ExecutionTimerConfig {
+            limit: budget,
+            check_interval: CHECK_INTERVAL,
+        });
         let started = Instant::now();
         let engine = &mut self.engine;
         let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(|| evaluate(engine))));
@@ -230,7 +243,9 @@ fn holds_undefined(value: &Value) -> bool {
         Value::Undefined => true,
         Value::Array(items) => items.iter().any(holds_undefined),
         Value::Set(items) => items.iter().any(holds_undefined),
-        Value::Object(fields) => fields.iter().any(|(key, value)| holds_undefined(key) || holds_undefined(value)),
+        Value::Object(fields) => {
+            fields.iter().any(|(key, value)| holds_undefined(key) || holds_undefined(value))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }

@@ -42,8 +42,9 @@ impl Footprint {
         // Whatever keeps a path keeps the objects on the way to it.
         let implied = |path: &ReadPath| input.iter().any(|read| read.starts_with(path) || covers(read, path));
         let present: BTreeSet<ReadPath> = present.into_iter().filter(|path| !implied(path)).collect();
-        let present =
-            present.iter().filter(|path| !present.iter().any(|other| other != *path && other.starts_with(path)));
+        let present = present
+            .iter()
+            .filter(|path| !present.iter().any(|other| other != *path && other.starts_with(path)));
         Self { present: present.cloned().collect(), input, data: minimal(data), builtins }
     }
 
@@ -70,9 +71,12 @@ impl Footprint {
     /// Whether the policy may tell apart two inputs that differ only at or below `path`.
     pub fn touches(&self, path: &[&str]) -> bool {
         let meets = |read: &ReadPath| {
-            read.iter().zip(path).all(|(segment, key)| matches!(segment, Segment::Any) || is_key(segment, key))
+            read.iter()
+                .zip(path)
+                .all(|(segment, key)| matches!(segment, Segment::Any) || is_key(segment, key))
         };
-        self.input.iter().any(meets) || self.present.iter().any(|read| read.len() >= path.len() && meets(read))
+        self.input.iter().any(meets)
+            || self.present.iter().any(|read| read.len() >= path.len() && meets(read))
     }
 
     /// Whether the entry point has one answer for all inputs: it reads none, and neither clock nor

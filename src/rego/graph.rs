@@ -8,17 +8,17 @@ use std::collections::BTreeSet;
 use super::{
     fault::Fault,
     tree::{
-        Body, Path, RuleId, Statement, StatementKind, Target, Term, TermKind, Tree, WithTarget, walk_own, walk_rule,
-        walk_statements,
+        Body, Path, RuleId, Statement, StatementKind, Target, Term, TermKind, Tree, WithTarget, walk_own,
+        walk_rule, walk_statements,
     },
 };
 
 /// Stack a chain of rules may take. Workers have 2 MiB, and something else stands on it already.
 const STACK_BYTES_MAX: usize = 1 << 20;
 /// Stack of one rule or function in a chain, without what is nested in it (measured, rounded up).
-pub(crate) const RULE_BYTES: usize = 14 << 10;
+pub(crate) const RULE_BYTES: usize = 6 << 10;
 /// Stack of one nested term or body inside a rule (measured, rounded up).
-pub(crate) const NESTING_BYTES: usize = 4 << 10;
+pub(crate) const NESTING_BYTES: usize = 3 << 10;
 
 /// What each rule may evaluate next, by rule.
 #[derive(Debug)]
@@ -48,7 +48,8 @@ impl CallGraph {
 
     /// Faults for recursion and for chains that are too deep for a worker's stack.
     pub(crate) fn check(&self, tree: &Tree) -> Vec<Fault> {
-        let mut search = Search { graph: self, tree, state: vec![State::New; self.next.len()], faults: Vec::new() };
+        let mut search =
+            Search { graph: self, tree, state: vec![State::New; self.next.len()], faults: Vec::new() };
         for id in 0..self.next.len() {
             search.visit(id);
         }
@@ -122,19 +123,23 @@ impl Search<'_> {
         if bytes > STACK_BYTES_MAX && below <= STACK_BYTES_MAX {
             if let Some(rule) = self.tree.rule(id) {
                 let place = self.tree.place(rule.module, rule.extent.start);
-                let message = format!("rule `{}` heads a chain of rules that is too deep to evaluate", rule.name());
-                self.faults.push(
-                    Fault::new(place, "chain_too_deep", message)
-                        .hint("replace the chain by a table in data and one rule that looks things up in it"),
-                );
+                let message =
+                    format!("rule `{}` heads a chain of rules that is too deep to evaluate", rule.name());
+                self.faults
+                    .push(Fault::new(place, "chain_too_deep", message).hint(
+                        "replace the chain by a table in data and one rule that looks things up in it",
+                    ));
             }
         }
         self.set(id, State::Done(bytes));
     }
 
     fn report_cycle(&mut self, cycle: &[RuleId]) {
-        let names: Vec<String> = cycle.iter().filter_map(|id| self.tree.rule(*id)).map(|rule| rule.name()).collect();
-        let Some((rule, first)) = cycle.first().and_then(|id| self.tree.rule(*id)).zip(names.first()) else { return };
+        let names: Vec<String> =
+            cycle.iter().filter_map(|id| self.tree.rule(*id)).map(|rule| rule.name()).collect();
+        let Some((rule, first)) = cycle.first().and_then(|id| self.tree.rule(*id)).zip(names.first()) else {
+            return;
+        };
         let shown: Vec<&str> = names.iter().take(8).chain([first]).map(String::as_str).collect();
         let place = self.tree.place(rule.module, rule.extent.start);
         self.faults.push(
@@ -209,9 +214,10 @@ pub(crate) fn data_path(steps: &[Term]) -> Vec<Option<String>> {
 fn nesting_of(tree: &Tree, id: RuleId) -> usize {
     let Some(rule) = tree.rule(id) else { return 0 };
     let heads = rule.value.iter().chain(&rule.keys).map(depth_of_term);
-    let bodies = rule.branches.iter().flat_map(|branch| {
-        branch.value.iter().map(depth_of_term).chain([depth_of_body(&branch.body)])
-    });
+    let bodies = rule
+        .branches
+        .iter()
+        .flat_map(|branch| branch.value.iter().map(depth_of_term).chain([depth_of_body(&branch.body)]));
     heads.chain(bodies).max().unwrap_or(0)
 }
 
@@ -238,7 +244,9 @@ fn loops_in(statement: &Statement) -> usize {
                 let open = |step: &&Term| matches!(step.kind, TermKind::Local(_) | TermKind::Wildcard);
                 loops += steps.iter().filter(open).count();
             }
-            TermKind::Call { callee, .. } => loops += usize::from(callee.target == Target::Builtin("walk".into())),
+            TermKind::Call { callee, .. } => {
+                loops += usize::from(callee.target == Target::Builtin("walk".into()))
+            }
             TermKind::Scalar(_)
             | TermKind::Wildcard
             | TermKind::Local(_)

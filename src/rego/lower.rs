@@ -10,24 +10,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::unstable::{self, Literal, LiteralStmt, Query, Ref, RuleHead};
 
-use self::names::{Head, Names, head_of, import_of, package_of};
+use self::names::{Head, Names, head_of, import_of};
 use super::{
     fault::Fault,
     parse::{Kind, Parsed, Token},
     tree::{
-        Body, Branch, Callee, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind, Target,
-        Term, TermKind, Tree, With, WithTarget, push_component,
+        Body, Branch, Callee, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind,
+        Target, Term, TermKind, Tree, With, WithTarget, push_component,
     },
 };
 
 /// Resolves all modules of a program together.
-pub(crate) fn lower(modules: Vec<Parsed>) -> (Tree, Vec<Fault>) {
+pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
     let mut faults = Vec::new();
+    let mut warnings = Vec::new();
     let names = Names::gather(&modules, &mut faults);
     let mut rules = Vec::new();
     let mut trees = Vec::new();
     for (id, parsed) in modules.into_iter().enumerate() {
-        let package = package_of(&parsed.syntax);
+        let package = package_of(&parsed);
         let mut lowering = Lowering {
             names: &names,
             parsed: &parsed,
@@ -38,17 +39,32 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> (Tree, Vec<Fault>) {
             free: Vec::new(),
             position: Position::Plain,
             faults: &mut faults,
+            warnings: &mut warnings,
         };
         lowering.read_imports();
         for rule in &parsed.syntax.policy {
             rules.push(lowering.rule(rule));
         }
+        lowering.check_imports();
         let package_extent = lowering.span(&parsed.syntax.package.span);
+        let imports = parsed.syntax.imports.iter().map(|import| lowering.span(&import.span)).collect();
         let bare_imports = lowering.bare_imports();
         let package = lowering.package;
-        trees.push(ModuleTree { text: parsed.text, package, package_extent, bare_imports });
+        trees.push(ModuleTree { text: parsed.text, package, package_extent, imports, bare_imports });
     }
-    (Tree::new(trees, rules), faults)
+    Lowered { tree: Tree::new(trees, rules), faults, warnings }
+}
+
+/// The package a parsed file declares.
+pub(crate) fn package_of(parsed: &Parsed) -> Path {
+    names::package_of(&parsed.syntax)
+}
+
+/// The tree, what must be corrected, and what only looks wrong.
+pub(crate) struct Lowered {
+    pub(crate) tree: Tree,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) warnings: Vec<Fault>,
 }
 
 /// What an import alias stands for.
@@ -56,14 +72,27 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> (Tree, Vec<Fault>) {
 struct Import {
     of_input: bool,
     path: Path,
+    extent: Extent,
+    is_used: bool,
 }
 
 /// A name a body declares, and whether anything uses it.
 #[derive(Debug)]
 struct Declared {
     extent: Extent,
-    must_be_used: bool,
+    kind: DeclaredBy,
     is_used: bool,
+}
+
+/// What declared a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DeclaredBy {
+    /// `some x` or `every x`: OPA refuses such a name that nothing uses.
+    Some,
+    /// `:=` with a name on the left.
+    Assignment,
+    /// An argument or a pattern: it may be there for its shape alone.
+    Pattern,
 }
 
 /// An undeclared local: something has to bind it.
@@ -92,6 +121,7 @@ struct Lowering<'a> {
     free: Vec<Free>,
     position: Position,
     faults: &'a mut Vec<Fault>,
+    warnings: &'a mut Vec<Fault>,
 }
 
 impl Lowering<'_> {
@@ -117,8 +147,9 @@ impl Lowering<'_> {
 
     fn read_imports(&mut self) {
         for import in &self.parsed.syntax.imports {
-            let Some((alias, import, span)) = import_of(import) else { continue };
+            let Some((alias, mut import, span)) = import_of(import) else { continue };
             let extent = self.span(&span);
+            import.extent = extent;
             if self.names.is_rule(&self.package, &alias) {
                 self.fault(
                     extent,
@@ -128,6 +159,16 @@ impl Lowering<'_> {
                 );
             }
             self.imports.insert(alias, import);
+        }
+    }
+
+    fn check_imports(&mut self) {
+        for (alias, import) in std::mem::take(&mut self.imports) {
+            if !import.is_used {
+                let place = self.parsed.text.place(import.extent.start);
+                let message = format!("import `{alias}` is not used");
+                self.warnings.push(Fault::new(place, "unused_import", message).hint("remove it"));
+            }
         }
     }
 
@@ -158,7 +199,9 @@ impl Lowering<'_> {
 
     fn spec(&mut self, span: &unstable::Span, head: &RuleHead, bodies: &[unstable::RuleBody]) -> Rule {
         let (head_span, refr, args, value) = match head {
-            RuleHead::Compr { span, refr, assign } => (span, refr, [].as_slice(), assign.as_ref().map(|a| &a.value)),
+            RuleHead::Compr { span, refr, assign } => {
+                (span, refr, [].as_slice(), assign.as_ref().map(|a| &a.value))
+            }
             RuleHead::Set { span, refr, key } => (span, refr, [].as_slice(), key.as_ref()),
             RuleHead::Func { span, refr, args, assign } => {
                 (span, refr, args.as_slice(), assign.as_ref().map(|a| &a.value))
@@ -237,7 +280,7 @@ impl Lowering<'_> {
 
     fn declare_pattern(&self, pattern: &unstable::Expr, scope: &mut BTreeMap<String, Declared>) {
         match pattern {
-            unstable::Expr::Var { span, .. } => self.declare(span, false, scope),
+            unstable::Expr::Var { span, .. } => self.declare(span, DeclaredBy::Pattern, scope),
             unstable::Expr::Array { items, .. } | unstable::Expr::Set { items, .. } => {
                 items.iter().for_each(|item| self.declare_pattern(item, scope));
             }
@@ -248,10 +291,10 @@ impl Lowering<'_> {
         }
     }
 
-    fn declare(&self, span: &unstable::Span, must_be_used: bool, scope: &mut BTreeMap<String, Declared>) {
+    fn declare(&self, span: &unstable::Span, kind: DeclaredBy, scope: &mut BTreeMap<String, Declared>) {
         let name = span.text();
         if name != "_" {
-            let declared = Declared { extent: self.span(span), must_be_used, is_used: false };
+            let declared = Declared { extent: self.span(span), kind, is_used: false };
             scope.entry(name.to_owned()).or_insert(declared);
         }
     }
@@ -260,13 +303,20 @@ impl Lowering<'_> {
         let mut scope = BTreeMap::new();
         for statement in &query.stmts {
             match &statement.literal {
-                Literal::SomeVars { vars, .. } => vars.iter().for_each(|var| self.declare(var, true, &mut scope)),
+                Literal::SomeVars { vars, .. } => {
+                    vars.iter().for_each(|var| self.declare(var, DeclaredBy::Some, &mut scope));
+                }
                 Literal::SomeIn { key, value, .. } => {
                     key.iter().chain([value]).for_each(|pattern| self.declare_pattern(pattern, &mut scope));
                 }
                 Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
                     if let unstable::Expr::AssignExpr { op: unstable::AssignOp::ColEq, lhs, .. } = &**expr {
-                        self.declare_pattern(lhs, &mut scope);
+                        match &**lhs {
+                            unstable::Expr::Var { span, .. } => {
+                                self.declare(span, DeclaredBy::Assignment, &mut scope)
+                            }
+                            pattern => self.declare_pattern(pattern, &mut scope),
+                        }
                     }
                 }
                 Literal::Every { .. } => {}
@@ -276,21 +326,31 @@ impl Lowering<'_> {
     }
 
     fn close_scope(&mut self) {
-        for (name, declared) in self.scopes.pop().unwrap_or_default() {
-            if declared.must_be_used && !declared.is_used {
-                self.fault(
+        let scope = self.scopes.pop().unwrap_or_default();
+        for (name, declared) in scope.into_iter().filter(|(_, declared)| !declared.is_used) {
+            match declared.kind {
+                DeclaredBy::Some => self.fault(
                     declared.extent,
                     "unused_variable",
                     format!("declared variable `{name}` is not used"),
                     "remove it, or write `_`",
-                );
+                ),
+                DeclaredBy::Assignment => {
+                    let place = self.parsed.text.place(declared.extent.start);
+                    let message = format!("assigned variable `{name}` is not used");
+                    self.warnings.push(
+                        Fault::new(place, "unused_assignment", message).hint("remove it, or write `_`"),
+                    );
+                }
+                DeclaredBy::Pattern => {}
             }
         }
     }
 
     fn body(&mut self, query: &Query) -> Body {
         let outer = std::mem::replace(&mut self.position, Position::Plain);
-        let statements: Vec<Statement> = query.stmts.iter().map(|statement| self.statement(statement)).collect();
+        let statements: Vec<Statement> =
+            query.stmts.iter().map(|statement| self.statement(statement)).collect();
         self.position = outer;
         let mut extent = self.span(&query.span);
         let is_delimited = statements.first().is_none_or(|first| first.extent.start > extent.start);
@@ -315,7 +375,7 @@ impl Lowering<'_> {
             Literal::Every { key, value, domain, query, .. } => {
                 let domain = self.term(domain);
                 let mut scope = BTreeMap::new();
-                key.iter().chain([value]).for_each(|var| self.declare(var, true, &mut scope));
+                key.iter().chain([value]).for_each(|var| self.declare(var, DeclaredBy::Some, &mut scope));
                 self.scopes.push(scope);
                 self.open_body(query);
                 let body = self.body(query);
@@ -387,17 +447,18 @@ impl Lowering<'_> {
     }
 
     /// The `data` path a written path stands for, through imports.
-    fn data_path(&self, path: &[String]) -> Option<Path> {
+    fn data_path(&mut self, path: &[String]) -> Option<Path> {
         let (root, rest) = path.split_first()?;
         if root == "data" {
             return Some(rest.to_vec());
         }
-        let import = self.imports.get(root).filter(|import| !import.of_input)?;
+        let import = self.imports.get_mut(root).filter(|import| !import.of_input)?;
+        import.is_used = true;
         Some(import.path.iter().chain(rest).cloned().collect())
     }
 
     /// What a dotted name in call position runs; `None` when it is no function's name at all.
-    fn resolve_callee(&self, path: &[String]) -> Option<Target> {
+    fn resolve_callee(&mut self, path: &[String]) -> Option<Target> {
         if let Some(full) = self.data_path(path) {
             return self.names.is_function(&full).then_some(Target::Function(full)).or(Some(Target::Unknown));
         }
@@ -410,15 +471,22 @@ impl Lowering<'_> {
 
     fn check_free(&mut self) {
         let free = std::mem::take(&mut self.free);
-        let bound: BTreeSet<&str> = free.iter().filter(|use_| use_.binds).map(|use_| use_.name.as_str()).collect();
+        let bound: BTreeSet<&str> =
+            free.iter().filter(|use_| use_.binds).map(|use_| use_.name.as_str()).collect();
         let mut seen = BTreeSet::new();
         for use_ in &free {
             if !bound.contains(use_.name.as_str()) && seen.insert(use_.name.clone()) {
                 let hint = match self.names.closest(&self.package, &use_.name) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "nothing gives it a value: check its spelling, or bind it with `:=` or `some`".to_owned(),
+                    None => "nothing gives it a value: check its spelling, or bind it with `:=` or `some`"
+                        .to_owned(),
                 };
-                self.fault(use_.extent, "unsafe_variable", format!("variable `{}` is unsafe", use_.name), &hint);
+                self.fault(
+                    use_.extent,
+                    "unsafe_variable",
+                    format!("variable `{}` is unsafe", use_.name),
+                    &hint,
+                );
             }
         }
     }

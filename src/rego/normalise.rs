@@ -11,15 +11,16 @@ use std::collections::BTreeMap;
 use super::{
     source::{Edit, Text},
     tree::{
-        Body, Callee, Extent, ModuleId, Operator, Path, Rule, Shape, Statement, StatementKind, Target, Term, TermKind,
-        Tree, With, WithTarget, dotted,
+        Body, Callee, Extent, ModuleId, Operator, Path, Rule, Shape, Statement, StatementKind, Target, Term,
+        TermKind, Tree, With, WithTarget, dotted,
     },
 };
 
 /// The edits that normalise a module, sorted and disjoint.
 pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
     let Some(source) = tree.modules.get(module) else { return Vec::new() };
-    let mut rewriter = Rewriter { text: &source.text, edits: BTreeMap::new(), braced: BTreeMap::new(), next: 0 };
+    let mut rewriter =
+        Rewriter { text: &source.text, edits: BTreeMap::new(), braced: BTreeMap::new(), next: 0 };
     for extent in &source.bare_imports {
         rewriter.replace(*extent, " ".repeat(extent.range().len()));
     }
@@ -62,7 +63,8 @@ impl Rewriter<'_> {
         if let Shape::Function(arguments) = &rule.shape {
             arguments.iter().for_each(|argument| self.inside(argument));
         }
-        let terms = rule.keys.iter().chain(&rule.value).chain(rule.branches.iter().filter_map(|b| b.value.as_ref()));
+        let terms =
+            rule.keys.iter().chain(&rule.value).chain(rule.branches.iter().filter_map(|b| b.value.as_ref()));
         terms.for_each(|term| self.inside(term));
         for branch in &rule.branches {
             self.body(&branch.body);
@@ -124,8 +126,10 @@ impl Rewriter<'_> {
                 .iter()
                 .map(|With { extent, .. }| format!(" {}", self.rendered(*extent)))
                 .collect();
-            let text: String =
-                hoisted.iter().map(|Hoisted { name, text, .. }| format!("{name} := {text}{withs}; ")).collect();
+            let text: String = hoisted
+                .iter()
+                .map(|Hoisted { name, text, .. }| format!("{name} := {text}{withs}; "))
+                .collect();
             self.prepend(statement.extent.start, &text);
             wrapped = true;
         }
@@ -193,11 +197,14 @@ impl Rewriter<'_> {
     /// The operands of a negated term that OPA evaluates before it.
     fn hoist_below_not(&mut self, term: &Term, hoisted: &mut Vec<Hoisted>) {
         match &term.kind {
-            TermKind::Call { .. } | TermKind::Membership { .. } | TermKind::Infix { operator: Operator::Other, .. } => {
+            TermKind::Call { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Infix { operator: Operator::Other, .. } => {
                 term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
             }
             // Equality unifies, and a reference in it may be undefined.
-            TermKind::Infix { operator: Operator::Equal, left, right } | TermKind::Unify { left, right, .. } => {
+            TermKind::Infix { operator: Operator::Equal, left, right }
+            | TermKind::Unify { left, right, .. } => {
                 for side in [left, right] {
                     match &side.kind {
                         TermKind::Reference { .. } => self.hoist_below_not(side, hoisted),
@@ -318,7 +325,8 @@ impl Rewriter<'_> {
 }
 
 fn statements(hoisted: &[Hoisted]) -> String {
-    let statements: Vec<String> = hoisted.iter().map(|Hoisted { name, text, .. }| format!("{name} := {text}")).collect();
+    let statements: Vec<String> =
+        hoisted.iter().map(|Hoisted { name, text, .. }| format!("{name} := {text}")).collect();
     statements.join("; ")
 }
 

@@ -12,7 +12,8 @@ use super::{
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
     graph::CallGraph,
-    lower, normalise, parse,
+    lower::{self, Lowered},
+    normalise, parse,
     source::{Edit, Text, apply, original_offset},
     tree::{Path, Tree, dotted, push_component, walk_rule},
 };
@@ -106,7 +107,11 @@ pub fn compile(modules: Vec<Module>, data: Value, options: Options) -> Result<Pr
     let mut parsed = Vec::new();
     for module in &modules {
         if !paths.insert(&module.path) {
-            faults.push(Fault::new(Place::whole(module.path.as_str()), "duplicate_file", "file is given twice"));
+            faults.push(Fault::new(
+                Place::whole(module.path.as_str()),
+                "duplicate_file",
+                "file is given twice",
+            ));
             continue;
         }
         match parse::parse(&module.path, &module.text) {
@@ -116,23 +121,31 @@ pub fn compile(modules: Vec<Module>, data: Value, options: Options) -> Result<Pr
     }
     // With a module missing, every name it defines would be reported as unknown.
     let parsed = BundleErrors::unless_empty(parsed, faults)?;
-    let (tree, mut faults) = lower::lower(parsed);
+    let Lowered { tree, mut faults, mut warnings } = lower::lower(parsed);
     faults.extend(check::rules(&tree));
     faults.extend(check::data(&tree, &data));
     faults.extend(CallGraph::new(&tree).check(&tree));
     let tree = BundleErrors::unless_empty(tree, faults)?;
     let rewritten: Vec<Rewritten> = (0..tree.modules.len()).map(|id| rewrite(&tree, id)).collect();
     let template = build(&tree, &rewritten, data.clone(), &options)?;
-    let warnings = check::crowded_packages(&tree, &data);
+    warnings.extend(check::crowded_packages(&tree, &data));
+    warnings.sort();
     Ok(Program(Arc::new(Inner { tree, rewritten, data, options, warnings, template })))
 }
 
 fn rewrite(tree: &Tree, module: usize) -> Rewritten {
     let edits = normalise::normalise(tree, module);
-    let (path, text) = tree.modules.get(module).map_or(("", String::new()), |module| {
-        (&*module.text.path, apply(&module.text.text, &edits))
-    });
+    let (path, text) = tree
+        .modules
+        .get(module)
+        .map_or(("", String::new()), |module| (&*module.text.path, apply(&module.text.text, &edits)));
     Rewritten { text: Text::new(path, &text), edits }
+}
+
+/// The package of a module, without its `data`; nothing if the module does not parse.
+pub(crate) fn package_of(module: &Module) -> Option<Path> {
+    let parsed = parse::parse(&module.path, &module.text).ok()?;
+    Some(lower::package_of(&parsed))
 }
 
 /// An engine with its own syntax trees, ready to evaluate.
@@ -142,8 +155,11 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
     engine.set_gather_prints(true);
     engine.set_enable_coverage(options.coverage);
-    let fail = |error: &anyhow::Error| BundleErrors::from(locate(tree, modules, "compile_error", &error.to_string()));
-    guard::install(&mut engine, &options.runtime, options.strict_builtin_errors).map_err(|error| fail(&error))?;
+    let fail = |error: &anyhow::Error| {
+        BundleErrors::from(locate(tree, modules, "compile_error", &error.to_string()))
+    };
+    guard::install(&mut engine, &options.runtime, options.strict_builtin_errors)
+        .map_err(|error| fail(&error))?;
     for module in modules {
         let (path, text) = (module.text.path.to_string(), module.text.text.to_string());
         engine.add_policy(path, text).map_err(|error| fail(&error))?;
@@ -162,7 +178,8 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
 /// A fault from a message of the interpreter, which speaks of the rewritten text.
 fn locate(tree: &Tree, modules: &[Rewritten], code: &'static str, message: &str) -> Fault {
     let named = modules.iter().position(|module| message.contains(&format!("--> {}:", module.text.path)));
-    let Some((module, original)) = named.and_then(|id| Some((modules.get(id)?, &tree.modules.get(id)?.text))) else {
+    let Some((module, original)) = named.and_then(|id| Some((modules.get(id)?, &tree.modules.get(id)?.text)))
+    else {
         return Fault::new(Place::whole("policy"), code, message.trim());
     };
     let mut fault = parse::fault_of(&module.text, code, message);
@@ -201,7 +218,8 @@ impl Program {
         // The engine has no single path for the rules of a head such as `p[k].q[l]`.
         let is_rule = !at.is_empty() && !at.iter().any(|id| tree.rule(*id).is_some_and(|rule| rule.is_deep));
         let below = tree.rules_touched(&keys).into_iter().filter_map(|id| tree.rule(id));
-        if at.is_empty() && !below.into_iter().any(|rule| rule.path.starts_with(&path) && !rule.is_function()) {
+        if at.is_empty() && !below.into_iter().any(|rule| rule.path.starts_with(&path) && !rule.is_function())
+        {
             let path = dotted(&path);
             let names: BTreeSet<String> = tree.rules.iter().map(super::tree::Rule::name).collect();
             let near = super::builtin::closest(&path, names.iter().map(String::as_str));
@@ -215,9 +233,7 @@ impl Program {
         let mut seen = BTreeSet::new();
         let rules = self.0.tree.rules.iter().filter(|rule| !rule.is_function());
         let fresh = rules.filter(|rule| seen.insert(&rule.path));
-        fresh
-            .filter_map(|rule| self.entrypoint(&rule.name()).ok())
-            .collect()
+        fresh.filter_map(|rule| self.entrypoint(&rule.name()).ok()).collect()
     }
 
     /// What evaluating an entry point can read.
@@ -258,7 +274,8 @@ impl Program {
             })
             .collect();
         for rule in &tree.rules {
-            let (Some(module), Some(file)) = (tree.modules.get(rule.module), files.get_mut(rule.module)) else {
+            let (Some(module), Some(file)) = (tree.modules.get(rule.module), files.get_mut(rule.module))
+            else {
                 continue;
             };
             walk_rule(rule, &mut |term| {

@@ -16,8 +16,7 @@ pub(crate) struct Text {
 
 impl Text {
     pub(crate) fn new(path: &str, text: &str) -> Self {
-        let line_starts =
-            std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { path: path.into(), text: text.into(), line_starts }
     }
 

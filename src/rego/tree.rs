@@ -43,6 +43,7 @@ pub(crate) struct ModuleTree {
     pub(crate) text: Text,
     pub(crate) package: Path,
     pub(crate) package_extent: Extent,
+    pub(crate) imports: Vec<Extent>,
     /// `import input` and `import data`: they mean nothing, and the interpreter prints about them.
     pub(crate) bare_imports: Vec<Extent>,
 }
@@ -238,7 +239,8 @@ impl Tree {
         }
         let below = self.by_path.range(constant.clone()..).take_while(|(at, _)| at.starts_with(&constant));
         for (at, ids) in below {
-            let compatible = at.iter().zip(path).all(|(have, want)| want.as_ref().is_none_or(|want| want == have));
+            let compatible =
+                at.iter().zip(path).all(|(have, want)| want.as_ref().is_none_or(|want| want == have));
             if compatible {
                 touched.extend(ids);
             }
@@ -294,9 +296,11 @@ impl Term {
     /// reference, since `input.a` does not use `input`.
     pub(crate) fn children(&self) -> Vec<&Term> {
         match &self.kind {
-            TermKind::Scalar(_) | TermKind::Wildcard | TermKind::Local(_) | TermKind::Input | TermKind::Data => {
-                Vec::new()
-            }
+            TermKind::Scalar(_)
+            | TermKind::Wildcard
+            | TermKind::Local(_)
+            | TermKind::Input
+            | TermKind::Data => Vec::new(),
             TermKind::Reference { base, steps } => {
                 let root = matches!(base.kind, TermKind::Input | TermKind::Data);
                 (!root).then_some(&**base).into_iter().chain(steps).collect()
@@ -305,7 +309,9 @@ impl Term {
             TermKind::Array(items) | TermKind::Set(items) => items.iter().collect(),
             TermKind::Object(fields) => fields.iter().flat_map(|(key, value)| [key, value]).collect(),
             TermKind::Comprehension { heads, .. } => heads.iter().collect(),
-            TermKind::Infix { left, right, .. } | TermKind::Unify { left, right, .. } => vec![&**left, &**right],
+            TermKind::Infix { left, right, .. } | TermKind::Unify { left, right, .. } => {
+                vec![&**left, &**right]
+            }
             TermKind::Membership { key, value, collection } => {
                 key.as_deref().into_iter().chain([&**value, &**collection]).collect()
             }
@@ -413,8 +419,9 @@ pub(crate) fn dotted(path: &[String]) -> String {
 
 /// Appends `.name`, or `["odd name"]`.
 pub(crate) fn push_component(out: &mut String, component: &str) {
-    let identifier = component.bytes().next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
-        && component.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let identifier =
+        component.bytes().next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+            && component.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if identifier {
         out.push('.');
         out.push_str(component);

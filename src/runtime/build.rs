@@ -213,7 +213,11 @@ fn listeners(config: &Config, former: Option<&Runtime>, faults: &mut Faults) -> 
     ordered.into_iter().filter_map(|listener| build_listener(listener, config, faults)).collect()
 }
 
-fn same_socket<'c>(running: &Listener, config: &'c Config, faults: &mut Faults) -> Option<&'c model::Listener> {
+fn same_socket<'c>(
+    running: &Listener,
+    config: &'c Config,
+    faults: &mut Faults,
+) -> Option<&'c model::Listener> {
     let name = &running.config.name;
     let Some(next) = config.listeners.iter().find(|listener| listener.name == *name) else {
         faults.0.push(BuildError::NeedsRestart { what: format!("listener `{name}`: its removal") });

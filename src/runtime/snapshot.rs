@@ -185,7 +185,8 @@ mod tests {
             docs: None,
         };
         let headers = lifecycle_headers(&lifecycle);
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let want = [
             ("deprecation", "@1769817600"),
             ("sunset", "Sun, 31 Jan 2027 00:00:00 GMT"),

@@ -256,10 +256,10 @@ fn a_shared_secret_from_a_file_works_for_hmac_alone() {
     let key = json!({"kty": "oct", "kid": "s1", "alg": "HS256", "k": base64url(&secret)});
     let header = json!({"alg": "HS256", "kid": "s1"}).to_string();
     let token = hs256(&secret, &header, &claims().to_string());
-    let hmac = World::with(&[key.clone()], |config| config.algorithms = vec![Algorithm::HS256]);
+    let hmac = World::with(std::slice::from_ref(&key), |config| config.algorithms = vec![Algorithm::HS256]);
     assert_eq!(hmac.verdict(&token), "proven");
     assert_eq!(hmac.verdict(&hs256(&[8; 32], &header, &claims().to_string())), "bad_signature");
-    assert_eq!(World::with(&[key, rsa().jwk()], |_| {}).verdict(&token), "algorithm_not_allowed");
+    assert_eq!(World::with(&[key], |_| {}).verdict(&token), "algorithm_not_allowed");
 }
 
 #[test]

@@ -1,18 +1,22 @@
-//! The integration tests, one binary: real sockets, real servers, the real binary.
+//! The integration tests, one binary: real sockets, real servers, hostile bytes, the real binary.
 
 mod config;
+mod jwt;
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
+mod config;
+mod jwt;
+mod jwt_attacks;
+mod jwt_key_set;
 mod jwt_wycheproof;
 mod rego_conformance;
 mod rego_golden;
 mod token;
-//! One binary for all integration tests.
-
-mod jwt;
-mod jwt_key_set;
-mod jwt_wycheproof;
-mod token;
-
-fn main() {}
-//! Integration tests: real sockets, real servers, hostile bytes.
-
 mod upstream;

@@ -46,7 +46,10 @@ fn difference(case: &Json) -> Option<String> {
     let empty = Vec::new();
     let modules = case["modules"].as_array().unwrap_or(&empty).iter().enumerate();
     let modules = modules
-        .map(|(index, text)| Module { path: format!("m{index}.rego"), text: text.as_str().unwrap().to_owned() })
+        .map(|(index, text)| Module {
+            path: format!("m{index}.rego"),
+            text: text.as_str().unwrap().to_owned(),
+        })
         .collect();
     let data = match &case["data"] {
         Json::Null => Value::new_object(),
@@ -76,7 +79,10 @@ fn difference(case: &Json) -> Option<String> {
         Some(entrypoint) => program.evaluator().evaluate(&entrypoint, facts),
         None => match asked {
             Some(path) => program.evaluator().query(path, facts).map(|rows| {
-                rows.into_iter().next().and_then(|row| row.into_iter().next()).map(|answer| answer.value)
+                rows.into_iter()
+                    .next()
+                    .and_then(|row| row.expressions.into_iter().next())
+                    .map(|answer| answer.value)
             }),
             None => return Some("query is not one document".to_owned()),
         },
@@ -86,8 +92,10 @@ fn difference(case: &Json) -> Option<String> {
         Err(error) => Some(format!("failed: {error}")),
         Ok(value) if wants_error => Some(format!("wants an error, got {value:?}")),
         Ok(value) => {
-            let want = case["want_result"].as_array().and_then(|rows| rows.first()).map(|row| sorted(&row["x"]));
-            let got = value.map(|value| sorted(&serde_json::from_str(&value.to_json_str().unwrap()).unwrap()));
+            let want =
+                case["want_result"].as_array().and_then(|rows| rows.first()).map(|row| sorted(&row["x"]));
+            let got =
+                value.map(|value| sorted(&serde_json::from_str(&value.to_json_str().unwrap()).unwrap()));
             (want != got).then(|| format!("wants {want:?}, got {got:?}"))
         }
     }

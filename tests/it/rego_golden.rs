@@ -30,14 +30,18 @@ fn wanted(case: &Json) -> Outcome {
 fn answered(case: &Json) -> Outcome {
     let modules = case["modules"].as_array().unwrap().iter().enumerate();
     let modules = modules
-        .map(|(index, text)| Module { path: format!("m{index}.rego"), text: text.as_str().unwrap().to_owned() })
+        .map(|(index, text)| Module {
+            path: format!("m{index}.rego"),
+            text: text.as_str().unwrap().to_owned(),
+        })
         .collect();
     let data = Value::from_json_str(&case["data"].to_string()).unwrap();
     let input = match &case["input"] {
         Json::Null => Value::Undefined,
         input => Value::from_json_str(&input.to_string()).unwrap(),
     };
-    let options = Options { strict_builtin_errors: case.get("builtin_error").is_some(), ..Options::default() };
+    let options =
+        Options { strict_builtin_errors: case.get("builtin_error").is_some(), ..Options::default() };
     let program = match compile(modules, data, options) {
         Ok(program) => program,
         Err(errors) => {
@@ -45,7 +49,9 @@ fn answered(case: &Json) -> Outcome {
             return Outcome::Error;
         }
     };
-    let Ok(entrypoint) = program.entrypoint(case["query"].as_str().unwrap()) else { return Outcome::Undefined };
+    let Ok(entrypoint) = program.entrypoint(case["query"].as_str().unwrap()) else {
+        return Outcome::Undefined;
+    };
     let facts = Facts { input, now_ns: 0, budget: Duration::from_secs(10) };
     match program.evaluator().evaluate(&entrypoint, facts) {
         Err(error) => {
@@ -76,8 +82,12 @@ fn ordinary_rego_answers_as_opa_does() {
         let (want, got) = (wanted(&case), answered(&case));
         match (want == got, gaps.remove(&(index + 1))) {
             (true, None) | (false, Some(_)) => {}
-            (true, Some(reason)) => wrong.push(format!("{}: passes now, take it off the list ({reason})", index + 1)),
-            (false, None) => wrong.push(format!("{}: {}\n  want {want:?}\n  got  {got:?}", index + 1, case["note"])),
+            (true, Some(reason)) => {
+                wrong.push(format!("{}: passes now, take it off the list ({reason})", index + 1))
+            }
+            (false, None) => {
+                wrong.push(format!("{}: {}\n  want {want:?}\n  got  {got:?}", index + 1, case["note"]))
+            }
         }
     }
     assert!(gaps.is_empty(), "gaps of cases that do not exist: {gaps:?}");

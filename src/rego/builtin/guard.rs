@@ -83,10 +83,18 @@ pub(crate) fn install(engine: &mut Engine, runtime: &Value, strict: bool) -> any
         };
         engine.add_extension((*name).to_owned(), *arity, Box::new(run))?;
     }
-    engine.add_extension("time.now_ns".to_owned(), 0, Box::new(|_: Vec<Value>| Ok(Value::from(NOW_NS.get()))))?;
+    engine.add_extension(
+        "time.now_ns".to_owned(),
+        0,
+        Box::new(|_: Vec<Value>| Ok(Value::from(NOW_NS.get()))),
+    )?;
     let runtime = runtime.clone();
     engine.add_extension("opa.runtime".to_owned(), 0, Box::new(move |_: Vec<Value>| Ok(runtime.clone())))?;
-    engine.add_extension("strings.count".to_owned(), 2, Box::new(|arguments: Vec<Value>| Ok(count(&arguments))))?;
+    engine.add_extension(
+        "strings.count".to_owned(),
+        2,
+        Box::new(|arguments: Vec<Value>| Ok(count(&arguments))),
+    )?;
     Ok(())
 }
 
@@ -131,7 +139,8 @@ fn range(arguments: &[Value]) -> Result<(), String> {
     let (Some(from), Some(to)) = (integer(arguments, 0), integer(arguments, 1)) else {
         let numbers = arguments.iter().all(|argument| matches!(argument, Value::Number(_)));
         // A number beyond 64 bits, or a fraction: the latter is the built-in's own error.
-        let fraction = arguments.iter().any(|argument| argument.as_f64().is_ok_and(|value| value.fract() != 0.0));
+        let fraction =
+            arguments.iter().any(|argument| argument.as_f64().is_ok_and(|value| value.fract() != 0.0));
         return if numbers && !fraction { Err("bounds beyond 64 bits".to_owned()) } else { Ok(()) };
     };
     let step = integer(arguments, 2).unwrap_or(1).max(1).unsigned_abs();
@@ -164,7 +173,9 @@ fn number_text(arguments: &[Value]) -> Result<(), String> {
     let exponent = text
         .rsplit(['e', 'E'])
         .next()
-        .map(|digits| digits.trim_matches(|character: char| !character.is_ascii_digit()).trim_start_matches('0'))
+        .map(|digits| {
+            digits.trim_matches(|character: char| !character.is_ascii_digit()).trim_start_matches('0')
+        })
         .filter(|_| text.contains(['e', 'E']))
         .unwrap_or_default();
     if text.len() > limit || exponent.len() > 4 {
@@ -174,7 +185,8 @@ fn number_text(arguments: &[Value]) -> Result<(), String> {
 }
 
 fn replace(arguments: &[Value]) -> Result<(), String> {
-    let (Some(subject), Some(old), Some(new)) = (text(arguments, 0), text(arguments, 1), text(arguments, 2)) else {
+    let (Some(subject), Some(old), Some(new)) = (text(arguments, 0), text(arguments, 1), text(arguments, 2))
+    else {
         return Ok(());
     };
     output(replaced_length(subject, old, new))
@@ -258,7 +270,9 @@ fn yaml(arguments: &[Value]) -> Result<(), String> {
 }
 
 fn reachable_paths(arguments: &[Value]) -> Result<(), String> {
-    let (Some(Value::Object(graph)), Some(roots)) = (arguments.first(), arguments.get(1)) else { return Ok(()) };
+    let (Some(Value::Object(graph)), Some(roots)) = (arguments.first(), arguments.get(1)) else {
+        return Ok(());
+    };
     // Walks the simple paths as the built-in does, and gives up where it would not.
     let mut open: Vec<(usize, &Value)> = members(roots).into_iter().map(|root| (0, root)).collect();
     let mut path: Vec<&Value> = Vec::new();
@@ -298,7 +312,9 @@ fn index_all(arguments: &[Value]) -> Result<(), String> {
 
 /// `strings.count` as OPA has it; the engine's panics on an empty needle.
 fn count(arguments: &[Value]) -> Value {
-    let (Some(subject), Some(needle)) = (text(arguments, 0), text(arguments, 1)) else { return Value::Undefined };
+    let (Some(subject), Some(needle)) = (text(arguments, 0), text(arguments, 1)) else {
+        return Value::Undefined;
+    };
     let found = if needle.is_empty() { subject.chars().count() + 1 } else { subject.matches(needle).count() };
     Value::from(u64::try_from(found).unwrap_or(u64::MAX))
 }
@@ -346,7 +362,9 @@ mod tests {
         check("yaml.unmarshal", "[\"a: 1\"]", false);
         check("graph.reachable_paths", "[{\"a\": [\"b\"], \"b\": [\"a\"]}, [\"a\"]]", false);
         let dense: Vec<String> = (0..20)
-            .map(|node| format!("\"{node}\": {:?}", (node + 1..20).map(|n| n.to_string()).collect::<Vec<_>>()))
+            .map(|node| {
+                format!("\"{node}\": {:?}", (node + 1..20).map(|n| n.to_string()).collect::<Vec<_>>())
+            })
             .collect();
         check("graph.reachable_paths", &format!("[{{{}}}, [\"0\"]]", dense.join(", ")), true);
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::tree::{
-        Body, Callee, Path, RuleId, Shape, Statement, StatementKind, Target, Term, TermKind, Tree, WithTarget,
-        walk_statements,
+        Body, Callee, Path, RuleId, Shape, Statement, StatementKind, Target, Term, TermKind, Tree,
+        WithTarget, walk_statements,
     },
     Footprint, ReadPath, Segment,
 };
@@ -34,7 +34,8 @@ type Locals = BTreeMap<String, Value>;
 pub(crate) fn analyse(tree: &Tree, entrypoint: &[String]) -> Footprint {
     let mut analysis = Analysis::new(tree);
     let whole = Value::from([Origin::Data(Vec::new())]);
-    let value = entrypoint.iter().fold(whole, |value, key| analysis.deepen(value, &Segment::Key(key.clone())));
+    let value =
+        entrypoint.iter().fold(whole, |value, key| analysis.deepen(value, &Segment::Key(key.clone())));
     analysis.read(value);
     if analysis.work > WORK_MAX {
         analysis.input.insert(Vec::new());
@@ -192,7 +193,12 @@ impl<'a> Analysis<'a> {
         self.settle(value)
     }
 
-    fn head(&mut self, keys: impl Iterator<Item = &'a Term>, value: Option<&'a Term>, locals: &mut Locals) -> Value {
+    fn head(
+        &mut self,
+        keys: impl Iterator<Item = &'a Term>,
+        value: Option<&'a Term>,
+        locals: &mut Locals,
+    ) -> Value {
         for key in keys {
             let key = self.term(key, locals);
             self.read(key);
@@ -394,7 +400,9 @@ impl<'a> Analysis<'a> {
         if let Some(result) = self.calls.get(&known) {
             return result.clone();
         }
-        if self.calls.range((path.clone(), Vec::new())..).take_while(|((at, _), _)| at == path).count() > CALLS_MAX {
+        if self.calls.range((path.clone(), Vec::new())..).take_while(|((at, _), _)| at == path).count()
+            > CALLS_MAX
+        {
             arguments.iter_mut().for_each(|argument| self.read(std::mem::take(argument)));
         }
         let mut result = Value::new();

@@ -11,7 +11,7 @@ use super::{
     super::{
         fault::Fault,
         parse::Parsed,
-        tree::{Path, dotted},
+        tree::{Extent, Path, dotted},
     },
     Import,
 };
@@ -39,10 +39,13 @@ impl Names {
             let package = package_of(&parsed.syntax);
             for rule in &parsed.syntax.policy {
                 let (refr, arity) = match &**rule {
-                    unstable::Rule::Spec { head: RuleHead::Func { refr, args, .. }, .. } => (refr, Some(args.len())),
-                    unstable::Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. }, .. } => {
-                        (refr, None)
+                    unstable::Rule::Spec { head: RuleHead::Func { refr, args, .. }, .. } => {
+                        (refr, Some(args.len()))
                     }
+                    unstable::Rule::Spec {
+                        head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. },
+                        ..
+                    } => (refr, None),
                     unstable::Rule::Default { refr, args, .. } => {
                         (refr, (!args.is_empty()).then_some(args.len()))
                     }
@@ -58,7 +61,10 @@ impl Names {
                             Fault::new(
                                 parsed.text.place(rule.span().start as usize),
                                 "arity_mismatch",
-                                format!("function `{}` takes {known} arguments elsewhere, {arity} here", dotted(&path)),
+                                format!(
+                                    "function `{}` takes {known} arguments elsewhere, {arity} here",
+                                    dotted(&path)
+                                ),
                             )
                             .hint("give every definition of a function the same number of arguments"),
                         );
@@ -105,7 +111,11 @@ pub(super) fn import_of(import: &unstable::Import) -> Option<(String, Import, un
         Some(alias) => alias.text().to_owned(),
         None => rest.last()?.clone(),
     };
-    Some((alias, Import { of_input, path: rest.to_vec() }, import.span.clone()))
+    Some((
+        alias,
+        Import { of_input, path: rest.to_vec(), extent: Extent::default(), is_used: false },
+        import.span.clone(),
+    ))
 }
 
 /// The components of a reference made of names and constant strings only.
@@ -125,9 +135,8 @@ pub(super) fn head_of(expr: &Expr) -> Head<'_> {
             }
             Expr::RefBrack { refr, index, .. } => {
                 reversed.push(match &**index {
-                    Expr::String { value: Value::String(key), .. } | Expr::RawString { value: Value::String(key), .. } => {
-                        Err(key.to_string())
-                    }
+                    Expr::String { value: Value::String(key), .. }
+                    | Expr::RawString { value: Value::String(key), .. } => Err(key.to_string()),
                     _ => Ok(&**index),
                 });
                 at = refr;

@@ -80,10 +80,16 @@ impl Lowering<'_> {
 
     fn unify(&mut self, operator: &AssignOp, left: &Expr, right: &Expr) -> TermKind {
         let inside = if self.position == Position::Negated { Position::Negated } else { Position::Pattern };
-        self.in_position(inside, |this| TermKind::Unify {
-            declares: *operator == AssignOp::ColEq,
-            left: Box::new(this.term(left)),
-            right: Box::new(this.term(right)),
+        let declares = *operator == AssignOp::ColEq;
+        self.in_position(inside, |this| {
+            let left = match left {
+                // Naming a variable to declare it is no use of it.
+                Expr::Var { span, .. } if declares && span.text() != "_" => {
+                    Term { kind: TermKind::Local(span.text().to_owned()), extent: this.span(span) }
+                }
+                pattern => this.term(pattern),
+            };
+            TermKind::Unify { declares, left: Box::new(left), right: Box::new(this.term(right)) }
         })
     }
 
@@ -116,7 +122,8 @@ impl Lowering<'_> {
             let path = self.package.iter().cloned().chain([name.to_owned()]);
             return below(TermKind::Data, path, extent);
         }
-        if let Some(import) = self.imports.get(name) {
+        if let Some(import) = self.imports.get_mut(name) {
+            import.is_used = true;
             let base = if import.of_input { TermKind::Input } else { TermKind::Data };
             return below(base, import.path.iter().cloned(), extent);
         }
@@ -137,7 +144,11 @@ impl Lowering<'_> {
                     at = refr;
                 }
                 Expr::RefBrack { refr, index, .. } => {
-                    let inside = if self.position == Position::Negated { Position::Negated } else { Position::Pattern };
+                    let inside = if self.position == Position::Negated {
+                        Position::Negated
+                    } else {
+                        Position::Pattern
+                    };
                     steps.push(self.in_position(inside, |this| this.term(index)));
                     at = refr;
                 }
@@ -163,9 +174,12 @@ impl Lowering<'_> {
         let target = self.resolve_callee(&path).unwrap_or(Target::Unknown);
         let target = self.check_call(&path, target, params.len(), is_statement, name_extent);
         let inside = if self.position == Position::Negated { Position::Negated } else { Position::Plain };
-        let mut arguments = self.in_position(inside, |this| this.terms(params.get(..params.len().saturating_sub(1)).unwrap_or_default()));
+        let mut arguments = self.in_position(inside, |this| {
+            this.terms(params.get(..params.len().saturating_sub(1)).unwrap_or_default())
+        });
         if let Some(last) = params.last() {
-            let output = is_statement && self.arity_of(&target).is_some_and(|arity| params.len() == arity + 1);
+            let output =
+                is_statement && self.arity_of(&target).is_some_and(|arity| params.len() == arity + 1);
             let inside = if output && inside == Position::Plain { Position::Pattern } else { inside };
             arguments.push(self.in_position(inside, |this| this.term(last)));
         }
@@ -184,7 +198,14 @@ impl Lowering<'_> {
         }
     }
 
-    fn check_call(&mut self, path: &[String], target: Target, given: usize, is_statement: bool, at: Extent) -> Target {
+    fn check_call(
+        &mut self,
+        path: &[String],
+        target: Target,
+        given: usize,
+        is_statement: bool,
+        at: Extent,
+    ) -> Target {
         let name = Self::write_path(path);
         match &target {
             Target::Unknown => {

@@ -1,0 +1,147 @@
+//! `gatewayctl policy check`: compiles policies and reports what is wrong with them.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::cli::output::{Exit, Paint};
+use crate::policy::bundle::{self, Purpose};
+use crate::policy::check::{self, Finding, InputContract, Severity};
+
+/// Compile policies and report what is wrong with them: names, recursion, unknown input fields.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Directories and files with policies, data and tests.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Make errors of warnings: unused imports and variables, packages in large data.
+    #[arg(short = 'S', long)]
+    pub strict: bool,
+    /// The input the policies are written for.
+    #[arg(long, value_enum, default_value_t = ContractArg::GatewayV1)]
+    pub contract: ContractArg,
+    /// How to report.
+    #[arg(short, long, value_enum, default_value_t = CheckFormat::Pretty)]
+    pub format: CheckFormat,
+}
+
+/// The input a policy is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ContractArg {
+    /// The gateway's own.
+    #[value(name = "gateway/v1")]
+    GatewayV1,
+    /// That of opa-envoy-plugin.
+    #[value(name = "envoy/v3")]
+    EnvoyV3,
+    /// Any: no input field is checked.
+    Any,
+}
+
+/// How to report findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Pretty,
+    /// One object with all findings.
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+}
+
+/// Runs the command. The findings go to `out`, everything else to `notes`.
+pub fn run(
+    args: &CheckArgs,
+    paint: Paint,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let contract = match args.contract {
+        ContractArg::GatewayV1 => InputContract::GatewayV1,
+        ContractArg::EnvoyV3 => InputContract::EnvoyV3,
+        ContractArg::Any => InputContract::Any,
+    };
+    let report = match bundle::load(&args.paths, Purpose::Develop) {
+        Ok(bundle) => check::check(&bundle, contract, args.strict),
+        Err(errors) => check::Report::of_errors(&errors),
+    };
+    match args.format {
+        CheckFormat::Pretty => {
+            for finding in &report.findings {
+                let word = match finding.severity {
+                    Severity::Error => paint.bad("error"),
+                    Severity::Warning => paint.doubtful("warning"),
+                };
+                writeln!(out, "{}: {word}: {}", finding.fault.place, finding.fault.message)?;
+                if let Some(hint) = &finding.fault.hint {
+                    writeln!(out, "  hint: {hint}")?;
+                }
+            }
+        }
+        CheckFormat::Json => {
+            let findings: Vec<Value> = report.findings.iter().map(finding_json).collect();
+            writeln!(out, "{:#}", json!({"findings": findings}))?;
+        }
+        CheckFormat::Sarif => writeln!(out, "{:#}", sarif(&report.findings))?,
+    }
+    out.flush()?;
+    let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    writeln!(notes, "{errors} errors, {warnings} warnings")?;
+    Ok(match (report.compiles, errors) {
+        (false, _) => Exit::CouldNotRun,
+        (true, 0) => Exit::Fine,
+        (true, _) => Exit::No,
+    })
+}
+
+fn level(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    }
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    let place = &finding.fault.place;
+    json!({
+        "severity": level(finding.severity),
+        "code": finding.fault.code,
+        "message": finding.fault.message,
+        "hint": finding.fault.hint,
+        "location": {"file": &*place.file, "row": place.line, "col": place.column},
+    })
+}
+
+fn sarif(findings: &[Finding]) -> Value {
+    let mut rules: Vec<&str> = findings.iter().map(|finding| finding.fault.code).collect();
+    rules.sort_unstable();
+    rules.dedup();
+    let rules: Vec<Value> = rules.into_iter().map(|code| json!({"id": code})).collect();
+    let results: Vec<Value> = findings
+        .iter()
+        .map(|finding| {
+            let place = &finding.fault.place;
+            let text = match &finding.fault.hint {
+                Some(hint) => format!("{}. Hint: {hint}", finding.fault.message),
+                None => finding.fault.message.clone(),
+            };
+            let region = json!({"startLine": place.line.max(1), "startColumn": place.column.max(1)});
+            json!({
+                "ruleId": finding.fault.code,
+                "level": level(finding.severity),
+                "message": {"text": text},
+                "locations": [{"physicalLocation": {"artifactLocation": {"uri": &*place.file}, "region": region}}],
+            })
+        })
+        .collect();
+    json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {"driver": {"name": "gatewayctl policy check", "version": env!("CARGO_PKG_VERSION"), "rules": rules}},
+            "results": results,
+        }],
+    })
+}

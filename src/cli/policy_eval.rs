@@ -1,0 +1,134 @@
+//! `gatewayctl policy eval`: asks policies one question about one input.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use regorus::Value;
+use serde_json::{Map, json};
+
+use crate::base::clock::{Clock, SystemClock, saturating_nanos};
+use crate::cli::output::{Exit, parse_duration};
+use crate::policy::bundle::{self, Purpose};
+use crate::policy::eval;
+use crate::rego::evaluator::{Facts, Row};
+use crate::rego::program::Options;
+
+/// Longest input document.
+const INPUT_BYTES_MAX: u64 = 64 << 20;
+
+/// Ask policies a question about an input.
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// Directories and files with policies and data.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The input document, JSON; `-` reads standard input. Default: no input.
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// What to ask: a rule's path, or any Rego query.
+    #[arg(short, long, value_name = "QUERY", default_value = "data.gateway.decision")]
+    pub query: String,
+    /// How to print the answer.
+    #[arg(short, long, value_enum, default_value_t = EvalFormat::Pretty)]
+    pub format: EvalFormat,
+    /// Exit with 2 if the answer is undefined, false, or a decision that denies.
+    #[arg(long)]
+    pub fail: bool,
+    /// Make errors of built-ins fatal instead of undefined.
+    #[arg(long)]
+    pub strict_builtin_errors: bool,
+    /// The longest the evaluation may take.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// How to print an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum EvalFormat {
+    /// The values alone.
+    Pretty,
+    /// OPA's JSON.
+    Json,
+}
+
+/// Runs the command. The answer goes to `out`; errors and what the policy prints to `notes`.
+pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Result<Exit> {
+    let input = match &args.input {
+        Some(path) => read_input(path)?,
+        None => Value::Undefined,
+    };
+    let options = Options { strict_builtin_errors: args.strict_builtin_errors, ..Options::default() };
+    let compiled = bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| bundle.compile(options));
+    let program = match compiled {
+        Ok(program) => program,
+        Err(errors) => {
+            writeln!(notes, "{errors}")?;
+            return Ok(Exit::CouldNotRun);
+        }
+    };
+    let mut evaluator = program.evaluator();
+    let now_ns = i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX);
+    let answer = eval::eval(&mut evaluator, &args.query, Facts { input, now_ns, budget: args.timeout });
+    for line in evaluator.take_prints() {
+        writeln!(notes, "{line}")?;
+    }
+    let rows = match answer {
+        Ok(rows) => rows,
+        Err(error) => {
+            writeln!(notes, "{error}")?;
+            return Ok(Exit::CouldNotRun);
+        }
+    };
+    out.write_all(render(&rows, args.format)?.as_bytes())?;
+    out.flush()?;
+    Ok(if args.fail && eval::is_negative(&rows) { Exit::No } else { Exit::Fine })
+}
+
+fn read_input(path: &Path) -> anyhow::Result<Value> {
+    let mut text = String::new();
+    let shown = path.display();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(INPUT_BYTES_MAX + 1).read_to_string(&mut text))
+    };
+    read.with_context(|| format!("input `{shown}` cannot be read"))?;
+    if text.len() as u64 > INPUT_BYTES_MAX {
+        bail!("input `{shown}` is longer than {} MiB", INPUT_BYTES_MAX >> 20);
+    }
+    Value::from_json_str(&text).map_err(|error| anyhow::anyhow!("input `{shown}` is not valid JSON: {error}"))
+}
+
+fn render(rows: &[Row], format: EvalFormat) -> anyhow::Result<String> {
+    let json_of = |value: &Value| -> anyhow::Result<serde_json::Value> {
+        Ok(serde_json::from_str(&value.to_json_str()?)?)
+    };
+    let mut results = Vec::new();
+    let mut text = String::new();
+    for row in rows {
+        let mut expressions = Vec::new();
+        for answer in &row.expressions {
+            let value = json_of(&answer.value)?;
+            text.push_str(&format!("{value:#}\n"));
+            let location = json!({"row": answer.row, "col": answer.column});
+            expressions.push(json!({"value": value, "text": answer.text, "location": location}));
+        }
+        let mut result = Map::new();
+        result.insert("expressions".to_owned(), expressions.into());
+        match json_of(&row.bindings)? {
+            serde_json::Value::Object(bindings) if !bindings.is_empty() => {
+                result.insert("bindings".to_owned(), bindings.into());
+            }
+            _ => {}
+        }
+        results.push(serde_json::Value::Object(result));
+    }
+    Ok(match format {
+        EvalFormat::Pretty if rows.is_empty() => "undefined\n".to_owned(),
+        EvalFormat::Pretty => text,
+        EvalFormat::Json if rows.is_empty() => "{}\n".to_owned(),
+        EvalFormat::Json => format!("{:#}\n", json!({"result": results})),
+    })
+}

@@ -1,0 +1,481 @@
+//! Reads bundles from directories and files, by OPA's layout.
+//!
+//! `*.rego` anywhere, `data.json|yaml|yml` at the path of its directory, `.manifest` at the root.
+//! Nothing outside that layout is read, every fault is reported at once, and a bundle that does not
+//! keep to its own manifest is refused.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::digest;
+use regorus::Value;
+
+use super::{
+    data::{self, Documents},
+    manifest::Manifest,
+};
+use crate::rego::{
+    fault::{BundleErrors, Fault, Place},
+    program::{self, Module, Options, Program},
+};
+
+/// Most files a bundle may have.
+const FILES_MAX: usize = 10_000;
+/// Most bytes all files of a bundle may have together.
+const BYTES_MAX: u64 = 256 << 20;
+/// Deepest directory.
+const DEPTH_MAX: usize = 32;
+
+/// What a bundle is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To decide requests: what cannot be verified is refused.
+    Serve,
+    /// To test, check or try it.
+    Develop,
+}
+
+/// Modules and data as they were read, not yet compiled.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The manifest's revision, or else a short hash of the content.
+    pub revision: String,
+    /// Modules that decide.
+    pub modules: Vec<Module>,
+    /// Modules of `*_test.rego` files, which never decide.
+    pub tests: Vec<Module>,
+    /// Paths of `*.case.yaml` files.
+    pub case_files: Vec<PathBuf>,
+    /// The merged base documents.
+    pub data: Value,
+}
+
+impl Bundle {
+    /// Compiles what decides, without the tests.
+    pub fn compile(&self, options: Options) -> Result<Program, BundleErrors> {
+        program::compile(self.modules.clone(), self.data.clone(), options)
+    }
+
+    /// Compiles everything, tests included.
+    pub fn compile_with_tests(&self, options: Options) -> Result<Program, BundleErrors> {
+        let modules = self.modules.iter().chain(&self.tests).cloned().collect();
+        program::compile(modules, self.data.clone(), options)
+    }
+}
+
+/// Loads directories and single files into one bundle.
+pub fn load(paths: &[impl AsRef<Path>], purpose: Purpose) -> Result<Bundle, BundleErrors> {
+    let mut reader = Reader { purpose, ..Reader::default() };
+    for path in paths {
+        reader.read_root(path.as_ref());
+    }
+    reader.finish()
+}
+
+/// One file to read: where it is, and its path inside the bundle.
+struct Found {
+    path: PathBuf,
+    inside: Vec<String>,
+}
+
+struct Reader {
+    purpose: Purpose,
+    modules: Vec<Module>,
+    tests: Vec<Module>,
+    case_files: Vec<PathBuf>,
+    documents: Documents,
+    revisions: Vec<String>,
+    hash: digest::Context,
+    files: usize,
+    bytes: u64,
+    faults: Vec<Fault>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            purpose: Purpose::Serve,
+            modules: Vec::new(),
+            tests: Vec::new(),
+            case_files: Vec::new(),
+            documents: Documents::default(),
+            revisions: Vec::new(),
+            hash: digest::Context::new(&digest::SHA256),
+            files: 0,
+            bytes: 0,
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Reader {
+    fn fault(&mut self, path: &Path, code: &'static str, message: String, hint: &str) {
+        self.faults.push(Fault::new(Place::whole(path.display().to_string()), code, message).hint(hint));
+    }
+
+    fn io(&mut self, path: &Path, error: &io::Error) {
+        self.fault(
+            path,
+            "unreadable",
+            format!("cannot be read: {error}"),
+            "check the path and its permissions",
+        );
+    }
+
+    fn read_root(&mut self, root: &Path) {
+        match fs::metadata(root) {
+            Err(error) => self.io(root, &error),
+            Ok(metadata) if metadata.is_dir() => self.read_directory(root),
+            Ok(_) => {
+                let name = file_name(root);
+                if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+                    let hint = "unpack it and give the directory";
+                    self.fault(root, "archive", "bundle archives cannot be loaded yet".to_owned(), hint);
+                } else if kind_of(&name) == Kind::Other {
+                    let hint = "give a directory, a .rego file, or a data.json";
+                    self.fault(root, "not_a_policy", "is neither policy nor data".to_owned(), hint);
+                } else {
+                    self.read_file(&Found { path: root.to_owned(), inside: vec![name] });
+                }
+            }
+        }
+    }
+
+    fn read_directory(&mut self, root: &Path) {
+        let mut found = Vec::new();
+        self.list(root, &mut Vec::new(), &mut BTreeSet::new(), &mut found);
+        found.sort_by(|left, right| left.inside.cmp(&right.inside));
+        let manifest = self.read_manifest(root);
+        let signatures = root.join(".signatures.json");
+        if self.purpose == Purpose::Serve && signatures.exists() {
+            let hint = "remove the file, or serve the bundle unsigned";
+            self.fault(&signatures, "signed", "signed bundles cannot be verified yet".to_owned(), hint);
+        }
+        let (modules, tests) = (self.modules.len(), self.tests.len());
+        let documents = self.documents.len();
+        found.iter().for_each(|found| self.read_file(found));
+        let Some(manifest) = manifest else { return };
+        let fresh = self.modules.iter().skip(modules).chain(self.tests.iter().skip(tests));
+        self.faults.extend(manifest.check_packages(fresh));
+        self.faults.extend(manifest.check_data(self.documents.since(documents)));
+        self.revisions.extend(manifest.revision);
+    }
+
+    // Kubernetes mounts `..data -> ..2024_01_01` and links each file into it: names with two dots
+    // are skipped, links are followed. A directory linking to one of its parents is entered once.
+    fn list(
+        &mut self,
+        directory: &Path,
+        inside: &mut Vec<String>,
+        parents: &mut BTreeSet<PathBuf>,
+        found: &mut Vec<Found>,
+    ) {
+        if inside.len() > DEPTH_MAX {
+            let hint = "flatten it";
+            self.fault(directory, "too_deep", format!("directory is deeper than {DEPTH_MAX} levels"), hint);
+            return;
+        }
+        let (canonical, entries) =
+            match fs::canonicalize(directory).and_then(|path| Ok((path, fs::read_dir(directory)?))) {
+                Ok(listing) => listing,
+                Err(error) => return self.io(directory, &error),
+            };
+        if !parents.insert(canonical.clone()) {
+            return;
+        }
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) => {
+                    self.io(directory, &error);
+                    continue;
+                }
+            };
+            let name = file_name(&path);
+            if name.starts_with('.') {
+                continue;
+            }
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => {
+                    inside.push(name);
+                    self.list(&path, inside, parents, found);
+                    inside.pop();
+                }
+                Ok(metadata) if metadata.is_file() && kind_of(&name) != Kind::Other => {
+                    let inside = inside.iter().cloned().chain([name]).collect();
+                    found.push(Found { path, inside });
+                }
+                Ok(_) => {}
+                Err(error) => self.io(&path, &error),
+            }
+        }
+        parents.remove(&canonical);
+    }
+
+    fn read_manifest(&mut self, root: &Path) -> Option<Manifest> {
+        let path = root.join(".manifest");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                self.io(&path, &error);
+                return None;
+            }
+        };
+        self.take_hash(".manifest", text.as_bytes());
+        match Manifest::parse(&path.display().to_string(), &text) {
+            Ok(manifest) => Some(manifest),
+            Err(faults) => {
+                self.faults.extend(faults);
+                None
+            }
+        }
+    }
+
+    fn read_file(&mut self, found: &Found) {
+        let path = &found.path;
+        self.files += 1;
+        if self.files == FILES_MAX + 1 {
+            self.fault(path, "too_many_files", format!("bundle has more than {FILES_MAX} files"), "split it");
+        }
+        let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let before = self.bytes;
+        self.bytes = self.bytes.saturating_add(size);
+        if self.files > FILES_MAX || self.bytes > BYTES_MAX {
+            if before <= BYTES_MAX && self.bytes > BYTES_MAX {
+                let message = format!("bundle is larger than {} MiB", BYTES_MAX >> 20);
+                self.fault(path, "too_large", message, "split it, or move tables out of it");
+            }
+            return;
+        }
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => return self.io(path, &error),
+        };
+        self.take_hash(&found.inside.join("/"), text.as_bytes());
+        let name = found.inside.last().map_or("", String::as_str);
+        let shown = path.display().to_string();
+        match kind_of(name) {
+            Kind::Policy => self.modules.push(Module { path: shown, text }),
+            Kind::Test => self.tests.push(Module { path: shown, text }),
+            Kind::Cases => self.case_files.push(path.clone()),
+            Kind::Json | Kind::Yaml => {
+                let mount = found.inside.split_last().map_or(&[][..], |(_, directories)| directories);
+                let parsed = data::parse(&shown, &text, kind_of(name) == Kind::Yaml);
+                match parsed.and_then(|value| self.documents.mount(&shown, mount, value)) {
+                    Ok(()) => {}
+                    Err(fault) => self.faults.push(fault),
+                }
+            }
+            Kind::Other => {}
+        }
+    }
+
+    // Names and lengths are hashed as well, so that moving bytes between files changes the hash.
+    fn take_hash(&mut self, name: &str, bytes: &[u8]) {
+        self.hash.update(&(name.len() as u64).to_be_bytes());
+        self.hash.update(name.as_bytes());
+        self.hash.update(&(bytes.len() as u64).to_be_bytes());
+        self.hash.update(bytes);
+    }
+
+    fn finish(mut self) -> Result<Bundle, BundleErrors> {
+        if self.faults.is_empty()
+            && self.modules.is_empty()
+            && self.tests.is_empty()
+            && self.case_files.is_empty()
+        {
+            let place = Place::whole("policy");
+            let fault = Fault::new(place, "empty_bundle", "no .rego file found");
+            self.faults.push(fault.hint("give the directory that holds the policies"));
+        }
+        if !self.faults.is_empty() {
+            return Err(self.faults.into());
+        }
+        let revision = if self.revisions.is_empty() {
+            self.hash.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        } else {
+            self.revisions.join("+")
+        };
+        Ok(Bundle {
+            revision,
+            modules: self.modules,
+            tests: self.tests,
+            case_files: self.case_files,
+            data: self.documents.into_data(),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Policy,
+    Test,
+    Cases,
+    Json,
+    Yaml,
+    Other,
+}
+
+fn kind_of(name: &str) -> Kind {
+    match name {
+        "data.json" => Kind::Json,
+        "data.yaml" | "data.yml" => Kind::Yaml,
+        _ if name.ends_with("_test.rego") => Kind::Test,
+        _ if name.ends_with(".rego") => Kind::Policy,
+        _ if name.ends_with(".case.yaml") => Kind::Cases,
+        _ => Kind::Other,
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Bundle, BundleErrors>) {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let loaded = load(&[root.path()], Purpose::Serve);
+        (root, loaded)
+    }
+
+    #[track_caller]
+    fn codes(files: &[(&str, &str)], want: &[&str]) {
+        let (_root, loaded) = bundle(files);
+        let errors = loaded.expect_err("refused");
+        let got: Vec<&str> = errors.faults().iter().map(|fault| fault.code).collect();
+        assert_eq!(got, want, "{errors}");
+    }
+
+    const POLICY: (&str, &str) = ("p.rego", "package a\np := 1\n");
+
+    #[test]
+    fn layout_is_opas() {
+        let (_root, loaded) = bundle(&[
+            ("a/p.rego", "package a\np := 1\n"),
+            ("a/p_test.rego", "package a_test\ntest_p if data.a.p == 1\n"),
+            ("data.json", r#"{"top": 1}"#),
+            ("b/c/data.yaml", "x: [1, 2]\n"),
+            ("b/other.json", r#"{"ignored": true}"#),
+            ("b/data.yml", "y: 2\n"),
+            ("a/one.case.yaml", "request: {}\n"),
+            (".hidden/q.rego", "not rego"),
+        ]);
+        let loaded = loaded.unwrap();
+        assert_eq!((loaded.modules.len(), loaded.tests.len(), loaded.case_files.len()), (1, 1, 1));
+        let want = Value::from_json_str(r#"{"top": 1, "b": {"y": 2, "c": {"x": [1, 2]}}}"#).unwrap();
+        assert_eq!(loaded.data, want);
+        assert_eq!(loaded.revision.len(), 12);
+        assert!(loaded.compile(Options::default()).is_ok());
+        assert!(loaded.compile_with_tests(Options::default()).is_ok());
+    }
+
+    #[test]
+    fn serving_programs_know_no_tests() {
+        let (_root, loaded) = bundle(&[POLICY, ("p_test.rego", "package a\ntest_p if p == 1\n")]);
+        let loaded = loaded.unwrap();
+        let names =
+            |program: Program| program.entrypoints().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(loaded.compile(Options::default()).unwrap()), ["data.a.p"]);
+        assert_eq!(
+            names(loaded.compile_with_tests(Options::default()).unwrap()),
+            ["data.a.p", "data.a.test_p"]
+        );
+    }
+
+    #[test]
+    fn manifests_are_enforced() {
+        let manifest = |text| (".manifest", text);
+        let (_root, loaded) =
+            bundle(&[POLICY, manifest(r#"{"revision": "r7", "roots": ["a"], "rego_version": 1}"#)]);
+        assert_eq!(loaded.unwrap().revision, "r7");
+        codes(&[POLICY, manifest(r#"{"roots": ["b"]}"#)], &["outside_roots"]);
+        codes(&[POLICY, manifest(r#"{"roots": ["a", "a/b"]}"#)], &["overlapping_roots"]);
+        codes(&[POLICY, manifest(r#"{"rego_version": 0}"#)], &["rego_v0"]);
+        codes(&[POLICY, manifest(r#"{"file_rego_versions": {"/p.rego": 0}}"#)], &["rego_v0"]);
+        codes(
+            &[POLICY, manifest(r#"{"wasm": [{"entrypoint": "a/p", "module": "/policy.wasm"}]}"#)],
+            &["wasm"],
+        );
+        codes(&[POLICY, manifest("{")], &["bad_manifest"]);
+        codes(&[POLICY, manifest(r#"{"roots": ["a"]}"#), ("data.json", r#"{"b": 1}"#)], &["outside_roots"]);
+        let inside = [manifest(r#"{"roots": ["a/b"]}"#), ("data.json", r#"{"a": {"b": {"c": 1}}}"#)];
+        let (_root, loaded) = bundle(&[("p.rego", "package a.b.d\n"), inside[0], inside[1]]);
+        assert!(loaded.is_ok(), "{loaded:?}");
+        codes(&[("p.rego", "package a.b.d\n"), inside[0], ("data.json", r#"{"a": 1}"#)], &["outside_roots"]);
+        codes(&[("p.rego", "package ab.c\n"), inside[0]], &["outside_roots"]);
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once_with_their_files() {
+        codes(
+            &[
+                ("a/data.json", "{"),
+                ("b/data.yaml", "a: [1"),
+                ("c/data.json", "[1]"),
+                ("data.json", r#"{"d": 1}"#),
+                ("d/data.json", r#"{"x": 1}"#),
+                (".signatures.json", "{}"),
+            ],
+            &["signed", "bad_data", "bad_data", "bad_data", "data_conflict"],
+        );
+    }
+
+    #[test]
+    fn the_same_path_twice_is_a_conflict_unless_objects_merge() {
+        let same = |left, right| [POLICY, ("x/data.json", left), ("x/data.yaml", right)];
+        codes(&same(r#"{"k": 1}"#, "k: 2\n"), &["data_conflict"]);
+        codes(&same(r#"{"k": 1}"#, "k: 1\n"), &["data_conflict"]);
+        let (_root, loaded) = bundle(&same(r#"{"k": {"a": 1}}"#, "k: {b: 2}\n"));
+        assert_eq!(loaded.unwrap().data, Value::from_json_str(r#"{"x": {"k": {"a": 1, "b": 2}}}"#).unwrap());
+    }
+
+    #[test]
+    fn kubernetes_mounts_load_each_file_once() {
+        let root = tempfile::tempdir().unwrap();
+        let real = root.path().join("..2024_01_01");
+        fs::create_dir(&real).unwrap();
+        fs::write(real.join("p.rego"), POLICY.1).unwrap();
+        std::os::unix::fs::symlink("..2024_01_01", root.path().join("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/p.rego", root.path().join("p.rego")).unwrap();
+        std::os::unix::fs::symlink(".", root.path().join("loop")).unwrap();
+        let loaded = load(&[root.path()], Purpose::Serve).unwrap();
+        assert_eq!(loaded.modules.len(), 1);
+    }
+
+    #[test]
+    fn revisions_follow_the_content() {
+        let revision = |files: &[(&str, &str)]| bundle(files).1.unwrap().revision;
+        assert_eq!(revision(&[POLICY]), revision(&[POLICY]));
+        assert_ne!(revision(&[POLICY]), revision(&[("q.rego", POLICY.1)]));
+        assert_ne!(revision(&[POLICY]), revision(&[("p.rego", "package a\np := 2\n")]));
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_refused_with_a_hint() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = |name: &str| {
+            let errors = load(&[root.path().join(name)], Purpose::Develop).expect_err("refused");
+            assert!(errors.faults().iter().all(|fault| fault.hint.is_some()), "{errors}");
+            errors.faults()[0].code
+        };
+        fs::write(root.path().join("b.tar.gz"), "x").unwrap();
+        fs::write(root.path().join("notes.txt"), "x").unwrap();
+        fs::create_dir(root.path().join("empty")).unwrap();
+        assert_eq!(refused("b.tar.gz"), "archive");
+        assert_eq!(refused("notes.txt"), "not_a_policy");
+        assert_eq!(refused("empty"), "empty_bundle");
+        assert_eq!(refused("nothing"), "unreadable");
+    }
+}

@@ -1,0 +1,207 @@
+//! What is wrong with a bundle beyond not compiling, and what only looks wrong.
+
+use std::collections::BTreeMap;
+
+use super::{
+    bundle::Bundle,
+    fields::{ENVOY_V3, Field, GATEWAY_V1},
+};
+use crate::rego::{
+    fault::{BundleErrors, Fault},
+    program::{Options, Program},
+    tree::{ModuleId, Rule, Term, TermKind, Tree, walk_rule},
+};
+
+/// The input a bundle's policies are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputContract {
+    /// Section 3 of the contract.
+    GatewayV1,
+    /// That of opa-envoy-plugin.
+    EnvoyV3,
+    /// Any input: no path is checked.
+    Any,
+}
+
+/// How serious a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The bundle must not be served.
+    Error,
+    /// It may be, but it is probably not what was meant.
+    Warning,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How serious it is.
+    pub severity: Severity,
+    /// What and where.
+    pub fault: Fault,
+}
+
+/// All findings, and whether the bundle compiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The findings, in order of place.
+    pub findings: Vec<Finding>,
+    /// Whether there is a program at all.
+    pub compiles: bool,
+}
+
+impl Report {
+    /// The report of a bundle that could not be loaded or compiled.
+    pub fn of_errors(errors: &BundleErrors) -> Self {
+        let error = |fault: &Fault| Finding { severity: Severity::Error, fault: fault.clone() };
+        Self { findings: errors.faults().iter().map(error).collect(), compiles: false }
+    }
+}
+
+/// Compiles a bundle, tests included, and lists what is wrong with it. `strict` makes errors of
+/// warnings.
+pub fn check(bundle: &Bundle, contract: InputContract, strict: bool) -> Report {
+    let program = match bundle.compile_with_tests(Options::default()) {
+        Ok(program) => program,
+        Err(errors) => return Report::of_errors(&errors),
+    };
+    let doubtful = if strict { Severity::Error } else { Severity::Warning };
+    let unknown = unknown_inputs(&program, contract).into_iter();
+    let unknown = unknown.map(|fault| Finding { severity: Severity::Error, fault });
+    let warnings = program.warnings().iter().cloned();
+    let warnings = warnings.map(|fault| Finding { severity: doubtful, fault });
+    let mut findings: Vec<Finding> = unknown.chain(warnings).collect();
+    findings.sort_by(|left, right| left.fault.cmp(&right.fault));
+    findings.dedup();
+    Report { findings, compiles: true }
+}
+
+/// Input paths a program reads that the contract does not know.
+pub fn unknown_inputs(program: &Program, contract: InputContract) -> Vec<Fault> {
+    let fields = match contract {
+        InputContract::GatewayV1 => &GATEWAY_V1,
+        InputContract::EnvoyV3 => &ENVOY_V3,
+        InputContract::Any => return Vec::new(),
+    };
+    let tree = program.tree();
+    let mut faults = Vec::new();
+    for rule in &tree.rules {
+        // Rules under `system` are asked about other documents: decision events, admin calls.
+        if rule.path.first().is_some_and(|root| root == "system") {
+            continue;
+        }
+        let aliases = aliases_of(rule);
+        walk_rule(rule, &mut |term| {
+            faults.extend(unknown_in(tree, rule.module, term, &aliases, fields));
+        });
+    }
+    faults.sort();
+    faults.dedup();
+    faults
+}
+
+type Steps<'tree> = Vec<&'tree Term>;
+
+/// Locals that are only ever another name for an input path: `request := input.request`.
+fn aliases_of(rule: &Rule) -> BTreeMap<&str, Steps<'_>> {
+    let mut aliases: BTreeMap<&str, Option<Steps<'_>>> = BTreeMap::new();
+    walk_rule(rule, &mut |term| {
+        let TermKind::Unify { left, right, .. } = &term.kind else { return };
+        let TermKind::Local(name) = &left.kind else { return };
+        let path = match &right.kind {
+            TermKind::Reference { base, steps } if matches!(base.kind, TermKind::Input) => {
+                Some(steps.iter().collect())
+            }
+            TermKind::Input => Some(Vec::new()),
+            _ => None,
+        };
+        // A name with two meanings in one rule is followed for neither.
+        let seen = aliases.contains_key(name.as_str());
+        aliases.insert(name, path.filter(|_| !seen));
+    });
+    aliases.into_iter().filter_map(|(name, path)| Some((name, path?))).collect()
+}
+
+fn unknown_in(
+    tree: &Tree,
+    module: ModuleId,
+    term: &Term,
+    aliases: &BTreeMap<&str, Steps<'_>>,
+    fields: &Field,
+) -> Option<Fault> {
+    let TermKind::Reference { base, steps } = &term.kind else { return None };
+    let before: &[&Term] = match &base.kind {
+        TermKind::Input => &[],
+        TermKind::Local(name) => aliases.get(name.as_str())?,
+        _ => return None,
+    };
+    let all: Vec<&Term> = before.iter().copied().chain(steps).collect();
+    let keys: Vec<Option<&str>> = all.iter().map(|step| step.constant_key()).collect();
+    let unknown = fields.check(&keys).err()?;
+    let at = all.get(unknown.step)?;
+    let written = keys.iter().take(unknown.step + 1).fold(String::from("input"), |mut out, key| {
+        match key {
+            Some(key) => crate::rego::tree::push_component(&mut out, key),
+            None => out.push_str("[_]"),
+        }
+        out
+    });
+    let place = tree.place(module, at.extent.start);
+    let hint = match unknown.near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "see the fields of the policy input; values of your own come from data, claims or labels"
+            .to_owned(),
+    };
+    Some(Fault::new(place, "unknown_input", format!("the input has no `{written}`")).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rego::program::Module;
+
+    fn findings(text: &str, strict: bool) -> Vec<(String, Severity, &'static str)> {
+        let modules = vec![Module { path: "p.rego".into(), text: text.into() }];
+        let bundle = Bundle {
+            revision: String::new(),
+            modules,
+            tests: Vec::new(),
+            case_files: Vec::new(),
+            data: regorus::Value::new_object(),
+        };
+        let found = check(&bundle, InputContract::GatewayV1, strict).findings;
+        found
+            .into_iter()
+            .map(|found| {
+                let place = format!("{}:{}", found.fault.place.line, found.fault.place.column);
+                (place, found.severity, found.fault.code)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn unknown_inputs_are_errors_where_they_stand() {
+        let text = "package a\n\
+                    allow if input.method == \"GET\"\n\
+                    b if { r := input.request; r.headers.x; r.meth }\n\
+                    c if input.identity.claims.anything.below\n\
+                    d contains x if some x in input.request.quer\n";
+        let want = [("2:16", "unknown_input"), ("3:43", "unknown_input"), ("5:41", "unknown_input")];
+        let got = findings(text, false);
+        let got: Vec<_> = got.iter().map(|(place, _, code)| (place.as_str(), *code)).collect();
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn other_documents_are_not_judged_by_the_contract() {
+        assert_eq!(findings("package system.log\nmask contains \"/input/a\" if input.input.a\n", false), []);
+    }
+
+    #[test]
+    fn warnings_are_errors_when_strict() {
+        let text = "package a\nimport data.b\np if { x := 1 }\n";
+        let severities = |strict| findings(text, strict).iter().map(|found| found.1).collect::<Vec<_>>();
+        assert_eq!(severities(false), [Severity::Warning; 2]);
+        assert_eq!(severities(true), [Severity::Error; 2]);
+    }
+}

@@ -1,0 +1,193 @@
+//! Why a test failed: its body is evaluated again, one statement longer each time.
+//!
+//! Probes are rules of a generated module in the test's own package, so that they see what the
+//! test sees; they exist only in a program made for the purpose.
+
+use regorus::Value;
+
+use super::{bundle::Bundle, testing::Failure};
+use crate::rego::{
+    evaluator::Facts,
+    program::{Module, Options, Program, compile},
+    tree::{Body, Extent, Rule, RuleId, Statement, StatementKind, Term, TermKind, Tree, push_component},
+};
+
+/// Most values shown for one failure.
+const VALUES_MAX: usize = 6;
+/// Longest value shown, in characters.
+const VALUE_LENGTH_MAX: usize = 200;
+
+/// The first statement of a test's body that does not hold, with the values in it.
+pub(crate) fn first_failure(
+    bundle: &Bundle,
+    program: &Program,
+    rule: RuleId,
+    facts: Facts,
+) -> Option<Failure> {
+    let tree = program.tree();
+    let probes = Probes { bundle, tree, rule: tree.rule(rule)?, facts };
+    let body = &probes.rule.branches.first()?.body;
+    let prefixes: Vec<String> = (1..=body.statements.len())
+        .map(|length| format!("if {{ {} }}", probes.statements(body, length)))
+        .collect();
+    let held = probes.holding(&prefixes)?;
+    let statement = body.statements.get(held)?;
+    let mut values = Vec::new();
+    for term in operands(statement) {
+        let text = probes.text(term.extent);
+        if values.len() == VALUES_MAX || values.iter().any(|(known, _)| *known == text) {
+            continue;
+        }
+        let withs: String =
+            statement.withs.iter().map(|with| format!(" {}", probes.text(with.extent))).collect();
+        let before = probes.statements(body, held);
+        let separator = if before.is_empty() { "" } else { "\n" };
+        let rule = format!(":= [__value | {before}{separator}__value := {text}{withs}]");
+        if let Some(value) = probes.value(&rule) {
+            values.push((text, value));
+        }
+    }
+    Some(Failure {
+        place: tree.place(probes.rule.module, statement.extent.start),
+        expression: probes.text(statement.extent),
+        values,
+    })
+}
+
+/// The names a test with parts goes through, whether they hold or not.
+pub(crate) fn part_names(bundle: &Bundle, program: &Program, rule: RuleId, facts: Facts) -> Vec<Value> {
+    let tree = program.tree();
+    let Some(rule) = tree.rule(rule) else { return Vec::new() };
+    let probes = Probes { bundle, tree, rule, facts };
+    let (Some(branch), Some(key)) = (rule.branches.first(), rule.keys.first()) else { return Vec::new() };
+    let key = probes.text(key.extent);
+    // The fewest statements that give the name a value; what follows may already be the test.
+    for length in 1..=branch.body.statements.len() {
+        let rule = format!("contains {key} if {{ {} }}", probes.statements(&branch.body, length));
+        let Some(answer) = probes.evaluate(&[rule]).and_then(|answers| answers.into_iter().next()) else {
+            continue;
+        };
+        return match answer {
+            Some(Value::Set(names)) => names.iter().cloned().collect(),
+            _ => Vec::new(),
+        };
+    }
+    Vec::new()
+}
+
+struct Probes<'a> {
+    bundle: &'a Bundle,
+    tree: &'a Tree,
+    rule: &'a Rule,
+    facts: Facts,
+}
+
+impl Probes<'_> {
+    fn text(&self, extent: Extent) -> String {
+        self.tree.slice(self.rule.module, extent).to_owned()
+    }
+
+    // A declaration without the statement that uses it would be refused as unused; the variable is
+    // bound all the same.
+    fn statements(&self, body: &Body, length: usize) -> String {
+        let kept = body
+            .statements
+            .iter()
+            .take(length)
+            .filter(|statement| !matches!(statement.kind, StatementKind::Declare));
+        let texts: Vec<String> = kept.map(|statement| self.text(statement.extent)).collect();
+        if texts.is_empty() && length > 0 { "true".to_owned() } else { texts.join("\n") }
+    }
+
+    /// How many of the growing bodies hold before the first that does not.
+    fn holding(&self, bodies: &[String]) -> Option<usize> {
+        let answers = self.evaluate(bodies)?;
+        answers.iter().position(|answer| *answer != Some(Value::from(true)))
+    }
+
+    fn value(&self, rule: &str) -> Option<String> {
+        let answer = self.evaluate(&[rule.to_owned()])?.into_iter().next()??;
+        let Value::Array(values) = answer else { return None };
+        let mut shown: Vec<String> = Vec::new();
+        for value in values.iter() {
+            let text = abridged(&value.to_json_str().unwrap_or_default());
+            if !shown.contains(&text) {
+                shown.push(text);
+            }
+        }
+        match shown.as_slice() {
+            [] => Some("undefined".to_owned()),
+            [some @ .., _] if some.len() >= 3 => Some(format!("{} | ..", some.get(..3)?.join(" | "))),
+            all => Some(all.join(" | ")),
+        }
+    }
+
+    /// Compiles rules beside the test and evaluates them; an error of one counts as undefined.
+    fn evaluate(&self, rules: &[String]) -> Option<Vec<Option<Value>>> {
+        let module = self.tree.modules.get(self.rule.module)?;
+        let mut package = String::new();
+        module.package.iter().for_each(|component| push_component(&mut package, component));
+        let package = package.trim_start_matches('.').to_owned();
+        let mut text = format!("package {package}\n");
+        for import in &module.imports {
+            text.push_str(module.text.slice(import.range()));
+            text.push('\n');
+        }
+        for (index, rule) in rules.iter().enumerate() {
+            text.push_str(&format!("__postern_probe_{index} {rule}\n"));
+        }
+        let probe = Module { path: "<probe>".to_owned(), text };
+        let modules = self.bundle.modules.iter().chain(&self.bundle.tests).cloned().chain([probe]).collect();
+        let program = compile(modules, self.bundle.data.clone(), Options::default()).ok()?;
+        let mut evaluator = program.evaluator();
+        let answers = (0..rules.len()).map(|index| {
+            let entrypoint = program.entrypoint(&format!("data.{package}.__postern_probe_{index}")).ok()?;
+            evaluator.evaluate(&entrypoint, self.facts.clone()).ok()?
+        });
+        Some(answers.collect())
+    }
+}
+
+fn abridged(text: &str) -> String {
+    match text.char_indices().nth(VALUE_LENGTH_MAX) {
+        Some((at, _)) => format!("{}..", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// The parts of a statement whose values explain it: what it compares, passes and looks up.
+fn operands(statement: &Statement) -> Vec<&Term> {
+    let mut found = Vec::new();
+    match &statement.kind {
+        StatementKind::Declare => {}
+        StatementKind::SomeIn { collection, .. } => collect(collection, &mut found),
+        StatementKind::Every { domain, .. } => collect(domain, &mut found),
+        StatementKind::Holds(term) | StatementKind::Not(term) => match &term.kind {
+            TermKind::Reference { .. } => found.push(term),
+            _ => term.children().into_iter().for_each(|child| collect(child, &mut found)),
+        },
+    }
+    found
+}
+
+fn collect<'tree>(term: &'tree Term, found: &mut Vec<&'tree Term>) {
+    match &term.kind {
+        TermKind::Scalar(_) | TermKind::Wildcard | TermKind::Data => {}
+        TermKind::Local(_)
+        | TermKind::Input
+        | TermKind::Reference { .. }
+        | TermKind::Comprehension { .. } => {
+            found.push(term);
+        }
+        TermKind::Call { .. } | TermKind::Infix { .. } => {
+            found.push(term);
+            term.children().into_iter().for_each(|child| collect(child, found));
+        }
+        TermKind::Array(_)
+        | TermKind::Set(_)
+        | TermKind::Object(_)
+        | TermKind::Unify { .. }
+        | TermKind::Membership { .. }
+        | TermKind::Negative(_) => term.children().into_iter().for_each(|child| collect(child, found)),
+    }
+}
