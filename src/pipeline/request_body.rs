@@ -20,7 +20,7 @@ const BYTES_PER_TIMEOUT: u64 = 1024;
 
 /// Why a client's body ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BodyFault {
+pub enum BodyFault {
     /// It is over its limit.
     #[error("the body is too large")]
     TooLarge,
@@ -38,7 +38,7 @@ pub(crate) struct FaultCell(Rc<Cell<Option<BodyFault>>>);
 
 /// The body that is sent upstream.
 #[derive(Debug)]
-pub(crate) enum UpstreamRequestBody {
+pub enum UpstreamRequestBody {
     /// None.
     Empty,
     /// Read whole before, because the policy looks into it.
@@ -49,7 +49,7 @@ pub(crate) enum UpstreamRequestBody {
 
 /// The client's body with its bound and its timeout.
 #[derive(Debug)]
-pub(crate) struct LimitedBody {
+pub struct LimitedBody {
     body: Incoming,
     remaining: u64,
     fault: FaultCell,

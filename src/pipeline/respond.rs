@@ -116,7 +116,8 @@ fn denial(deny: &Deny, exchange: &Exchange, cause: &Cause) -> Response<ResponseB
 }
 
 fn whole(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody { content: Content::Whole(Some(body)), exchange: None, handed_out: None });
+    let mut response =
+        Response::new(ResponseBody { content: Content::Whole(Some(body)), exchange: None, handed_out: None });
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -116,7 +116,8 @@ fn visit(path: &Path, depth: usize, left: &mut usize, hasher: &mut DefaultHasher
             visit(&entry, depth + 1, left, hasher);
         }
     } else {
-        (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec()).hash(hasher);
+        (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec())
+            .hash(hasher);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +14,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use crate::audit::queue::Health;
 use crate::base::clock;
 use crate::base::net::is_loopback;
 use crate::server::gateway::Reloader;
@@ -35,11 +37,11 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
             return;
         }
     };
-    let permits = std::rc::Rc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = listener.accept().await;
         let Ok((stream, peer)) = accepted else { continue };
-        let Ok(permit) = std::rc::Rc::clone(&permits).try_acquire_many_owned(1) else { continue };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         if !is_loopback(peer.ip()) {
             continue;
         }
@@ -61,7 +63,10 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
 
 async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) -> Answer {
     if !is_local(&request) {
-        return text(StatusCode::FORBIDDEN, "the admin endpoint answers only local requests for a loopback host\n");
+        return text(
+            StatusCode::FORBIDDEN,
+            "the admin endpoint answers only local requests for a loopback host\n",
+        );
     }
     let method = request.method();
     let reads = method == Method::GET || method == Method::HEAD;
@@ -72,7 +77,9 @@ async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) 
         }
         "/ready" if reads => json_body(StatusCode::OK, &json!({"ready": true})),
         "/status" if reads => json_body(StatusCode::OK, &status(&reloader, draining)),
-        "/metrics" if reads && reloader.shared().current().runtime.config.telemetry.metrics => metrics(&reloader),
+        "/metrics" if reads && reloader.shared().current().runtime.config.telemetry.metrics => {
+            metrics(&reloader)
+        }
         "/reload" if method == Method::POST => reload(reloader).await,
         "/rollback" if method == Method::POST => roll_back(reloader).await,
         "/health" | "/ready" | "/status" | "/metrics" | "/reload" | "/rollback" => {
@@ -93,10 +100,13 @@ fn is_local(request: &Request<Incoming>) -> bool {
 }
 
 async fn reload(reloader: Reloader) -> Answer {
-    let reloading = tokio::task::spawn_blocking(move || reloader.reload().map_err(|errors| errors.to_string()));
+    let reloading =
+        tokio::task::spawn_blocking(move || reloader.reload().map_err(|errors| errors.to_string()));
     match reloading.await {
         Ok(Ok(())) => json_body(StatusCode::OK, &json!({"reloaded": true})),
-        Ok(Err(error)) => json_body(StatusCode::UNPROCESSABLE_ENTITY, &json!({"reloaded": false, "error": error})),
+        Ok(Err(error)) => {
+            json_body(StatusCode::UNPROCESSABLE_ENTITY, &json!({"reloaded": false, "error": error}))
+        }
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload panicked\n"),
     }
 }
@@ -104,7 +114,9 @@ async fn reload(reloader: Reloader) -> Answer {
 async fn roll_back(reloader: Reloader) -> Answer {
     match tokio::task::spawn_blocking(move || reloader.roll_back()).await {
         Ok(true) => json_body(StatusCode::OK, &json!({"rolled_back": true})),
-        Ok(false) => json_body(StatusCode::CONFLICT, &json!({"rolled_back": false, "error": "no earlier snapshot"})),
+        Ok(false) => {
+            json_body(StatusCode::CONFLICT, &json!({"rolled_back": false, "error": "no earlier snapshot"}))
+        }
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the rollback panicked\n"),
     }
 }
@@ -141,7 +153,12 @@ fn status(reloader: &Reloader, draining: bool) -> serde_json::Value {
             "last_error": set.last_error})
     });
     let logs = shared.audit.status().into_iter().map(|sink| {
-        json!({"sink": sink.name, "health": sink.health.to_string(), "written": sink.written,
+        let (health, error) = match sink.health {
+            Health::Ok => ("ok", None),
+            Health::Failing(error) => ("failing", Some(error)),
+            Health::Stopped(error) => ("stopped", Some(error)),
+        };
+        json!({"sink": sink.name, "health": health, "error": error, "written": sink.written,
             "dropped": sink.dropped, "queued_bytes": sink.queued_bytes})
     });
     let last_error = reload.last_error.map(|failure| json!({"at": time(failure.at), "error": failure.error}));

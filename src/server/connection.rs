@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -67,7 +67,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain) 
         let connection =
             |tls| Rc::new(Connection { listener, peer, tls, control: ConnectionControl::default() });
         let Some(acceptor) = acceptor else {
-            return plaintext(&worker, stream, connection(None), config.protocols, &config.limits, drain).await;
+            return plaintext(&worker, stream, connection(None), config.protocols, &config.limits, drain)
+                .await;
         };
         let shaken = timeout(config.limits.handshake_timeout, acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = shaken else {
@@ -159,12 +160,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let head = HeadLimits { bytes: limits.header_bytes.as_usize(), fields: limits.headers };
-    let guarded = Http1Guard::new(stream, first, Rc::clone(&connection), Http1Limits {
-        head,
-        header_timeout: limits.header_timeout,
-        write_timeout: limits.body_timeout,
-        idle_timeout: limits.idle_timeout,
-    });
+    let guarded = Http1Guard::new(
+        stream,
+        first,
+        Rc::clone(&connection),
+        Http1Limits {
+            head,
+            header_timeout: limits.header_timeout,
+            write_timeout: limits.body_timeout,
+            idle_timeout: limits.idle_timeout,
+        },
+    );
     let service = service_fn(|request: Request<Incoming>| {
         let answered = pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request);
         async move { Ok::<_, std::convert::Infallible>(answered.await) }
@@ -228,7 +234,8 @@ where
             if closing {
                 return watch.poll_stalled(&connection, context);
             }
-            if draining.as_mut().poll(context).is_ready() || watch.poll_idle(&connection, context).is_ready() {
+            if draining.as_mut().poll(context).is_ready() || watch.poll_idle(&connection, context).is_ready()
+            {
                 served.as_mut().graceful_shutdown();
                 closing = true;
                 continue;

@@ -21,8 +21,8 @@ use crate::runtime::control::{Control, Environment, Start};
 use crate::runtime::shared::Shared;
 use crate::runtime::watch::Watch;
 use crate::server::accept::{self, WorkerQueue};
-use crate::server::thread::{self, WorkerThread};
 use crate::server::admin;
+use crate::server::thread::{self, WorkerThread};
 use crate::telemetry::metrics::Vocabulary;
 use crate::upstream::cluster::Cluster;
 
@@ -114,7 +114,8 @@ impl Gateway {
             listeners.push((Arc::clone(&listener.name), address));
             sockets.push(socket);
         }
-        let admin = config.admin.as_ref().map(|admin| listen(admin.address, || "the admin endpoint".to_owned()));
+        let admin =
+            config.admin.as_ref().map(|admin| listen(admin.address, || "the admin endpoint".to_owned()));
         let (admin_socket, admin) = admin.transpose()?.unzip();
         let (draining, drain) = watch::channel(false);
         let (stopped, stop) = watch::channel(false);
@@ -260,7 +261,8 @@ fn control_thread(parts: ControlParts) -> io::Result<JoinHandle<()>> {
 }
 
 async fn control(parts: ControlParts) {
-    let ControlParts { reloader, refresher, sockets, admin, queues, mut clusters, mut draining, mut stopped } = parts;
+    let ControlParts { reloader, refresher, sockets, admin, queues, mut clusters, mut draining, mut stopped } =
+        parts;
     let shared = Arc::clone(reloader.shared());
     tokio::task::spawn_local(refresher.run());
     shared.key_sets.attempted(KEY_SETS).await;

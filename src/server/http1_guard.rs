@@ -269,8 +269,7 @@ where
                 return Poll::Ready(Ok(()));
             }
             let held_back = self.end - self.start;
-            let filled = if self.connection.control.is_upgrade_asked() && held_back >= HELD_BACK_MAX
-            {
+            let filled = if self.connection.control.is_upgrade_asked() && held_back >= HELD_BACK_MAX {
                 Poll::Pending
             } else {
                 self.poll_fill(context)

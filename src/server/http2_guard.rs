@@ -148,7 +148,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Read for Http2Guard<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> rt::Write for Http2Guard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(outcome, context)
     }

@@ -1,15 +1,4 @@
-//! The integration tests, one binary: real sockets, real servers, hostile bytes, the real binary.
-
-mod config;
-mod jwt;
-
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on fails"
-)]
+//! The integration tests, one binary: real sockets, real servers, the real binary.
 
 mod config;
 mod jwt;
