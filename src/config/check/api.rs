@@ -24,7 +24,7 @@ impl Check<'_> {
         let policy = self.reference(&place.key("policy"), &written.policy, "policy", &known.policies);
         let upstream =
             self.reference(&place.key("upstream"), &written.upstream, "upstream", &known.upstreams);
-        let routes = self.routes(&place.key("routes"), written.routes.as_deref().unwrap_or_default(), known);
+        let routes = self.routes(&place.key("routes"), &written.routes, known);
         let headers = place.key("identity_headers");
         let identity_headers = all(written
             .identity_headers

@@ -149,7 +149,7 @@ fn the_least_example_gets_the_defaults() {
     assert!(listener.protocols.http1 && listener.protocols.http2);
     assert!(listener.allow_from.is_empty(), "an empty set is everyone");
     let api = &config.apis[0];
-    assert_eq!((api.base_path.as_str(), api.routes.len()), ("", 0));
+    assert_eq!((api.base_path.as_str(), api.routes[0].path.as_str()), ("", "/{*rest}"));
     assert!(config.upstreams["app"].preserve_host);
 }
 
@@ -303,6 +303,7 @@ fn the_opposite_of_a_refusal_loads() {
             "  - {name: orders, version: v3, base_path: /v3, policy: main, upstream: orders}",
         ),
         ("path: /orders, methods: [POST]", "path: \"/orders/{id}\", methods: [POST]"),
+        ("path: /orders, methods: [POST]", "path: \"/orders/{key}\", methods: [POST]"),
         ("path: /orders, methods: [POST]", "path: \"/{*rest}\""),
         ("path: /orders, methods: [POST]", "path: /orders, identity: []"),
         ("limits: {store: memory}", "drain_timeout: \"0\""),
@@ -337,20 +338,28 @@ fn a_claim_with_dots_in_its_name() {
 }
 
 #[test]
-fn two_apis_may_share_a_path_only_on_different_listeners() {
-    let twin =
-        "  - {name: twin, hosts: [orders.example.com], base_path: /v2, policy: main, upstream: orders}";
-    let apart = FULL.replace("limits: {store: memory}", twin);
-    good(&apart);
+fn two_apis_may_share_a_host_but_no_request() {
+    let api = |text: &str| {
+        FULL.replace("limits: {store: memory}", &format!("  - {{{text}, policy: main, upstream: orders}}"))
+    };
+    let here = |text: &str| api(text).replace("apis: [orders]", "apis: [orders, twin]");
+    let twin = "name: twin, hosts: [orders.example.com], base_path: /v2, routes: [{name: a, path: \"/orders/{key}\"}]";
     check_error(
-        &apart.replace("apis: [orders]", "apis: [orders, twin]"),
-        "64:5: this API takes the same requests as the one in line 52 | give them different `hosts` or `base_path`, or serve them on different listeners",
+        &here(twin),
+        "64:94: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
     );
-    let same = "  - {name: orders, version: v2, base_path: /other, policy: main, upstream: orders}";
+    good(&api(twin));
+    good(&here(&twin.replace("{name: a", "{name: a, methods: [PUT]")));
+    good(&here(&twin.replace("[orders.example.com]", "[\"*.example.com\"]")));
+    good(&here(&twin.replace("/v2", "/v3")));
+    good(&here("name: twin, hosts: [orders.example.com], base_path: /v2"));
+    check_error(&here(&twin.replace("/v2", "/").replace("/orders", "/v2/orders")), "x");
+    let same = "name: orders, version: v2, base_path: /other";
     check_error(
-        &FULL.replace("limits: {store: memory}", same),
+        &api(same),
         "64:12: the API `orders` in line 52 has the same version | give each version of an API its own `version`",
     );
+    check_error(&LEAST.replace("apis: [", "apis: [{name: all, policy: main, upstream: app}, "), "x");
 }
 
 #[test]
