@@ -9,6 +9,8 @@ mod jwt_wycheproof;
 mod proxy;
 mod rego_conformance;
 mod rego_golden;
+mod schema;
+mod tidy;
 mod token;
 mod upstream;
 mod wire;
