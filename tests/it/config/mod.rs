@@ -290,6 +290,7 @@ fn the_opposite_of_a_refusal_loads() {
         ),
         ("balance: p2c", "balance: hash:X-User-Id"),
         ("path: /healthz", "path: \"/healthz?deep=1\""),
+        ("workers: 4", "workers: 4.0"),
         ("budget: 5ms", "budget: 250us"),
         ("body_bytes: 1MiB", "body_bytes: 65536"),
         ("hosts: [orders.example.com]", "hosts: [\"*.example.com\", \"[::1]\", 10.0.0.1]"),
@@ -346,20 +347,26 @@ fn two_apis_may_share_a_host_but_no_request() {
     let twin = "name: twin, hosts: [orders.example.com], base_path: /v2, routes: [{name: a, path: \"/orders/{key}\"}]";
     check_error(
         &here(twin),
-        "64:94: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
+        "64:88: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
     );
     good(&api(twin));
     good(&here(&twin.replace("{name: a", "{name: a, methods: [PUT]")));
     good(&here(&twin.replace("[orders.example.com]", "[\"*.example.com\"]")));
     good(&here(&twin.replace("/v2", "/v3")));
     good(&here("name: twin, hosts: [orders.example.com], base_path: /v2"));
-    check_error(&here(&twin.replace("/v2", "/").replace("/orders", "/v2/orders")), "x");
+    check_error(
+        &here(&twin.replace("/v2", "/").replace("/orders", "/v2/orders")),
+        "64:86: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
+    );
     let same = "name: orders, version: v2, base_path: /other";
     check_error(
         &api(same),
         "64:12: the API `orders` in line 52 has the same version | give each version of an API its own `version`",
     );
-    check_error(&LEAST.replace("apis: [", "apis: [{name: all, policy: main, upstream: app}, "), "x");
+    check_error(
+        &LEAST.replace("apis: [", "apis: [{name: all, policy: main, upstream: app}, "),
+        "6:50: this takes the same requests as the API in line 6 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
+    );
 }
 
 #[test]
@@ -529,6 +536,7 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
+        (-3_i32..10).prop_map(|number| Value::from(f64::from(number))),
         prop::sample::select(vec![
             "",
             "/",
