@@ -414,6 +414,27 @@ fn a_fault_does_not_cause_others() {
 }
 
 #[test]
+fn a_fault_does_not_hide_others() {
+    let both = errors_of_listener("limits: {heders: 5}");
+    assert!(both.contains("unknown key `heders`") && both.contains("needs `tls`"), "{both}");
+    let mistyped = errors_of_listener("tsl: {certificates: [{cert: server.pem, key: server.key}]}");
+    assert_eq!(mistyped.lines().next(), Some("gateway.yaml:3:50: unknown key `tsl`"));
+    assert!(!mistyped.contains("needs `tls`"), "the mistyped key is it: {mistyped}");
+}
+
+/// The errors of a listener that others can reach, with `more` in it.
+fn errors_of_listener(more: &str) -> String {
+    errors(&LEAST.replace("127.0.0.1:8080}", &format!("0.0.0.0:8080, {more}}}")))
+}
+
+#[test]
+fn an_api_with_a_mistyped_key_is_not_said_to_clash() {
+    let text =
+        LEAST.replace("apis: [", "apis: [{name: all, host: [a.example], policy: main, upstream: app}, ");
+    check_error(&text, "6:20: unknown key `host` | did you mean `hosts`?");
+}
+
+#[test]
 fn what_is_shown_is_a_configuration_again() {
     let directory = directory();
     for text in [FULL, LEAST] {
