@@ -11,6 +11,8 @@ if [ ! -x "$venv/bin/datasette" ]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check 'datasette==0.65.*'
 fi
 if [ ! -f shop.db ]; then
-    "$venv/bin/python" -c 'import sqlite3; sqlite3.connect("shop.db").executescript(open("shop.sql").read())'
+    rm -f shop.db.new
+    "$venv/bin/python" -c 'import sqlite3; sqlite3.connect("shop.db.new").executescript(open("shop.sql").read())'
+    mv shop.db.new shop.db
 fi
 exec "$venv/bin/datasette" serve --immutable shop.db --host "${address%:*}" --port "${address##*:}"

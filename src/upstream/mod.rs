@@ -20,6 +20,7 @@ mod http2;
 mod interim;
 mod outgoing;
 mod prepare;
+mod relay;
 mod resolve;
 mod stream;
 mod tls;

@@ -165,16 +165,21 @@ impl<B: RequestBody> Pool<B> {
             let Some(in_flight) = InFlight::enter(connections.worker()) else {
                 return Err(unsent(UpstreamError::Overloaded, request));
             };
-            let existing = if may_reuse { connections.existing(offer) } else { None };
+            // The clock is read once for a request that finds a connection.
+            let mut now = Instant::now();
+            let existing = if may_reuse { connections.existing(offer, now) } else { None };
             let kept = existing.is_some();
             let ready = match existing {
                 Some(ready) => ready,
                 None => match open(connections, offer, options.deadline).await {
-                    Ok(ready) => ready,
+                    Ok(ready) => {
+                        now = Instant::now();
+                        ready
+                    }
                     Err(error) => return Err(unsent(error, request)),
                 },
             };
-            let failed = match self.exchange(ready, request, in_flight, options).await {
+            let failed = match self.exchange(ready, request, in_flight, now, options).await {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => failed,
             };
@@ -199,6 +204,7 @@ impl<B: RequestBody> Pool<B> {
         ready: Ready<B>,
         request: Request<B>,
         in_flight: InFlight,
+        started: Instant,
         options: &SendOptions,
     ) -> Result<Reply, Failed<B>> {
         let worker = in_flight.endpoint();
@@ -206,7 +212,7 @@ impl<B: RequestBody> Pool<B> {
         let host = (!settings.preserve_host).then(|| worker.host());
         let timeout = options.response_timeout.unwrap_or(settings.response_timeout);
         let mut request = request.map(Outgoing::new);
-        let mut wait = HeadWait::new(worker, timeout, options.deadline, request.body().upload());
+        let mut wait = HeadWait::new(worker, started, timeout, options.deadline, request.body().upload());
         let unsendable = |reason: Unsendable| Failed::new(UpstreamError::Unsendable(reason));
         let (response, transport) = match ready {
             Ready::Http1(connection) => {

@@ -34,15 +34,16 @@ enum Expiry {
 }
 
 impl HeadWait {
-    /// The waits of an exchange that starts now.
+    /// The waits of an exchange that starts at `started`.
     pub(crate) fn new(
         endpoint: &Rc<WorkerEndpoint>,
+        started: Instant,
         response_timeout: Duration,
         deadline: Option<Instant>,
         upload: Option<Rc<Upload>>,
     ) -> Self {
         let endpoint = Rc::clone(endpoint);
-        Self { endpoint, started: Instant::now(), response_timeout, deadline, upload, watchdog: None }
+        Self { endpoint, started, response_timeout, deadline, upload, watchdog: None }
     }
 
     /// Ready when the wait is over without a head.

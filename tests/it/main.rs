@@ -1,11 +1,14 @@
 //! The integration tests, one binary: real sockets, real servers, the real binary.
 
 mod config;
+mod gateway;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
+mod proxy;
 mod rego_conformance;
 mod rego_golden;
 mod token;
 mod upstream;
+mod wire;
