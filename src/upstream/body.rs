@@ -119,8 +119,8 @@ impl UpstreamBody {
         self.tries
     }
 
-    pub(crate) fn set_tries(&mut self, tries: u32) {
-        self.tries = tries;
+    pub(crate) fn set_tries(&mut self, tries: usize) {
+        self.tries = u32::try_from(tries).unwrap_or(u32::MAX);
     }
 
     /// Whether the whole of a driven response has been read from its connection.

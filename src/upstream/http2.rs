@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +21,7 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::error::{ConnectError, UpstreamError};
 use crate::upstream::http1::Failed;
 use crate::upstream::outgoing::Outgoing;
+use crate::upstream::prepare::{self, Slot};
 use crate::upstream::stream::Stream;
 use crate::upstream::wait::HeadWait;
 use crate::upstream::worker::{OpenConnection, WorkerEndpoint};
@@ -133,15 +134,17 @@ impl<B: RequestBody> Http2<B> {
 }
 
 impl<B: RequestBody> Place<B> {
-    /// Sends `request` and waits for its response's head.
+    /// Sends the request in `slot` and waits for its response's head. If not a byte of it was sent, it is back in its
+    /// slot.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream.
     pub(crate) async fn exchange(
         self,
-        request: Request<Outgoing<B>>,
+        slot: &mut Slot<B>,
         wait: &mut HeadWait,
-    ) -> Result<(Response<Incoming>, StreamHold), Failed<B>> {
+    ) -> Result<(Response<Incoming>, StreamHold), Failed> {
+        let Some(request) = slot.take() else { return Err(Failed::new(UpstreamError::Broken(None))) };
         let Self { connection, hold } = self;
         let used = connection.used.replace(true);
         let sent = connection.sender.borrow_mut().try_send_request(request);
@@ -154,13 +157,13 @@ impl<B: RequestBody> Place<B> {
         match result {
             Ok(Ok(response)) => Ok((response, hold)),
             Ok(Err(mut failed)) => {
-                let unsent = failed.take_message();
+                *slot = failed.take_message().map(prepare::restore);
                 let error = failed.into_error();
                 if wait.request_body_failed() {
                     return Err(Failed::new(UpstreamError::RequestBody(error)));
                 }
                 let stale = used && !connection.is_usable();
-                Err(Failed { error: UpstreamError::Broken(Some(error)), unsent, stale })
+                Err(Failed { error: UpstreamError::Broken(Some(error)), stale })
             }
             Err(expired) => {
                 // It may hang as a whole: the exchanges on it go on, new ones take another.
