@@ -4,6 +4,7 @@
 //! until enough checks in a row have failed, so that a gateway that starts does not refuse everything.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -19,6 +20,9 @@ use crate::upstream::body::AbortOnDrop;
 use crate::upstream::cluster::{Cluster, EndpointState};
 use crate::upstream::connect::{self, Offer, Protocol};
 use crate::upstream::error::{ConnectError, UpstreamError};
+
+/// However often is configured: a check must never become an attack.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +70,7 @@ pub(crate) async fn watch(cluster: Weak<Cluster>) {
 }
 
 async fn watch_endpoint(cluster: Weak<Cluster>, endpoint: Weak<EndpointState>, check: HealthCheck) {
-    let mut ticks = interval(check.interval);
+    let mut ticks = interval(check.interval.max(INTERVAL_MIN));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut streak = Streak::default();
     loop {
@@ -141,8 +145,6 @@ fn request(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -141,8 +141,8 @@ impl<B: RequestBody> Http1<B> {
         }
     }
 
-    /// What the end of the exchange means; the connection is closed.
-    fn failed(self: Box<Self>, stop: Stop<B>, slot: &mut Slot<B>, wait: &HeadWait) -> Failed {
+    /// What the end of the exchange means.
+    fn failed(&self, stop: Stop<B>, slot: &mut Slot<B>, wait: &HeadWait) -> Failed {
         let stale = self.used && !self.watch.received();
         match stop {
             Stop::Expired(error) => Failed::new(error),

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use crate::upstream::RESPONSE_HEAD_MAX;
 use crate::upstream::body::RequestBody;
 use crate::upstream::error::{ConnectError, UpstreamError};
+use crate::upstream::frames::{CountedStream, Credit};
 use crate::upstream::http1::Failed;
 use crate::upstream::outgoing::Outgoing;
 use crate::upstream::prepare::{self, Slot};
@@ -54,6 +55,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 pub(crate) struct Http2<B: RequestBody> {
     sender: RefCell<SendRequest<Outgoing<B>>>,
     load: Rc<Load>,
+    credit: Rc<Credit>,
     used: Cell<bool>,
     retired: Cell<bool>,
     _open: OpenConnection,
@@ -84,6 +86,7 @@ impl<B: RequestBody> Http2<B> {
         endpoint: &Rc<WorkerEndpoint>,
         limit: Duration,
     ) -> Result<Rc<Self>, UpstreamError> {
+        let credit = Rc::new(Credit::default());
         let handshake = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
@@ -92,7 +95,7 @@ impl<B: RequestBody> Http2<B> {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER_MAX)
             .max_header_list_size(u32::try_from(RESPONSE_HEAD_MAX).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream));
+            .handshake(TokioIo::new(CountedStream::new(stream, Rc::clone(&credit))));
         let (sender, connection) = timeout(limit, handshake)
             .await
             .map_err(|_elapsed| UpstreamError::ConnectTimeout)?
@@ -105,6 +108,7 @@ impl<B: RequestBody> Http2<B> {
         Ok(Rc::new(Self {
             sender: RefCell::new(sender),
             load: Rc::new(Load { streams: Cell::new(0), idle_since: Cell::new(Instant::now()) }),
+            credit,
             used: Cell::new(false),
             retired: Cell::new(false),
             _open: OpenConnection::new(endpoint),
@@ -147,6 +151,7 @@ impl<B: RequestBody> Place<B> {
         let Some(request) = slot.take() else { return Err(Failed::new(UpstreamError::Broken(None))) };
         let Self { connection, hold } = self;
         let used = connection.used.replace(true);
+        connection.credit.add_exchange();
         let sent = connection.sender.borrow_mut().try_send_request(request);
         let mut response = pin!(sent);
         let result = poll_fn(|cx| match response.as_mut().poll(cx) {

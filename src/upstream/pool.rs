@@ -169,13 +169,12 @@ impl<B: RequestBody> Pool<B> {
             let mut now = Instant::now();
             let existing = if may_reuse { connections.existing(offer, now) } else { None };
             let kept = existing.is_some();
-            let ready = match existing {
-                Some(ready) => ready,
-                None => {
-                    let opened = open(connections, offer, options.deadline).await?;
-                    now = Instant::now();
-                    opened
-                }
+            let ready = if let Some(ready) = existing {
+                ready
+            } else {
+                let opened = open(connections, offer, options.deadline).await?;
+                now = Instant::now();
+                opened
             };
             let failed = match self.exchange(ready, slot, in_flight, now, options).await {
                 Ok(mut reply) => {
