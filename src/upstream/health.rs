@@ -3,6 +3,7 @@
 //! A check sees what a request would see: name lookup, TLS, the configured HTTP version. Endpoints count as healthy
 //! until enough checks in a row have failed, so that a gateway that starts does not refuse everything.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -57,16 +58,40 @@ impl Streak {
     }
 }
 
-/// Checks all endpoints until the cluster is dropped. Dropping the future ends the checks.
-pub(crate) async fn watch(cluster: Weak<Cluster>) {
-    let mut checks = JoinSet::new();
-    if let Some(cluster) = cluster.upgrade() {
-        let Some(check) = cluster.settings().health.clone() else { return };
-        for endpoint in cluster.endpoints() {
-            checks.spawn(watch_endpoint(Arc::downgrade(&cluster), Arc::downgrade(endpoint), check.clone()));
+/// Marks a cluster as watched until it is dropped.
+#[derive(Debug)]
+struct Watch(Weak<Cluster>);
+
+impl Watch {
+    fn start(cluster: &Arc<Cluster>) -> Option<Self> {
+        let watched = cluster.watched().swap(true, Ordering::Relaxed);
+        (!watched).then(|| Self(Arc::downgrade(cluster)))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.0.upgrade() {
+            cluster.watched().store(false, Ordering::Relaxed);
         }
     }
+}
+
+/// Checks all endpoints until the cluster is dropped. Dropping the future ends the checks.
+pub(crate) async fn watch(cluster: Weak<Cluster>) {
+    let Some((_watch, mut checks)) = start(&cluster) else { return };
     while checks.join_next().await.is_some() {}
+}
+
+fn start(cluster: &Weak<Cluster>) -> Option<(Watch, JoinSet<()>)> {
+    let cluster = cluster.upgrade()?;
+    let check = cluster.settings().health.as_ref()?;
+    let watch = Watch::start(&cluster)?;
+    let mut checks = JoinSet::new();
+    for endpoint in cluster.endpoints() {
+        checks.spawn(watch_endpoint(Arc::downgrade(&cluster), Arc::downgrade(endpoint), check.clone()));
+    }
+    Some((watch, checks))
 }
 
 async fn watch_endpoint(cluster: Weak<Cluster>, endpoint: Weak<EndpointState>, check: HealthCheck) {
