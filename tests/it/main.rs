@@ -5,7 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on fails"
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and one that is skipped says so"
 )]
 
 mod config;
