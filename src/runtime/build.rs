@@ -13,7 +13,7 @@ use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::identity::chain::Chain;
-use crate::identity::jwt::key_set::KeySets;
+use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
