@@ -12,7 +12,7 @@ use super::{
     source::{Edit, Text},
     tree::{
         Body, Callee, Extent, ModuleId, Operator, Path, Rule, Shape, Statement, StatementKind, Target, Term,
-        TermKind, Tree, With, WithTarget, dotted,
+        TermKind, Tree, WithTarget, dotted,
     },
 };
 
@@ -65,11 +65,10 @@ impl Rewriter<'_> {
 
     fn hoist_rule(&mut self, rule: &Rule) {
         if let Shape::Function(arguments) = &rule.shape {
-            arguments.iter().for_each(|argument| self.inside(argument));
+            self.inside_all(arguments);
         }
-        let terms =
-            rule.keys.iter().chain(&rule.value).chain(rule.branches.iter().filter_map(|b| b.value.as_ref()));
-        terms.for_each(|term| self.inside(term));
+        let values = rule.branches.iter().filter_map(|branch| branch.value.as_ref());
+        self.inside_all(rule.keys.iter().chain(&rule.value).chain(values));
         for branch in &rule.branches {
             self.body(&branch.body);
         }
@@ -113,7 +112,9 @@ impl Rewriter<'_> {
                 let end = body.extent.end.saturating_sub(1);
                 self.insert(end, &format!("; {text} "), origin);
             } else {
-                self.brace(body).push_str(&format!("; {text}"));
+                let tail = self.brace(body);
+                tail.push_str("; ");
+                tail.push_str(&text);
             }
         }
     }
@@ -125,15 +126,11 @@ impl Rewriter<'_> {
             if hoisted.is_empty() {
                 continue;
             }
-            let withs: String = statement
-                .withs
-                .iter()
-                .map(|With { extent, .. }| format!(" {}", self.rendered(*extent)))
-                .collect();
-            let text: String = hoisted
-                .iter()
-                .map(|Hoisted { name, text, .. }| format!("{name} := {text}{withs}; "))
-                .collect();
+            let withs: Vec<String> = statement.withs.iter().map(|with| self.rendered(with.extent)).collect();
+            let mut text = String::new();
+            for Hoisted { name, text: term, .. } in &hoisted {
+                text.push_str(&[name, " := ", term, " ", &withs.join(" "), "; "].concat());
+            }
             self.prepend(statement.extent.start, &text);
             wrapped = true;
         }
@@ -151,10 +148,12 @@ impl Rewriter<'_> {
         for with in &statement.withs {
             if let WithTarget::Function { callee, replacement } = &with.target {
                 self.qualify(callee);
-                replacement.iter().for_each(|replacement| self.qualify(replacement));
+                if let Some(replacement) = replacement {
+                    self.qualify(replacement);
+                }
             }
         }
-        statement.terms().into_iter().for_each(|term| self.inside(term));
+        self.inside_all(statement.terms());
         match &statement.kind {
             StatementKind::Declare => {}
             StatementKind::SomeIn { collection, .. } => self.hoist_memberships(collection, &mut hoisted),
@@ -164,15 +163,21 @@ impl Rewriter<'_> {
             }
             // An undefined membership fails the statement as a false one does; below it is another
             // matter.
-            StatementKind::Holds(term) => match &term.kind {
-                TermKind::Membership { .. } => {
-                    term.children().into_iter().for_each(|child| self.hoist_memberships(child, &mut hoisted));
+            StatementKind::Holds(term) if matches!(term.kind, TermKind::Membership { .. }) => {
+                for operand in term.children() {
+                    self.hoist_memberships(operand, &mut hoisted);
                 }
-                _ => self.hoist_memberships(term, &mut hoisted),
-            },
+            }
+            StatementKind::Holds(term) => self.hoist_memberships(term, &mut hoisted),
             StatementKind::Not(term) => self.hoist_below_not(term, &mut hoisted),
         }
         hoisted
+    }
+
+    fn inside_all<'term>(&mut self, terms: impl IntoIterator<Item = &'term Term>) {
+        for term in terms {
+            self.inside(term);
+        }
     }
 
     /// Rewrites calls and comprehensions inside a term.
@@ -180,11 +185,13 @@ impl Rewriter<'_> {
         if let TermKind::Call { callee, .. } = &term.kind {
             self.qualify(callee);
         }
-        term.children().into_iter().for_each(|child| self.inside(child));
+        self.inside_all(term.children());
         if let TermKind::Comprehension { heads, body } = &term.kind {
             self.body(body);
             let mut hoisted = Vec::new();
-            heads.iter().for_each(|head| self.hoist_memberships(head, &mut hoisted));
+            for head in heads {
+                self.hoist_memberships(head, &mut hoisted);
+            }
             self.append(&[body], body.extent.end, &hoisted);
         }
     }
@@ -203,16 +210,19 @@ impl Rewriter<'_> {
         match &term.kind {
             TermKind::Call { .. }
             | TermKind::Membership { .. }
-            | TermKind::Infix { operator: Operator::Other, .. } => {
-                term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
-            }
+            | TermKind::Infix { operator: Operator::Other, .. }
+            | TermKind::Array(_)
+            | TermKind::Set(_)
+            | TermKind::Object(_)
+            | TermKind::Negative(_) => self.hoist_operands(term.children(), hoisted),
             // Equality unifies, and a reference in it may be undefined.
             TermKind::Infix { operator: Operator::Equal, left, right }
             | TermKind::Unify { left, right, .. } => {
                 for side in [left, right] {
-                    match &side.kind {
-                        TermKind::Reference { .. } => self.hoist_below_not(side, hoisted),
-                        _ => self.hoist_operand(side, hoisted),
+                    if matches!(side.kind, TermKind::Reference { .. }) {
+                        self.hoist_below_not(side, hoisted);
+                    } else {
+                        self.hoist_operand(side, hoisted);
                     }
                 }
             }
@@ -220,10 +230,7 @@ impl Rewriter<'_> {
                 if matches!(base.kind, TermKind::Call { .. }) {
                     self.hoist_operand(base, hoisted);
                 }
-                steps.iter().for_each(|step| self.hoist_operand(step, hoisted));
-            }
-            TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_) | TermKind::Negative(_) => {
-                term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
+                self.hoist_operands(steps, hoisted);
             }
             TermKind::Scalar(_)
             | TermKind::Wildcard
@@ -234,20 +241,29 @@ impl Rewriter<'_> {
         }
     }
 
+    fn hoist_operands<'term>(
+        &mut self,
+        terms: impl IntoIterator<Item = &'term Term>,
+        hoisted: &mut Vec<Hoisted>,
+    ) {
+        for term in terms {
+            self.hoist_operand(term, hoisted);
+        }
+    }
+
     /// Takes out whatever may be undefined in a term.
     fn hoist_operand(&mut self, term: &Term, hoisted: &mut Vec<Hoisted>) {
         match &term.kind {
-            TermKind::Reference { .. } | TermKind::Call { .. } | TermKind::Infix { .. } => {
+            TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Input => {
                 self.hoist_memberships(term, hoisted);
                 self.hoist(term, hoisted);
             }
-            TermKind::Membership { .. } => {
-                self.hoist_memberships(term, hoisted);
-                self.hoist(term, hoisted);
-            }
-            TermKind::Input => self.hoist(term, hoisted),
             TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_) | TermKind::Negative(_) => {
-                term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
+                self.hoist_operands(term.children(), hoisted);
             }
             TermKind::Scalar(_)
             | TermKind::Wildcard

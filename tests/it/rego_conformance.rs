@@ -50,7 +50,7 @@ fn difference(case: &Json) -> Option<String> {
             path: format!("m{index}.rego"),
             text: text.as_str().unwrap().to_owned(),
         })
-        .collect();
+        .collect::<Vec<_>>();
     let data = match &case["data"] {
         Json::Null => Value::new_object(),
         data => Value::from_json_str(&data.to_string()).unwrap(),
@@ -67,7 +67,7 @@ fn difference(case: &Json) -> Option<String> {
     let strict = case["strict_error"].as_bool().unwrap_or(false);
     let query = case["query"].as_str().unwrap();
     let options = Options { strict_builtin_errors: strict, ..Options::default() };
-    let program = match compile(modules, data, options) {
+    let program = match compile(&modules, data, options) {
         Ok(_) if wants_error && case.get("want_result").is_none() && query.is_empty() => return None,
         Ok(program) => program,
         Err(_) if wants_error => return None,

@@ -40,7 +40,7 @@ fn footprints_hold_all_that_is_read() {
             if input == Value::Undefined && data == Value::new_object() {
                 continue;
             }
-            let Ok(program) = compile(modules.clone(), data.clone(), Options::default()) else { continue };
+            let Ok(program) = compile(&modules, data.clone(), Options::default()) else { continue };
             let Some(path) = case["query"].as_str().and_then(|query| query.strip_suffix(" = x")) else {
                 continue;
             };
@@ -51,7 +51,7 @@ fn footprints_hold_all_that_is_read() {
             }
             let facts = |input| Facts { input, now_ns: 1, budget: Duration::from_secs(20) };
             let whole = program.evaluator().evaluate(&entrypoint, facts(input.clone()));
-            let part = compile(modules, footprint.project_data(&data), Options::default()).unwrap();
+            let part = compile(&modules, footprint.project_data(&data), Options::default()).unwrap();
             let part = part.evaluator().evaluate(&entrypoint, facts(footprint.project_input(&input)));
             assert_eq!(whole, part, "{}: {footprint:?}", case["note"]);
             compared += 1;
@@ -112,7 +112,7 @@ fn starter_policies_answer_from_their_footprint_alone() {
     let decision = program.entrypoint("gateway/decision").unwrap();
     let footprint = program.footprint(&decision);
     let data = footprint.project_data(&bundle.data);
-    let lean = compile(bundle.modules.clone(), data, Options::default()).unwrap();
+    let lean = compile(&bundle.modules, data, Options::default()).unwrap();
     let (mut whole, mut part) = (program.evaluator(), lean.evaluator());
     let odd = prop_oneof![
         Just(json!(null)),

@@ -34,7 +34,7 @@ fn answered(case: &Json) -> Outcome {
             path: format!("m{index}.rego"),
             text: text.as_str().unwrap().to_owned(),
         })
-        .collect();
+        .collect::<Vec<_>>();
     let data = Value::from_json_str(&case["data"].to_string()).unwrap();
     let input = match &case["input"] {
         Json::Null => Value::Undefined,
@@ -42,7 +42,7 @@ fn answered(case: &Json) -> Outcome {
     };
     let options =
         Options { strict_builtin_errors: case.get("builtin_error").is_some(), ..Options::default() };
-    let program = match compile(modules, data, options) {
+    let program = match compile(&modules, data, options) {
         Ok(program) => program,
         Err(errors) => {
             println!("{}: {errors}", case["note"]);

@@ -14,7 +14,7 @@ fn modules(texts: &[&str]) -> Vec<Module> {
 }
 
 fn compiled(texts: &[&str]) -> Result<Program, BundleErrors> {
-    compile(modules(texts), Value::new_object(), Options::default())
+    compile(&modules(texts), Value::new_object(), Options::default())
 }
 
 fn facts(input: &str) -> Facts {
@@ -191,7 +191,7 @@ fn packages_in_crowded_data_are_warned_of() {
     let entries: Vec<String> = (0..2_000).map(|n| format!("\"k{n}\": 1")).collect();
     let crowd = |data: String| {
         let data = Value::from_json_str(&data).unwrap();
-        let program = compile(modules(&["package users.p\nr := 1\n"]), data, Options::default()).unwrap();
+        let program = compile(&modules(&["package users.p\nr := 1\n"]), data, Options::default()).unwrap();
         program.warnings().iter().map(|fault| fault.code).collect::<Vec<_>>()
     };
     assert_eq!(crowd(format!("{{\"users\": {{{}}}}}", entries.join(", "))), ["crowded_package"]);
@@ -254,7 +254,7 @@ fn built_in_errors_are_undefined_unless_strict() {
     let text = "package p\nr := to_number(\"x\")\nd := 1 / 0\n";
     let outcome = |strict, path| {
         let options = Options { strict_builtin_errors: strict, ..Options::default() };
-        let program = compile(modules(&[text]), Value::new_object(), options).unwrap();
+        let program = compile(&modules(&[text]), Value::new_object(), options).unwrap();
         program.evaluator().evaluate(&program.entrypoint(path).unwrap(), facts("{}"))
     };
     assert_eq!((outcome(false, "p/r"), outcome(false, "p/d")), (Ok(None), Ok(None)));
@@ -297,7 +297,7 @@ fn time_is_an_argument() {
 fn rules_and_data_do_not_share_a_path() {
     let conflict = |data: &str| {
         let data = Value::from_json_str(data).unwrap();
-        compile(modules(&["package p.q\nr := 1\n"]), data, Options::default()).is_err()
+        compile(&modules(&["package p.q\nr := 1\n"]), data, Options::default()).is_err()
     };
     assert!(conflict(r#"{"p": {"q": {"r": 2}}}"#));
     assert!(conflict(r#"{"p": 2}"#));

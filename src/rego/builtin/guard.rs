@@ -48,6 +48,7 @@ fn trip(reason: String) -> anyhow::Error {
 }
 
 type Check = fn(&[Value]) -> Result<(), String>;
+type Answer = fn(&[Value]) -> Option<Value>;
 
 /// The guarded built-ins and what is checked before they run.
 const CHECKED: &[(&str, Check)] = &[
@@ -69,8 +70,7 @@ const CHECKED: &[(&str, Check)] = &[
 ];
 
 /// The built-ins that panic on some arguments, and what OPA answers for those.
-const ANSWERED: &[(&str, fn(&[Value]) -> Option<Value>)] =
-    &[("strings.count", count_empty), ("object.subset", subset_of_empty)];
+const ANSWERED: &[(&str, Answer)] = &[("strings.count", count_empty), ("object.subset", subset_of_empty)];
 
 /// Puts the guards into an engine; `runtime` is what `opa.runtime()` answers. `strict` makes the
 /// errors of guarded built-ins fatal, as `set_strict_builtin_errors` does for the others.
@@ -131,10 +131,7 @@ fn site() -> Option<&'static Site> {
 }
 
 fn text(arguments: &[Value], index: usize) -> Option<&str> {
-    match arguments.get(index) {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
-    }
+    if let Value::String(text) = arguments.get(index)? { Some(text) } else { None }
 }
 
 fn integer(arguments: &[Value], index: usize) -> Option<i64> {
@@ -307,10 +304,12 @@ fn reachable_paths(arguments: &[Value]) -> Result<(), String> {
 }
 
 fn members(collection: &Value) -> Vec<&Value> {
-    match collection {
-        Value::Array(items) => items.iter().collect(),
-        Value::Set(items) => items.iter().collect(),
-        _ => Vec::new(),
+    if let Value::Array(items) = collection {
+        items.iter().collect()
+    } else if let Value::Set(items) = collection {
+        items.iter().collect()
+    } else {
+        Vec::new()
     }
 }
 
