@@ -15,7 +15,7 @@ mod json;
 pub mod label;
 mod line;
 pub mod log;
-mod queue;
+pub mod queue;
 pub mod recorder;
 pub mod sink;
 mod stdout;

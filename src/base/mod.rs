@@ -9,3 +9,4 @@ pub mod path;
 pub mod pem;
 pub mod secret;
 pub mod size;
+pub mod timer;

@@ -158,6 +158,7 @@ pub struct ListenerLimits {
 
 /// An identity provider.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
 pub enum Provider {
     /// `type: jwt`.
     Jwt(JwtProvider),
@@ -377,7 +378,7 @@ pub struct Api {
     pub policy: Name,
     /// The default upstream.
     pub upstream: Name,
-    /// Routes; empty means one route that takes everything below the base path.
+    /// Routes, at least one; `/{*rest}` where the file lists none.
     pub routes: Vec<Route>,
     /// Headers that only the gateway may set: removed from each request, names folded.
     pub identity_headers: Vec<HeaderName>,

@@ -13,12 +13,12 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::{RecursiveTransform, Transform};
 use serde_json::Value;
 
-use crate::config::place::Place;
+use crate::config::place::{Place, Step};
 use crate::config::raw::Gateway;
-use crate::config::raw::quantity::NAME_HELP;
+use crate::config::raw::quantity::{DURATION_PATTERN, NAME_HELP};
 use crate::config::report::{At, Report};
 use crate::config::suggest::{listed, suggestion};
-use crate::config::yaml::{Data, Node, quotable};
+use crate::config::yaml::{Data, Node, Scalar, quotable};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(generate);
 static VALIDATOR: LazyLock<Option<Validator>> = LazyLock::new(|| jsonschema::draft202012::new(&SCHEMA).ok());
@@ -85,6 +85,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other 30 kinds are bounds, or not in our schema")]
     fn fault(&mut self, error: &ValidationError<'_>) {
         let place = place(error.instance_path());
         match error.kind() {
@@ -108,14 +109,10 @@ impl Check<'_> {
                 let options = options.as_array().into_iter().flatten().filter_map(Value::as_str);
                 self.not_an_option(&place, &options.map(str::to_owned).collect::<Vec<_>>());
             }
-            ValidationErrorKind::Type { kind } => self.wrong_type(&place, kind),
+            ValidationErrorKind::Type { kind } => self.wrong_type(&place, kind, error.schema_path()),
             // The checks say more about these.
             ValidationErrorKind::Pattern { .. } | ValidationErrorKind::Format { .. } => {}
-            kind => {
-                let shown = self.root.shown(&place);
-                let (message, help) = bound(kind, &shown);
-                self.fail(&place, message, help);
-            }
+            kind => self.out_of_bounds(&place, kind, error.schema_path()),
         }
     }
 
@@ -149,7 +146,8 @@ impl Check<'_> {
     fn no_branch(&mut self, place: &Place, types: &[String], context: &[Vec<ValidationError<'static>>]) {
         let Some(node) = self.root.get(place) else { return };
         let Data::Mapping(_) = node.data else {
-            self.fail(place, format!("expected a mapping, found {}", kind_of(node)), "begin with `type`");
+            let message = format!("{} must be a mapping, not {}", label(place), kind_of(node));
+            self.fail(place, message, "begin it with `type`");
             return;
         };
         let tag = place.key("type");
@@ -179,55 +177,81 @@ impl Check<'_> {
         self.fail(place, message, &help);
     }
 
-    fn wrong_type(&mut self, place: &Place, kind: &TypeKind) {
+    fn wrong_type(&mut self, place: &Place, kind: &TypeKind, schema_path: &Location) {
         let Some(node) = self.root.get(place) else { return };
         let wanted: Vec<JsonType> = match kind {
             TypeKind::Single(one) => vec![*one],
             TypeKind::Multiple(several) => several.iter().collect(),
         };
         let names: Vec<&str> = wanted.iter().map(|one| type_name(*one)).collect();
-        let wants_text = wanted.contains(&JsonType::String);
         let help = match &node.data {
-            Data::Scalar(scalar) if wants_text => {
-                format!("put it in quotes: `\"{}\"`", quotable(&scalar.source))
-            }
-            Data::Scalar(scalar) if wanted.contains(&JsonType::Array) => {
-                format!("write `[{}]`", quotable(&scalar.source))
-            }
-            Data::Scalar(scalar) if scalar.interpolated => "a reference always gives a text".to_owned(),
-            Data::Scalar(scalar) if scalar.value.is_string() && wanted.contains(&JsonType::Boolean) => {
-                "write `true` or `false`".to_owned()
-            }
-            Data::Scalar(_) | Data::Sequence(_) | Data::Mapping(_) => String::new(),
+            Data::Scalar(scalar) => scalar_help(scalar, &wanted, is_duration(schema_path)),
+            Data::Sequence(_) | Data::Mapping(_) => String::new(),
         };
-        let message = format!("expected {}, found {}", names.join(" or "), kind_of(node));
+        let message = format!("{} must be {}, not {}", label(place), names.join(" or "), kind_of(node));
         self.fail(place, message, &help);
     }
 
+    fn out_of_bounds(&mut self, place: &Place, kind: &ValidationErrorKind, schema_path: &Location) {
+        let (label, shown) = (label(place), self.root.shown(place));
+        let number = |limit: &Value| limit.as_f64().unwrap_or_default();
+        let (message, help) = if let ValidationErrorKind::Minimum { limit } = kind {
+            (format!("{label} must be at least {}, not `{shown}`", number(limit)), "")
+        } else if let ValidationErrorKind::Maximum { limit } = kind {
+            (format!("{label} must be at most {}, not `{shown}`", number(limit)), "")
+        } else if let ValidationErrorKind::Constant { expected_value } = kind {
+            (format!("{label} must be {expected_value}, not `{shown}`"), "this gateway reads no other")
+        } else if let ValidationErrorKind::MinItems { .. } = kind {
+            let help =
+                if has_default(schema_path) { "leave it out for the default" } else { "one is needed" };
+            (format!("{label} is empty"), help)
+        } else if let ValidationErrorKind::MinLength { .. } = kind {
+            (format!("{label} is empty"), "")
+        } else if let ValidationErrorKind::MaxLength { limit } = kind {
+            (format!("{label} is longer than {limit} characters"), "")
+        } else if let ValidationErrorKind::UniqueItems = kind {
+            (format!("{label} has an item twice"), "keep one of them")
+        } else {
+            (format!("{label} does not fit the schema"), "`gatewayctl config schema` prints it")
+        };
+        self.fail(place, message, help);
+    }
+
+    /// Notes what is all there is to say about a value.
     fn fail(&mut self, place: &Place, message: String, help: &str) {
         let reported = self.report.error_with(place, message, help);
         self.report.discard(place.clone(), reported);
     }
 }
 
-/// What a violated bound says.
-fn bound(kind: &ValidationErrorKind, shown: &str) -> (String, &'static str) {
-    if let ValidationErrorKind::Minimum { limit } = kind {
-        (format!("`{shown}` is less than {limit}"), "")
-    } else if let ValidationErrorKind::Maximum { limit } = kind {
-        (format!("`{shown}` is more than {limit}"), "")
-    } else if let ValidationErrorKind::Constant { expected_value } = kind {
-        (format!("`{shown}` is not {expected_value}"), "this gateway reads no other")
-    } else if let ValidationErrorKind::MinItems { .. } = kind {
-        ("the list is empty".to_owned(), "put an item in, or leave the key out where it has a default")
-    } else if let ValidationErrorKind::MinLength { .. } = kind {
-        ("the text is empty".to_owned(), "")
-    } else if let ValidationErrorKind::MaxLength { limit } = kind {
-        (format!("`{shown}` is longer than {limit} characters"), "")
-    } else if let ValidationErrorKind::UniqueItems = kind {
-        ("the list has an item twice".to_owned(), "keep one of them")
+/// How to write a scalar so that it has a wanted type.
+fn scalar_help(scalar: &Scalar, wanted: &[JsonType], is_duration: bool) -> String {
+    let source = quotable(&scalar.source);
+    if scalar.interpolated {
+        "a reference always gives a text".to_owned()
+    } else if is_duration {
+        format!("write its unit: `{source}s`")
+    } else if wanted.contains(&JsonType::String) && wanted.contains(&JsonType::Integer) {
+        "write a whole number and its unit: `64KiB`".to_owned()
+    } else if wanted.contains(&JsonType::String) {
+        format!("put it in quotes: `\"{source}\"`")
+    } else if wanted.contains(&JsonType::Array) {
+        format!("write `[{source}]`")
+    } else if wanted.contains(&JsonType::Boolean) && scalar.value.is_string() {
+        "write `true` or `false`".to_owned()
     } else {
-        (format!("does not fit the schema ({})", kind.keyword()), "`gatewayctl config schema` prints it")
+        String::new()
+    }
+}
+
+/// How a message calls the value at a place.
+fn label(place: &Place) -> String {
+    let mut inward = place.steps().iter().rev();
+    match (inward.next(), inward.next()) {
+        (Some(Step::Key(key)), _) => format!("`{}`", quotable(key)),
+        (Some(Step::Index(_)), Some(Step::Key(key))) => format!("an item of `{}`", quotable(key)),
+        (Some(Step::Index(_)), Some(Step::Index(_)) | None) => "an item".to_owned(),
+        (None, _) => "the configuration".to_owned(),
     }
 }
 
@@ -248,6 +272,17 @@ fn holder(schema_path: &Location) -> Option<&'static Value> {
 fn known_keys(schema_path: &Location) -> Option<Vec<String>> {
     let properties = holder(schema_path)?.get("properties")?.as_object()?;
     Some(properties.keys().cloned().collect())
+}
+
+/// Whether the value that a schema path speaks of has a default, as its documentation says.
+fn has_default(schema_path: &Location) -> bool {
+    let description = holder(schema_path).and_then(|schema| schema.get("description")?.as_str());
+    description.is_some_and(|text| text.contains("Default "))
+}
+
+fn is_duration(schema_path: &Location) -> bool {
+    let pattern = holder(schema_path).and_then(|schema| schema.get("pattern")?.as_str());
+    pattern == Some(DURATION_PATTERN)
 }
 
 /// The first sentence of a property's documentation.
@@ -284,6 +319,7 @@ fn kind_of(node: &Node) -> &'static str {
         Data::Scalar(scalar) => match &scalar.value {
             Value::Null => "nothing",
             Value::Bool(_) => "a boolean",
+            Value::Number(number) if number.is_f64() => "a fraction",
             Value::Number(_) => "a number",
             Value::String(_) | Value::Array(_) | Value::Object(_) => "a text",
         },

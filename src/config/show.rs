@@ -65,7 +65,12 @@ fn api_names(source: &Node) -> Vec<String> {
         .filter_map(|api| api.field("name"))
         .map(|name| match name.to_value() {
             Value::String(text) if !name.is_interpolated() => text,
-            _ => SECRET.to_owned(),
+            Value::String(_)
+            | Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::Array(_)
+            | Value::Object(_) => SECRET.to_owned(),
         })
         .collect();
     names.into_iter().collect()

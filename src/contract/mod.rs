@@ -10,3 +10,4 @@ pub mod input;
 pub mod rate;
 pub mod reads;
 pub mod request;
+pub mod schema;

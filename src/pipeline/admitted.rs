@@ -24,7 +24,6 @@ use crate::pipeline::routed::Target;
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) exchange: Exchange,
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
     pub(crate) asked: Asked,
     pub(crate) body: UpstreamRequestBody,
     obligations: Box<Allow>,
@@ -42,16 +41,9 @@ pub(crate) struct Asked {
 // === impl Admitted ===
 
 impl Admitted {
-    /// What the allow obliges to.
-    pub(crate) fn obligations(&self) -> &Allow {
-        &self.obligations
-    }
-
     /// Its parts, for the stage that enforces the obligations.
-    pub(crate) fn into_parts(
-        self,
-    ) -> (Exchange, Option<hyper::upgrade::OnUpgrade>, Asked, UpstreamRequestBody, Box<Allow>) {
-        (self.exchange, self.on_upgrade, self.asked, self.body, self.obligations)
+    pub(crate) fn into_parts(self) -> (Exchange, Asked, UpstreamRequestBody, Box<Allow>) {
+        (self.exchange, self.asked, self.body, self.obligations)
     }
 }
 
@@ -60,10 +52,10 @@ impl Admitted {
 impl Inspected {
     /// Asks the policy.
     pub(crate) fn decide(self) -> Result<Admitted, Reject> {
-        let Self { mut exchange, from, on_upgrade, target, identity, facts, body } = self;
+        let Self { mut exchange, from, target, identity, facts, body } = self;
         let asked = Asked { from, target, identity, facts };
         match ask(&mut exchange, &asked, None) {
-            Ok(obligations) => Ok(Admitted { exchange, on_upgrade, asked, body, obligations }),
+            Ok(obligations) => Ok(Admitted { exchange, asked, body, obligations }),
             Err(cause) => Err(Reject::new(exchange, cause)),
         }
     }

@@ -36,7 +36,8 @@ pub(crate) struct Cleared {
     pub(crate) response_timeout: Option<Duration>,
     /// Why the client's body broke off, if it did.
     pub(crate) fault: FaultCell,
-    pub(crate) tunnel: Option<hyper::upgrade::OnUpgrade>,
+    /// It is a WebSocket handshake.
+    pub(crate) websocket: bool,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) limit_headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -46,7 +47,7 @@ pub(crate) struct Cleared {
 impl Admitted {
     /// Takes limits, applies edits, chooses the upstream.
     pub(crate) fn enforce(self) -> Result<Cleared, Reject> {
-        let (mut exchange, on_upgrade, asked, mut body, allow) = self.into_parts();
+        let (mut exchange, asked, mut body, allow) = self.into_parts();
         let limit_headers = match take_limits(&mut exchange, &asked, &allow) {
             Ok(headers) => headers,
             Err((cause, headers)) => return Err(Reject::new(exchange, cause).with_headers(headers)),
@@ -63,8 +64,8 @@ impl Admitted {
             Ok(cluster) => cluster,
             Err(cause) => return Err(Reject::new(exchange, cause)),
         };
-        let tunnel = on_upgrade.filter(|_| websocket::is_wanted(&exchange, &asked, &body));
-        let Some(request) = assemble(&mut exchange, &asked, &edits, &cluster, body, tunnel.is_some()) else {
+        let websocket = websocket::is_wanted(&exchange, &asked, &body);
+        let Some(request) = assemble(&mut exchange, &asked, &edits, &cluster, body, websocket) else {
             return Err(Reject::new(exchange, Cause::Internal));
         };
         Ok(Cleared {
@@ -74,7 +75,7 @@ impl Admitted {
             cluster,
             response_timeout: edits.timeout,
             fault,
-            tunnel,
+            websocket,
             response_edits,
             limit_headers,
         })
@@ -153,7 +154,7 @@ fn assemble(
     edits: &UpstreamEdits,
     cluster: &Cluster,
     body: UpstreamRequestBody,
-    tunnel: bool,
+    websocket: bool,
 ) -> Option<Request<UpstreamRequestBody>> {
     let target = target(exchange, edits)?;
     let head = &mut exchange.head;
@@ -171,7 +172,7 @@ fn assemble(
     if cluster.settings().preserve_host {
         headers.insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
     }
-    if tunnel {
+    if websocket {
         websocket::ask(&mut headers);
     }
     let method: Method = head.method.clone();

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::contract::request::TlsFacts;
 use crate::pipeline::reject::Cause;
+use crate::pipeline::websocket::Tunnel;
 
 /// A connection from a client.
 #[derive(Debug)]
@@ -29,21 +31,16 @@ pub struct ConnectionControl {
     refusal: RefCell<Option<Cause>>,
     in_flight: Cell<u32>,
     idle_since: Cell<Option<Instant>>,
-    upgrade: Cell<Upgrade>,
+    /// A head asks for another protocol, and is not answered yet.
+    upgrade_asked: Cell<bool>,
+    tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
+    /// Since when the client has had bytes of a response that it has not taken; one for each open response.
+    unread: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
 }
 
-/// Where a request for another protocol stands (HTTP/1 only).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Upgrade {
-    /// Not asked for, or answered with an ordinary response.
-    #[default]
-    No,
-    /// Asked for: bytes after the head belong to nobody yet.
-    Asked,
-    /// Switched: bytes are no longer HTTP.
-    Tunnel,
-}
+/// One response's mark of when its last bytes were handed out.
+pub type HandedOut = Rc<Cell<Option<Instant>>>;
 
 // === impl ConnectionControl ===
 
@@ -67,10 +64,25 @@ impl ConnectionControl {
     pub fn request_ended(&self) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         self.idle_since.set(Some(Instant::now()));
-        if self.upgrade.get() == Upgrade::Asked {
-            self.upgrade.set(Upgrade::No);
-            self.wake();
+        if self.upgrade_asked.replace(false)
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
         }
+    }
+
+    /// A mark for a response that begins; it is watched until it is dropped.
+    pub fn watch_response(&self) -> HandedOut {
+        let mark = HandedOut::default();
+        let mut unread = self.unread.borrow_mut();
+        unread.retain(|mark| mark.strong_count() > 0);
+        unread.push(Rc::downgrade(&mark));
+        mark
+    }
+
+    /// The longest that bytes handed out have not been followed by a demand for more.
+    pub fn oldest_unread(&self) -> Option<Instant> {
+        self.unread.borrow().iter().filter_map(|mark| mark.upgrade()?.get()).min()
     }
 
     /// Whether a request is being handled.
@@ -83,20 +95,24 @@ impl ConnectionControl {
         self.idle_since.get()
     }
 
-    /// A head asks for another protocol.
+    /// A head asks for another protocol: bytes after it belong to nobody until it is answered.
     pub fn upgrade_asked(&self) {
-        self.upgrade.set(Upgrade::Asked);
+        self.upgrade_asked.set(true);
     }
 
-    /// The response is a 101: from here on bytes pass unread.
-    pub fn tunnel(&self) {
-        self.upgrade.set(Upgrade::Tunnel);
-        self.wake();
+    /// Whether a request for another protocol is open.
+    pub fn is_upgrade_asked(&self) -> bool {
+        self.upgrade_asked.get()
     }
 
-    /// Where a request for another protocol stands.
-    pub fn upgrade(&self) -> Upgrade {
-        self.upgrade.get()
+    /// The response is a 101: the connection becomes `tunnel` once that is out.
+    pub fn switch(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// What the connection becomes, if anything.
+    pub fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.borrow_mut().take()
     }
 
     /// Wakes the byte stream's reader when the state of an upgrade changes.
@@ -104,12 +120,6 @@ impl ConnectionControl {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *kept = Some(waker.clone());
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
         }
     }
 }

@@ -22,7 +22,6 @@ pub(crate) struct Identified {
     pub(crate) exchange: Exchange,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
     pub(crate) target: Target,
     pub(crate) identity: Arc<Identity>,
 }
@@ -32,7 +31,7 @@ pub(crate) struct Identified {
 impl Routed {
     /// Asks the route's providers in order.
     pub(crate) async fn identify(self) -> Result<Identified, Reject> {
-        let Self { mut exchange, body, from, on_upgrade, target } = self;
+        let Self { mut exchange, body, from, target } = self;
         let local = Rc::clone(&exchange.local);
         let Some((api, route)) = local.resolve(target.api, target.route) else {
             return Err(Reject::new(exchange, Cause::Internal));
@@ -73,7 +72,7 @@ impl Routed {
             }
         };
         exchange.evidence.identity = Some(Arc::clone(&identity));
-        Ok(Identified { exchange, body, from, on_upgrade, target, identity })
+        Ok(Identified { exchange, body, from, target, identity })
     }
 }
 

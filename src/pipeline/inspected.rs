@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, header};
 use hyper::body::{Body as _, Incoming};
@@ -27,7 +28,6 @@ const JSON_DEPTH_MAX: usize = 64;
 pub(crate) struct Inspected {
     pub(crate) exchange: Exchange,
     pub(crate) from: Origin,
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
     pub(crate) target: Target,
     pub(crate) identity: Arc<Identity>,
     pub(crate) facts: BodyFacts,
@@ -39,17 +39,19 @@ pub(crate) struct Inspected {
 impl Identified {
     /// Reads what the policy reads; a body is whole or refused.
     pub(crate) async fn inspect(self) -> Result<Inspected, Reject> {
-        let Self { exchange, body, from, on_upgrade, target, identity } = self;
+        let Self { exchange, body, from, target, identity } = self;
         let local = Rc::clone(&exchange.local);
         let Some((api, route)) = local.resolve(target.api, target.route) else {
             return Err(Reject::new(exchange, Cause::Internal));
         };
-        let limit = route.body_limit.unwrap_or_else(|| {
-            let listener = local.runtime().listener(exchange.connection.listener);
-            listener.map_or(0, |listener| listener.config.limits.body_bytes.bytes())
-        });
-        let Some(decider) = local.decider(api.policy) else {
+        let listener = local.runtime().listener(exchange.connection.listener);
+        let (Some(decider), Some(listener)) = (local.decider(api.policy), listener) else {
             return Err(Reject::new(exchange, Cause::Internal));
+        };
+        let limits = &listener.config.limits;
+        let bounds = Bounds {
+            bytes: route.body_limit.unwrap_or(limits.body_bytes.bytes()),
+            timeout: limits.body_timeout,
         };
         let (reads_body, reads_query) = {
             let decider = decider.borrow();
@@ -58,17 +60,24 @@ impl Identified {
         if reads_query && !exchange.head.query.as_deref().is_none_or(is_decodable) {
             return Err(Reject::new(exchange, Cause::QueryMalformed));
         }
-        match inspect(&exchange, body, limit, reads_body).await {
-            Ok((facts, body)) => Ok(Inspected { exchange, from, on_upgrade, target, identity, facts, body }),
+        match inspect(&exchange, body, bounds, reads_body).await {
+            Ok((facts, body)) => Ok(Inspected { exchange, from, target, identity, facts, body }),
             Err(cause) => Err(Reject::new(exchange, cause)),
         }
     }
 }
 
+/// Bounds of a body.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    bytes: u64,
+    timeout: Duration,
+}
+
 async fn inspect(
     exchange: &Exchange,
     body: Incoming,
-    limit: u64,
+    bounds: Bounds,
     reads_body: bool,
 ) -> Result<(BodyFacts, UpstreamRequestBody), Cause> {
     if body.is_end_stream() {
@@ -76,10 +85,10 @@ async fn inspect(
         return Ok((facts, UpstreamRequestBody::Empty));
     }
     let length = exchange.head.content_length;
-    if length.is_some_and(|length| length > limit) {
+    if length.is_some_and(|length| length > bounds.bytes) {
         return Err(Cause::BodyTooLarge);
     }
-    let body = LimitedBody::new(body, limit);
+    let body = LimitedBody::new(body, bounds.bytes, bounds.timeout);
     if !reads_body {
         return Ok((BodyFacts::Unread, UpstreamRequestBody::Stream(body)));
     }

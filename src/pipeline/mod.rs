@@ -31,7 +31,7 @@ mod request_body;
 mod respond;
 mod responded;
 mod routed;
-mod websocket;
+pub mod websocket;
 
 pub use respond::ResponseBody;
 

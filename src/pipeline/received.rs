@@ -33,8 +33,6 @@ pub(crate) struct Received {
     pub(crate) exchange: Exchange,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
-    /// For a WebSocket: where the client's side of the tunnel will come from.
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 /// What is known of the request's sender and wishes beside its head.
@@ -53,14 +51,12 @@ impl Received {
     pub(crate) fn read(
         worker: &Rc<Worker>,
         connection: &Rc<Connection>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<Self, Reject> {
         let local = worker.local();
         let now = worker.now();
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
-        let asks_upgrade = request.headers().contains_key(header::UPGRADE);
-        let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let read = match (connection.control.take_refusal(), local.runtime().listener(connection.listener)) {
             (Some(cause), _) => Err(cause),
@@ -77,9 +73,8 @@ impl Received {
         match read {
             Ok((head, source, hop, request_id)) => {
                 let request_id = request_id.unwrap_or_else(|| evidence.decision_id.to_string());
-                let on_upgrade = on_upgrade.filter(|_| hop.websocket);
                 let from = Origin { source, hop, request_id };
-                Ok(Self { exchange: exchange(head, evidence), body, from, on_upgrade })
+                Ok(Self { exchange: exchange(head, evidence), body, from })
             }
             Err(cause) => {
                 let mut evidence = evidence;

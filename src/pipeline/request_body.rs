@@ -4,17 +4,23 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use crate::base::timer::LazyTimer;
 use crate::pipeline::reject::Cause;
 use crate::upstream::body::RequestBody;
 
+/// What a body must bring in each timeout.
+const BYTES_PER_TIMEOUT: u64 = 1024;
+
 /// Why a client's body ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BodyFault {
+pub enum BodyFault {
     /// It is over its limit.
     #[error("the body is too large")]
     TooLarge,
@@ -32,7 +38,7 @@ pub(crate) struct FaultCell(Rc<Cell<Option<BodyFault>>>);
 
 /// The body that is sent upstream.
 #[derive(Debug)]
-pub(crate) enum UpstreamRequestBody {
+pub enum UpstreamRequestBody {
     /// None.
     Empty,
     /// Read whole before, because the policy looks into it.
@@ -41,12 +47,24 @@ pub(crate) enum UpstreamRequestBody {
     Stream(LimitedBody),
 }
 
-/// The client's body with its bound.
+/// The client's body with its bound and its timeout.
 #[derive(Debug)]
-pub(crate) struct LimitedBody {
+pub struct LimitedBody {
     body: Incoming,
     remaining: u64,
     fault: FaultCell,
+    timeout: Duration,
+    timer: LazyTimer,
+    wait: Wait,
+}
+
+/// How long the gateway has waited for bytes, and what came meanwhile. Time in which nobody asked for bytes, because
+/// the upstream is slow, does not count.
+#[derive(Debug, Default)]
+struct Wait {
+    pending_since: Option<Instant>,
+    waited: Duration,
+    received: u64,
 }
 
 // === impl BodyFault ===
@@ -73,9 +91,17 @@ impl FaultCell {
 // === impl LimitedBody ===
 
 impl LimitedBody {
-    /// `body`, of which at most `limit` bytes are taken.
-    pub(crate) fn new(body: Incoming, limit: u64) -> Self {
-        Self { body, remaining: limit, fault: FaultCell::default() }
+    /// `body`, of which at most `limit` bytes are taken. In each `timeout` of waiting it must bring 1 KiB or end: a slow
+    /// drip is a stall.
+    pub(crate) fn new(body: Incoming, limit: u64, timeout: Duration) -> Self {
+        Self {
+            body,
+            remaining: limit,
+            fault: FaultCell::default(),
+            timeout,
+            timer: LazyTimer::default(),
+            wait: Wait::default(),
+        }
     }
 
     /// Where its fault will be found.
@@ -110,6 +136,13 @@ impl LimitedBody {
         Ok(only.unwrap_or_else(|| Bytes::from(whole)))
     }
 
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<BodyFault> {
+        let since = *self.wait.pending_since.get_or_insert_with(Instant::now);
+        let deadline = since + self.timeout.saturating_sub(self.wait.waited);
+        ready!(self.timer.poll_expired(deadline, context));
+        Poll::Ready(BodyFault::Timeout)
+    }
+
     fn fail(&self, fault: BodyFault) -> BodyFault {
         self.fault.0.set(Some(fault));
         fault
@@ -124,17 +157,19 @@ impl Body for LimitedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => {
-                let fault = if is_timeout(&error) { BodyFault::Timeout } else { BodyFault::Broken };
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(self.fail(BodyFault::Broken)))),
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Pending => {
+                let fault = ready!(self.poll_stalled(context));
                 return Poll::Ready(Some(Err(self.fail(fault))));
             }
-            Some(Ok(frame)) => frame,
         };
         match frame.into_data() {
             Ok(data) => {
                 let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                self.wait.add(length);
                 match self.remaining.checked_sub(length) {
                     Some(remaining) => {
                         self.remaining = remaining;
@@ -157,16 +192,18 @@ impl Body for LimitedBody {
     }
 }
 
-/// Whether the byte guard gave up waiting.
-fn is_timeout(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::TimedOut;
+// === impl Wait ===
+
+impl Wait {
+    fn add(&mut self, length: u64) {
+        if let Some(since) = self.pending_since.take() {
+            self.waited += since.elapsed();
         }
-        source = inner.source();
+        self.received = self.received.saturating_add(length);
+        if self.received >= BYTES_PER_TIMEOUT {
+            *self = Self::default();
+        }
     }
-    false
 }
 
 // === impl UpstreamRequestBody ===

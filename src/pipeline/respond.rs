@@ -6,8 +6,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::contract::decision::{self, Deny};
+use crate::pipeline::connection::HandedOut;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::reject::Cause;
 use crate::upstream::body::UpstreamBody;
@@ -24,6 +26,8 @@ pub(crate) struct Reject(Box<(Exchange, Cause, Vec<(http::HeaderName, HeaderValu
 pub struct ResponseBody {
     content: Content,
     exchange: Option<Box<Exchange>>,
+    /// On HTTP/2: when bytes were handed out that have not been followed by a demand for more.
+    handed_out: Option<HandedOut>,
 }
 
 #[derive(Debug)]
@@ -112,7 +116,8 @@ fn denial(deny: &Deny, exchange: &Exchange, cause: &Cause) -> Response<ResponseB
 }
 
 fn whole(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody { content: Content::Whole(Some(body)), exchange: None });
+    let mut response =
+        Response::new(ResponseBody { content: Content::Whole(Some(body)), exchange: None, handed_out: None });
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -124,12 +129,14 @@ fn whole(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response
 impl ResponseBody {
     /// The upstream's body.
     pub(crate) fn upstream(body: UpstreamBody, exchange: Box<Exchange>) -> Self {
-        Self { content: Content::Upstream(body), exchange: Some(exchange) }
+        let handed_out =
+            (exchange.head.protocol == "HTTP/2").then(|| exchange.connection.control.watch_response());
+        Self { content: Content::Upstream(body), exchange: Some(exchange), handed_out }
     }
 
     /// No body, for an exchange that ends elsewhere (in a tunnel).
     pub(crate) fn none() -> Self {
-        Self { content: Content::Whole(None), exchange: None }
+        Self { content: Content::Whole(None), exchange: None, handed_out: None }
     }
 
     /// The body has reached its end: the event is written now.
@@ -154,6 +161,9 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(handed_out) = &self.handed_out {
+            handed_out.set(None);
+        }
         let next = match &mut self.content {
             Content::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Content::Upstream(body) => ready!(Pin::new(body).poll_frame(context)),
@@ -162,6 +172,9 @@ impl Body for ResponseBody {
             None => self.complete(),
             Some(Ok(frame)) => {
                 self.count(frame);
+                if let Some(handed_out) = &self.handed_out {
+                    handed_out.set(Some(Instant::now()));
+                }
                 // The library asks no further once a body says that it has ended.
                 if self.is_end_stream() {
                     self.complete();

@@ -30,12 +30,12 @@ impl Cleared {
             cluster,
             response_timeout,
             fault,
-            tunnel,
+            websocket,
             response_edits,
             limit_headers,
         } = self;
         let pool = exchange.worker.pools.get(&cluster);
-        let options = SendOptions { deadline: None, response_timeout, upgrade: tunnel.is_some() };
+        let options = SendOptions { deadline: None, response_timeout, upgrade: websocket };
         let started = Instant::now();
         let sent = pool.send(request, &options).await;
         let latency = started.elapsed();
@@ -54,9 +54,8 @@ impl Cleared {
         let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
         exchange.count_upstream(&cluster, outcome, reply.body().tries());
         if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client) = tunnel else { return Err(Reject::new(exchange, Cause::Internal)) };
             exchange.evidence.answered(reply.status());
-            return Ok(websocket::tunnel(Box::new(exchange), client, reply));
+            return Ok(websocket::switch(Box::new(exchange), reply));
         }
         hop::strip_response(reply.headers_mut());
         response_edits.apply(reply.headers_mut());

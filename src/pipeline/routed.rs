@@ -16,7 +16,6 @@ pub(crate) struct Routed {
     pub(crate) exchange: Exchange,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
-    pub(crate) on_upgrade: Option<hyper::upgrade::OnUpgrade>,
     pub(crate) target: Target,
 }
 
@@ -43,7 +42,7 @@ impl Target {
 impl Received {
     /// Finds the route.
     pub(crate) fn route(self) -> Result<Routed, Reject> {
-        let Self { mut exchange, body, from, on_upgrade } = self;
+        let Self { mut exchange, body, from } = self;
         let target = match find(&exchange, &from) {
             Ok(target) => target,
             Err(cause) => return Err(Reject::new(exchange, cause)),
@@ -59,7 +58,7 @@ impl Received {
         for name in &api.identity_headers {
             remove_folded(&mut exchange.head.headers, name);
         }
-        Ok(Routed { exchange, body, from, on_upgrade, target })
+        Ok(Routed { exchange, body, from, target })
     }
 }
 

@@ -12,6 +12,9 @@ use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
 use crate::rego::program::{Entrypoint, Program};
 
+/// Time of an evaluation for which no request waits.
+const WARM_UP_BUDGET: Duration = Duration::from_secs(1);
+
 /// A policy as one worker asks it.
 #[derive(Debug)]
 pub struct Decider {
@@ -129,11 +132,15 @@ impl Question {
         let footprint = program.footprint(entrypoint);
         let inputs = InputBuilder::new(&reads(&footprint));
         let constant = footprint.is_constant().then(|| {
-            let budget = rules.budget.max(Duration::from_secs(1));
+            let budget = rules.budget.max(WARM_UP_BUDGET);
             ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, phase)
         });
         // A failure is not kept: the next request may fare better, and each failure is an event of its own.
         let constant = constant.filter(|ruling| ruling.decision.is_ok());
+        if constant.is_none() {
+            // The first evaluation pays for what later ones find ready; no request should.
+            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, WARM_UP_BUDGET, phase);
+        }
         Self { entrypoint: entrypoint.clone(), inputs, constant }
     }
 }

@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
 use crate::audit::sink::OpenError;
+use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::identity::chain::Chain;
-use crate::identity::jwt::key_set::KeySets;
+use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
-use crate::policy::bundle::{self, Purpose};
+use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
+use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::fault::BundleErrors;
 use crate::rego::program::{EntrypointError, Options};
 use crate::runtime::router::{RouteConflict, Router};
@@ -24,6 +27,9 @@ use crate::runtime::snapshot::{
 use crate::runtime::tls::{self, TlsError};
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::error::ClusterError;
+
+/// Time of one of the bundle's own tests.
+const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One fault of a snapshot that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +135,24 @@ impl Faults {
     }
 }
 
+/// An API without routes has one that takes everything below its base path.
+fn with_routes(mut config: Config) -> Config {
+    for api in config.apis.iter_mut().filter(|api| api.routes.is_empty()) {
+        api.routes.push(model::Route {
+            name: Arc::from("all"),
+            path: "/{*rest}".to_owned(),
+            methods: Vec::new(),
+            body_bytes: None,
+            identity: None,
+            websocket: false,
+        });
+    }
+    config
+}
+
 /// Builds the snapshot of `config`. What an earlier one has and this one has too (connections, health) goes on.
 pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Result<Runtime, BuildErrors> {
+    let config = with_routes(config);
     let mut faults = Faults::default();
     let policies = policies(&config, &mut faults);
     let providers = provider::build(&config.identity, key_sets).map_err(BuildError::Providers);
@@ -176,6 +198,9 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
     let faulty = |source| BuildError::Bundle { policy: name(), source };
     let bundle = bundle::load(&[&policy.bundle], Purpose::Serve).map_err(faulty)?;
     let program = bundle.compile(options.clone()).map_err(faulty)?;
+    if policy.self_test {
+        self_test(policy, &bundle).map_err(|details| BuildError::SelfTest { policy: name(), details })?;
+    }
     let missing = |source| BuildError::Entrypoint { policy: name(), source };
     let decision_path = policy.decision.join("/");
     let decision = program.entrypoint(&decision_path).map_err(missing)?;
@@ -189,6 +214,29 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
         rules,
         on_error: policy.on_error,
     })
+}
+
+/// Runs the bundle's own tests, if it has any. The error lists the tests that do not pass.
+fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
+    let options = TestOptions {
+        run: None,
+        timeout: SELF_TEST_TIMEOUT,
+        coverage: false,
+        parallel: 1,
+        now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
+    };
+    let report = testing::run(bundle, &options).map_err(|errors| errors.to_string())?;
+    let failed = report.tests.iter().filter_map(|test| match &test.outcome {
+        Outcome::Passed | Outcome::Skipped => None,
+        Outcome::Failed(_) => Some(format!("{}: {}.{} failed", test.place, test.package, test.name)),
+        Outcome::Errored(error) => Some(format!("{}: {}.{}: {error}", test.place, test.package, test.name)),
+    });
+    let failed: Vec<_> = failed.collect();
+    if failed.is_empty() {
+        tracing::info!(policy.id = %policy.name, tests = report.tests.len(), "Bundle's own tests pass");
+        return Ok(());
+    }
+    Err(failed.join("\n"))
 }
 
 /// Listeners in the order of the running ones: their sockets stay as they are.

@@ -5,5 +5,6 @@ pub mod control;
 pub mod router;
 pub mod shared;
 pub mod snapshot;
-mod tls;
+pub(crate) mod tls;
+pub mod watch;
 pub mod worker;

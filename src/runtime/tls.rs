@@ -26,7 +26,7 @@ const SESSIONS: usize = 4096;
 
 /// TLS of a listener that could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     /// A file could not be read.
     #[error(transparent)]
     Pem(#[from] PemError),

@@ -3,7 +3,7 @@
 //! Bytes of a head are held back until the head is complete and well-formed; body bytes are followed to the body's
 //! end, so that each next head is found where the library will look for it. A refused head is replaced by a harmless one
 //! whose cause waits in the connection's control, so that the refusal is answered in turn, after the responses before it.
-//! Timeouts of the reading side live here too. It never repairs anything.
+//! The timeouts of heads, of idle connections and of writes live here too. It never repairs anything.
 
 use std::io;
 use std::pin::Pin;
@@ -15,10 +15,10 @@ use hyper::rt::{self, ReadBufCursor};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::pipeline::connection::{Connection, Upgrade};
+use crate::base::timer::LazyTimer;
+use crate::pipeline::connection::Connection;
 use crate::pipeline::framing::{ChunkScanner, Framing, FramingError, HeadLimits, HeadScanner};
 use crate::pipeline::reject::Cause;
-use crate::server::timer::LazyTimer;
 
 /// What the library gets instead of a refused head; `ConnectionControl::take_refusal` says why.
 const REFUSED_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
@@ -26,8 +26,6 @@ const BUFFER_START: usize = 4 * 1024;
 const BUFFER_MAX: usize = 64 * 1024;
 /// Bytes that may wait while an upgrade is undecided.
 const HELD_BACK_MAX: usize = 4 * 1024;
-/// A body must bring this much in each timeout, or end: a slow drip is a stall.
-const BODY_BYTES_PER_TIMEOUT: usize = 1024;
 /// After the last response, so much of what the client still sends is read and dropped, lest a reset destroy the response.
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER_TIME: Duration = Duration::from_millis(500);
@@ -37,7 +35,8 @@ const LINGER_TIME: Duration = Duration::from_millis(500);
 pub(crate) struct Http1Limits {
     pub(crate) head: HeadLimits,
     pub(crate) header_timeout: Duration,
-    pub(crate) body_timeout: Duration,
+    /// For a client that does not read.
+    pub(crate) write_timeout: Duration,
     pub(crate) idle_timeout: Duration,
 }
 
@@ -48,15 +47,6 @@ enum State {
     Chunked(ChunkScanner),
     /// Nothing more is read.
     Refused,
-}
-
-/// How long the gateway has waited for body bytes, and what came meanwhile. Time in which nobody asked for bytes (a
-/// slow upstream) does not count.
-#[derive(Debug, Default)]
-struct BodyWait {
-    pending_since: Option<Instant>,
-    waited: Duration,
-    received: usize,
 }
 
 /// See the module.
@@ -79,23 +69,8 @@ pub(crate) struct Http1Guard<S> {
     write_timer: LazyTimer,
     /// When the connection, or the first byte of this head, came.
     head_since: Instant,
-    body_wait: BodyWait,
     write_stalled_since: Option<Instant>,
     lingered: usize,
-}
-
-// === impl BodyWait ===
-
-impl BodyWait {
-    fn add(&mut self, length: usize) {
-        if let Some(since) = self.pending_since.take() {
-            self.waited += since.elapsed();
-        }
-        self.received += length;
-        if self.received >= BODY_BYTES_PER_TIMEOUT {
-            *self = Self::default();
-        }
-    }
 }
 
 // === impl Http1Guard ===
@@ -125,10 +100,16 @@ where
             read_timer: LazyTimer::default(),
             write_timer: LazyTimer::default(),
             head_since: Instant::now(),
-            body_wait: BodyWait::default(),
             write_stalled_since: None,
             lingered: 0,
         }
+    }
+
+    /// The stream, and what has been read from it and belongs to nobody yet.
+    pub(crate) fn into_parts(mut self) -> (S, Vec<u8>) {
+        self.buffer.truncate(self.end);
+        self.buffer.drain(..self.start);
+        (self.stream, self.buffer)
     }
 
     fn unread(&self) -> &[u8] {
@@ -137,13 +118,8 @@ where
 
     /// Looks at unread bytes and clears what the library may have.
     fn judge(&mut self) -> io::Result<()> {
-        match self.connection.control.upgrade() {
-            Upgrade::Asked => return Ok(()),
-            Upgrade::Tunnel => {
-                self.cleared = self.end - self.start;
-                return Ok(());
-            }
-            Upgrade::No => {}
+        if self.connection.control.is_upgrade_asked() {
+            return Ok(());
         }
         let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
         if unread.is_empty() {
@@ -203,7 +179,6 @@ where
 
     fn next_head(&mut self) {
         self.state = State::Head(HeadScanner::default());
-        self.body_wait = BodyWait::default();
     }
 
     /// Puts the refused head in the place of what was received.
@@ -256,37 +231,25 @@ where
     }
 
     /// Whether the current wait has lasted too long; if so, what follows from it is done.
-    fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let control = &self.connection.control;
         let deadline = match &self.state {
-            State::Refused => return Poll::Pending,
+            // A body's reader has its own timeout.
+            State::Refused | State::Length(_) | State::Chunked(_) => return Poll::Pending,
             State::Head(_) if control.is_busy() => return Poll::Pending,
             State::Head(_) if self.start == self.end && !self.first_head => {
                 let since = control.idle_since().unwrap_or(self.head_since);
                 since + self.limits.idle_timeout
             }
             State::Head(_) => self.head_since + self.limits.header_timeout,
-            State::Length(_) | State::Chunked(_) => {
-                let since = *self.body_wait.pending_since.get_or_insert_with(Instant::now);
-                since + self.limits.body_timeout.saturating_sub(self.body_wait.waited)
-            }
         };
         ready!(self.read_timer.poll_expired(deadline, context));
-        match &self.state {
-            State::Head(_) if self.start < self.end => self.refuse(Cause::HeaderTimeout),
-            State::Head(_) | State::Refused => self.end_of_stream = true,
-            State::Length(_) | State::Chunked(_) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        if self.start < self.end {
+            self.refuse(Cause::HeaderTimeout);
+        } else {
+            self.end_of_stream = true;
         }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Notes that a wait for bytes is over.
-    fn received(&mut self, length: usize, was_empty: bool) {
-        match &self.state {
-            State::Head(_) if was_empty && !self.first_head => self.head_since = Instant::now(),
-            State::Length(_) | State::Chunked(_) => self.body_wait.add(length),
-            State::Head(_) | State::Refused => {}
-        }
+        Poll::Ready(())
     }
 
     fn poll_flow(
@@ -306,8 +269,7 @@ where
                 return Poll::Ready(Ok(()));
             }
             let held_back = self.end - self.start;
-            let filled = if self.connection.control.upgrade() == Upgrade::Asked && held_back >= HELD_BACK_MAX
-            {
+            let filled = if self.connection.control.is_upgrade_asked() && held_back >= HELD_BACK_MAX {
                 Poll::Pending
             } else {
                 self.poll_fill(context)
@@ -315,11 +277,13 @@ where
             match filled {
                 Poll::Ready(filled) => {
                     self.end_of_stream = !filled?;
-                    self.received(self.end - self.start - held_back, held_back == 0);
+                    if held_back == 0 && !self.first_head && matches!(self.state, State::Head(_)) {
+                        self.head_since = Instant::now();
+                    }
                 }
                 Poll::Pending => {
                     self.connection.control.wake_on_change(context.waker());
-                    ready!(self.poll_timeout(context))?;
+                    ready!(self.poll_timeout(context));
                 }
             }
         }
@@ -327,7 +291,7 @@ where
 
     fn poll_stall(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let since = *self.write_stalled_since.get_or_insert_with(Instant::now);
-        ready!(self.write_timer.poll_expired(since + self.limits.body_timeout, context));
+        ready!(self.write_timer.poll_expired(since + self.limits.write_timeout, context));
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 

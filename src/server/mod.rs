@@ -1,4 +1,9 @@
 //! Listeners, TLS, connections, drain and the admin endpoint.
 
-pub(crate) mod http1_guard;
-mod timer;
+mod accept;
+mod admin;
+mod connection;
+pub mod gateway;
+mod http1_guard;
+mod http2_guard;
+mod thread;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::upstream::cluster::EndpointState;
 use crate::upstream::error::BodyError;
 use crate::upstream::http2::StreamHold;
-use crate::upstream::watchdog::Watchdog;
+use crate::upstream::watchdog::{Watchdog, after};
 use crate::upstream::worker::InFlight;
 
 /// A request body that can be sent upstream, and perhaps sent again.
@@ -34,8 +34,12 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An HTTP/1.1 connection whose response is still being read, by whoever reads its body.
 pub(crate) trait Driver: fmt::Debug {
-    /// Moves bytes; `cx` is woken when there is more to move.
-    fn drive(&mut self, cx: &mut Context<'_>);
+    /// The next of `incoming`, moving bytes until there is one.
+    fn poll_frame(
+        &mut self,
+        incoming: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>>;
     /// Whether the exchange is over on both sides, and the connection fit for another.
     fn is_reusable(&self) -> bool;
     /// Gives it back to its pool.
@@ -115,8 +119,8 @@ impl UpstreamBody {
         self.tries
     }
 
-    pub(crate) fn set_tries(&mut self, tries: u32) {
-        self.tries = tries;
+    pub(crate) fn set_tries(&mut self, tries: usize) {
+        self.tries = u32::try_from(tries).unwrap_or(u32::MAX);
     }
 
     /// Whether the whole of a driven response has been read from its connection.
@@ -141,23 +145,18 @@ impl UpstreamBody {
         self.keep_watchdog();
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Transport::Driven(driver) = &mut self.transport else {
-            return Pin::new(&mut self.incoming).poll_frame(cx);
-        };
-        // What the connection has read is looked for with a waker that does nothing: only driving it brings more, and
-        // that is done here, with the real one.
-        let mut quiet = Context::from_waker(Waker::noop());
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(&mut quiet) {
-            return Poll::Ready(frame);
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match &mut self.transport {
+            Transport::Driven(driver) => driver.poll_frame(&mut self.incoming, cx),
+            Transport::Done | Transport::Task(_) | Transport::Stream(_) => {
+                Pin::new(&mut self.incoming).poll_frame(cx)
+            }
         }
-        driver.drive(cx);
-        Pin::new(&mut self.incoming).poll_frame(&mut quiet)
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let by = since + self.stall_timeout;
+        let by = after(since, self.stall_timeout);
         self.watchdog.get_or_insert_with(|| self.in_flight.endpoint().watchdog(by)).poll(cx, by)
     }
 

@@ -14,14 +14,15 @@ use crate::upstream::connect::{self, Offer, Protocol};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::http1::Http1;
 use crate::upstream::http2::{Http2, Place, STREAMS_MAX};
+use crate::upstream::watchdog::after;
 use crate::upstream::worker::WorkerEndpoint;
 
 /// Idle HTTP/1.1 connections kept; further ones are closed when their response ends.
 const IDLE_MAX: usize = 1_024;
 /// HTTP/2 connections; with all their streams taken the endpoint is overloaded.
 const HTTP2_CONNECTIONS_MAX: usize = 32;
-/// The longest time between two sweeps of idle connections.
-const SWEEP_MAX: Duration = Duration::from_secs(30);
+/// The shortest and the longest time between two sweeps of idle connections.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30));
 
 /// One worker's connections to one endpoint.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ pub(crate) struct Connections<B: RequestBody> {
     opened_http2: Notify,
     speaks_http1: Cell<bool>,
     sweeping: Cell<bool>,
+    // When the last exchange began. A connection counts as idle since then, which is early rather than late, and saves
+    // reading the clock when it is given back.
+    last_use: Cell<Instant>,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,7 @@ impl<B: RequestBody> Connections<B> {
             opened_http2: Notify::new(),
             speaks_http1: Cell::new(!cluster.settings().http2),
             sweeping: Cell::new(false),
+            last_use: Cell::new(Instant::now()),
         })
     }
 
@@ -85,13 +90,14 @@ impl<B: RequestBody> Connections<B> {
     }
 
     /// A connection that is open already, without waiting.
-    pub(crate) fn existing(&self, offer: Offer) -> Option<Ready<B>> {
+    pub(crate) fn existing(&self, offer: Offer, now: Instant) -> Option<Ready<B>> {
+        self.last_use.set(now);
         if offer == Offer::Configured && !self.speaks_http1.get() {
             return self.place().map(Ready::Http2);
         }
         let mut idle = self.idle.borrow_mut();
         let last = idle.pop()?;
-        if last.since.elapsed() < self.idle_timeout() {
+        if now.saturating_duration_since(last.since) < self.idle_timeout() {
             return Some(Ready::Http1(last.connection));
         }
         // All below it are older still.
@@ -104,7 +110,7 @@ impl<B: RequestBody> Connections<B> {
         if offer == Offer::Http1Only || self.speaks_http1.get() {
             return self.connect(offer).await;
         }
-        let deadline = Instant::now() + self.cluster.settings().connect_timeout;
+        let deadline = after(Instant::now(), self.cluster.settings().connect_timeout);
         loop {
             if let Some(place) = self.place() {
                 return Ok(Ready::Http2(place));
@@ -128,7 +134,7 @@ impl<B: RequestBody> Connections<B> {
         if idle.len() >= IDLE_MAX {
             return;
         }
-        idle.push(Idle { connection, since: Instant::now() });
+        idle.push(Idle { connection, since: self.last_use.get() });
         drop(idle);
         self.sweep_while_idle();
     }
@@ -172,7 +178,8 @@ impl<B: RequestBody> Connections<B> {
         if self.sweeping.replace(true) {
             return;
         }
-        let (me, every) = (Weak::clone(&self.me), (self.idle_timeout() / 2).min(SWEEP_MAX));
+        let (me, every) =
+            (Weak::clone(&self.me), (self.idle_timeout() / 2).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1));
         drop(tokio::task::spawn_local(async move {
             loop {
                 sleep(every).await;
@@ -187,6 +194,7 @@ impl<B: RequestBody> Connections<B> {
 
     /// Closes what has been idle for too long or was closed by the upstream; `true` if nothing is left.
     fn sweep(&self) -> bool {
+        // A clock that cannot go back so far has seen nothing that old.
         let Some(since) = Instant::now().checked_sub(self.idle_timeout()) else { return false };
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|idle| idle.since > since && idle.connection.is_open());

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outgoing::{Stage, Upload};
-use crate::upstream::watchdog::Watchdog;
+use crate::upstream::watchdog::{Watchdog, after};
 use crate::upstream::worker::WorkerEndpoint;
 
 /// The deadlines of one exchange. Its timer is only touched when there is something to wait for.
@@ -34,15 +34,16 @@ enum Expiry {
 }
 
 impl HeadWait {
-    /// The waits of an exchange that starts now.
+    /// The waits of an exchange that starts at `started`.
     pub(crate) fn new(
         endpoint: &Rc<WorkerEndpoint>,
+        started: Instant,
         response_timeout: Duration,
         deadline: Option<Instant>,
         upload: Option<Rc<Upload>>,
     ) -> Self {
         let endpoint = Rc::clone(endpoint);
-        Self { endpoint, started: Instant::now(), response_timeout, deadline, upload, watchdog: None }
+        Self { endpoint, started, response_timeout, deadline, upload, watchdog: None }
     }
 
     /// Ready when the wait is over without a head.
@@ -77,11 +78,11 @@ impl HeadWait {
 
     fn next(&self) -> (Instant, Expiry) {
         let (by, expiry) = match &self.upload {
-            None => (self.started + self.response_timeout, Expiry::Response),
+            None => (after(self.started, self.response_timeout), Expiry::Response),
             Some(upload) => match upload.stage() {
-                Stage::Client => (Instant::now() + self.response_timeout, Expiry::Recheck),
+                Stage::Client => (after(Instant::now(), self.response_timeout), Expiry::Recheck),
                 Stage::Upstream | Stage::Sent | Stage::Failed => {
-                    (upload.moved() + self.response_timeout, Expiry::Response)
+                    (after(upload.moved(), self.response_timeout), Expiry::Response)
                 }
             },
         };

@@ -14,7 +14,9 @@ use postern::config::model::KeySetSource;
 use postern::identity::Presented;
 use postern::identity::cache::WorkerCache;
 use postern::identity::chain::Chain;
-use postern::identity::jwt::key_set::{DEMAND_INTERVAL, KeySet, KeySets, STALE_AFTER};
+use postern::identity::jwt::jwk::KeyFault;
+use postern::identity::jwt::key_set::{DEMAND_INTERVAL, KeySet, STALE_AFTER};
+use postern::identity::jwt::key_sets::KeySets;
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -22,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::jwt::{self, NOW, claims, claims_with, verdict};
-use crate::token::{Signer, jwks};
+use crate::token::{Signer, base64url, hs256, jwks};
 
 /// How the issuer answers.
 #[derive(Debug, Clone)]
@@ -391,25 +393,28 @@ async fn a_failed_fetch_is_tried_again_and_a_good_one_renewed() {
     tokio::time::pause();
     gateway.key_set.attempted(3).await;
     issuer.answers(keys(&[&key]));
-    let attempts = gateway.key_set.status().attempts;
-    gateway.key_set.attempted(attempts + 1).await;
+    while !gateway.key_set.status().loaded {
+        gateway.key_set.attempted(gateway.key_set.status().attempts + 1).await;
+    }
     assert_eq!(gateway.verdict(&lasting(&key)).await, "proven");
     let began = tokio::time::Instant::now();
-    gateway.key_set.attempted(attempts + 2).await;
+    gateway.key_set.attempted(gateway.key_set.status().attempts + 1).await;
     assert!(began.elapsed() >= Duration::from_mins(50), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_secret_on_the_network_is_none() {
+    // The shared secret has the name of the real key.
     let key = Signer::es256("a");
-    let secret = json!({"kty": "oct", "kid": "r1", "alg": "HS256", "k": crate::token::base64url(&[7; 32])});
+    let secret = json!({"kty": "oct", "kid": "a", "k": base64url(&[7; 64])});
     let issuer = Issuer::start(Answer::Keys(jwks(&[key.jwk(), secret]))).await;
     let gateway = Gateway::start(issuer.source());
-    gateway.key_set.attempted(1).await;
+    assert_eq!(gateway.verdict(&key.sign(&claims())).await, "proven");
+    let header = json!({"alg": "HS256", "kid": "a"}).to_string();
+    let forged = hs256(&[7; 64], &header, &claims().to_string());
+    assert_eq!(gateway.verdict(&forged).await, "algorithm_not_allowed");
     let keys = gateway.key_set.keys();
-    let left_out = keys.as_ref().unwrap().left_out();
-    assert_eq!(left_out.len(), 1);
-    assert_eq!(left_out[0].0, "r1");
+    assert_eq!(keys.as_ref().unwrap().left_out(), [("a".to_owned(), KeyFault::SymmetricKey)]);
 }
 
 #[tokio::test]
@@ -471,11 +476,18 @@ fn a_file_must_be_usable_when_it_is_opened() {
     let (sets, _refresher) = KeySets::new(Arc::new(ManualClock::at(Duration::ZERO)));
     let open = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        sets.open(&KeySetSource::File(path.clone())).map_err(|error| error.to_string())
+        let opened = sets.open(&KeySetSource::File(path.clone()));
+        opened.map_err(|error| {
+            format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string))
+        })
     };
     assert!(open(&jwks(&[Signer::es256("a").jwk()])).is_ok());
     assert!(open("{}").unwrap_err().contains("cannot be used"));
     assert!(open("{\"keys\":[]}").unwrap_err().contains("the list is empty"));
+    let secret = json!({"kty": "oct", "kid": "s", "k": base64url(&[7; 64])});
+    let (alone, mixed) =
+        (open(&jwks(std::slice::from_ref(&secret))), open(&jwks(&[secret, Signer::es256("a").jwk()])));
+    assert!(alone.is_ok() && mixed.unwrap_err().contains("keep them in two"));
     let weak = json!({"kty": "oct", "kid": "weak", "k": ""});
     assert!(open(&jwks(&[weak])).unwrap_err().contains("`weak` too weak or too large"));
     std::fs::remove_file(&path).unwrap();

@@ -24,7 +24,7 @@ impl Check<'_> {
         let policy = self.reference(&place.key("policy"), &written.policy, "policy", &known.policies);
         let upstream =
             self.reference(&place.key("upstream"), &written.upstream, "upstream", &known.upstreams);
-        let routes = self.routes(&place.key("routes"), written.routes.as_deref().unwrap_or_default(), known);
+        let routes = self.routes(&place.key("routes"), &written.routes, known);
         let headers = place.key("identity_headers");
         let identity_headers = all(written
             .identity_headers
@@ -170,7 +170,7 @@ impl Check<'_> {
             return Ok(Some(text.to_owned()));
         }
         if plain && (text.starts_with("https://") || text.starts_with("http://")) {
-            return self.web_url(place, text).map(|_| Some(text.to_owned()));
+            return self.web_url(place, text, "write `https://host/path`").map(|_| Some(text.to_owned()));
         }
         let message = format!("`{}` is not a link", self.shown(place));
         Err(self.report.error_with(

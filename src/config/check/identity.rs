@@ -91,7 +91,7 @@ impl Check<'_> {
         url: &str,
     ) -> Result<KeySetSource, Reported> {
         let at = place.key("jwks_uri");
-        let url = self.web_url(&at, url).and_then(|url| {
+        let url = self.web_url(&at, url, "write `https://host/path`").and_then(|url| {
             let local = url.host().is_some_and(|host| is_loopback_host(bare_host(host)));
             if url.scheme_str() == Some("https") || local {
                 return Ok(url);

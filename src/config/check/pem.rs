@@ -77,11 +77,11 @@ impl Check<'_> {
     }
 
     fn bad_pem(&mut self, place: &Place, kind: &str, error: PemError) -> Reported {
-        let none = |shown| format!("`{shown}` holds no {kind}");
         let shown = self.shown(place);
         let message = match error {
-            PemError::Empty { .. } => none(shown),
-            PemError::Read { source: pem::Error::NoItemsFound, .. } => none(shown),
+            PemError::Empty { .. } | PemError::Read { source: pem::Error::NoItemsFound, .. } => {
+                format!("`{shown}` holds no {kind}")
+            }
             PemError::Read { source: pem::Error::Io(error), .. }
                 if error.kind() != io::ErrorKind::InvalidData =>
             {

@@ -46,7 +46,7 @@ impl Check<'_> {
         if text.contains("://") {
             return Err(self.report.error_with(place, "a bundle from a URL is not built yet", help));
         }
-        if text.ends_with(".tar.gz") || text.ends_with(".tgz") {
+        if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
             return Err(self.report.error_with(place, "a packed bundle is not built yet", help));
         }
         self.directory(place, text)

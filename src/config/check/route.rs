@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use http::Method;
-use matchit::{InsertError, Router};
 
 use super::listener::BODY_BYTES;
 use super::policy::is_identifier;
@@ -16,7 +15,7 @@ use crate::config::report::Reported;
 
 /// A route seen before.
 struct Earlier<'w> {
-    place: Place,
+    path: Place,
     methods: Option<&'w [String]>,
 }
 
@@ -96,36 +95,36 @@ impl Check<'_> {
         }))
     }
 
-    /// Two routes must not take the same request.
+    /// Two routes of an API must not take the same request.
     fn distinct_routes(&mut self, list: &Place, written: &[raw::Route]) {
-        let mut router = Router::new();
-        let mut earlier: HashMap<&str, Vec<Earlier<'_>>> = HashMap::new();
+        let mut earlier: HashMap<String, Vec<Earlier<'_>>> = HashMap::new();
         for (index, route) in written.iter().enumerate() {
-            if check_pattern(&route.path).is_err() {
+            let place = list.index(index);
+            if self.report.settled_in(&place).is_some() {
                 continue;
             }
-            let place = list.index(index).key("path");
-            let same = earlier.entry(&route.path).or_default();
+            let path = place.key("path");
             let methods = route.methods.as_deref();
+            let same = earlier.entry(shape(&route.path)).or_default();
             if let Some(other) = same.iter().find(|other| overlap(other.methods, methods)) {
-                let other = other.place.clone();
-                let message = format!(
-                    "`{}` takes the same requests as the route in line {}",
-                    self.shown(&place),
-                    self.root.position(&other).line
-                );
-                self.together(list, &place, message, "give them different methods or paths");
-            } else if same.is_empty()
-                && let Err(InsertError::Conflict { with }) = router.insert(route.path.as_str(), ())
-            {
-                let other = earlier.get(with.as_str()).and_then(|same| same.first());
-                let line = other.map_or(0, |other| self.root.position(&other.place).line);
-                let message = format!("`{}` conflicts with the path in line {line}", self.shown(&place));
-                self.together(list, &place, message, "give the parameters the same names");
+                let line = self.root.position(&other.path).line;
+                let message =
+                    format!("`{}` takes the same requests as the route in line {line}", self.shown(&path));
+                self.report.error_with(&path, message, "give them different methods or paths");
             }
-            earlier.entry(&route.path).or_default().push(Earlier { place, methods });
+            same.push(Earlier { path, methods });
         }
     }
+}
+
+/// What tells one path from another: the names of parameters do not.
+pub(super) fn shape(path: &str) -> String {
+    let plain = |segment: &str| match (segment.starts_with("{*"), segment.starts_with('{')) {
+        (true, _) => "{*}".to_owned(),
+        (false, true) => "{}".to_owned(),
+        (false, false) => segment.to_owned(),
+    };
+    path.split('/').map(plain).collect::<Vec<_>>().join("/")
 }
 
 /// Whether two sets of methods, `None` being all, have one in common.
@@ -191,6 +190,7 @@ fn check_pattern(text: &str) -> Result<(), PatternError> {
 
 #[cfg(test)]
 mod tests {
+    use matchit::Router;
     use proptest::prelude::*;
 
     use super::*;
@@ -220,6 +220,13 @@ mod tests {
         ] {
             assert_eq!(check_pattern(bad), Err(want), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_of_parameters_do_not_tell_paths_apart() {
+        assert_eq!(shape("/v2/orders/{id}/{*rest}"), shape("/v2/orders/{key}/{*more}"));
+        assert_ne!(shape("/{id}"), shape("/{*id}"));
+        assert_ne!(shape("/{id}"), shape("/id"));
     }
 
     proptest! {

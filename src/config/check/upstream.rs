@@ -69,7 +69,7 @@ impl Check<'_> {
     }
 
     fn endpoint(&mut self, place: &Place, text: &str) -> Result<Endpoint, Reported> {
-        let url = self.web_url(place, text)?;
+        let url = self.web_url(place, text, ENDPOINT_HELP)?;
         let has_path = !matches!(url.path(), "" | "/") || url.query().is_some() || text.ends_with('/');
         if has_path {
             let message = format!("the endpoint `{}` has a path", self.shown(place));

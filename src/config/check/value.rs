@@ -123,10 +123,10 @@ impl Check<'_> {
         let (message, help) = match ByteLimit::parse(&written.0) {
             Ok(limit) if range.contains(&limit.bytes()) => return Ok(limit),
             Ok(limit) if limit.bytes() < *range.start() => {
-                (format!("`{shown}` is too small"), format!("at least {} bytes", range.start()))
+                (format!("`{shown}` is too small"), format!("at least `{}`", text_of_size(*range.start())))
             }
             Ok(_) | Err(ParseQuantityError::TooLarge(_)) => {
-                (format!("`{shown}` is too large"), format!("at most {} bytes", range.end()))
+                (format!("`{shown}` is too large"), format!("at most `{}`", text_of_size(*range.end())))
             }
             Err(ParseQuantityError::NoNumber(_) | ParseQuantityError::UnknownUnit { .. }) => (
                 format!("`{shown}` is not a size"),
@@ -243,7 +243,7 @@ impl Check<'_> {
     }
 
     /// An `http` or `https` URL without user name, password and fragment.
-    pub(super) fn web_url(&mut self, place: &Place, text: &str) -> Result<Uri, Reported> {
+    pub(super) fn web_url(&mut self, place: &Place, text: &str, help: &str) -> Result<Uri, Reported> {
         let (message, help) = match text.parse::<Uri>() {
             // The text is not quoted: it holds a password.
             Ok(url) if url.authority().is_some_and(|authority| authority.as_str().contains('@')) => (
@@ -251,8 +251,8 @@ impl Check<'_> {
                 "they would end up in logs; take them out",
             ),
             Ok(url) if is_web(&url) && !text.contains('#') => return Ok(url),
-            Ok(_) | Err(_) if text.contains('@') => ("not a URL".to_owned(), "write `https://host/path`"),
-            Ok(_) | Err(_) => (format!("`{}` is not a URL", self.shown(place)), "write `https://host/path`"),
+            Ok(_) | Err(_) if text.contains('@') => ("not a URL".to_owned(), help),
+            Ok(_) | Err(_) => (format!("`{}` is not a URL", self.shown(place)), help),
         };
         Err(self.report.error_with(place, message, help))
     }
@@ -300,9 +300,17 @@ fn text_of(duration: Duration) -> String {
     let micros = duration.as_micros();
     let units =
         [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
-    let unit = units.into_iter().find(|(length, _)| micros >= *length && micros % length == 0);
+    let unit = units.into_iter().find(|(length, _)| micros >= *length && micros.is_multiple_of(*length));
     let (length, name) = unit.unwrap_or((1, "us"));
     format!("{}{name}", micros / length)
+}
+
+/// A size as one writes it.
+fn text_of_size(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units.into_iter().find(|(length, _)| bytes >= *length && bytes.is_multiple_of(*length));
+    let (length, name) = unit.unwrap_or((1, "B"));
+    format!("{}{name}", bytes / length)
 }
 
 #[cfg(test)]
@@ -313,6 +321,15 @@ mod tests {
     fn durations_are_written_in_their_largest_unit() {
         for text in ["1us", "1500us", "5ms", "90s", "2m", "1h", "36h", "30d"] {
             assert_eq!(text_of(parse_duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_their_largest_unit() {
+        for (text, want) in
+            [("0", "0B"), ("1025", "1025B"), ("8192", "8KiB"), ("1MiB", "1MiB"), ("1024GiB", "1024GiB")]
+        {
+            assert_eq!(text_of_size(ByteLimit::parse(text).unwrap().bytes()), want);
         }
     }
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use http::Method;
+
 use super::Check;
+use super::route::shape;
 use crate::config::model::{Admin, Api, ClientAuth, Config, DecisionLog, Listener, Name, Provider};
 use crate::config::place::Place;
 use crate::config::report::{At, Reported};
@@ -73,6 +76,9 @@ impl Check<'_> {
 
     fn distinct_apis(&mut self, apis: &[(usize, &Api)], listeners: &[(usize, &Listener)]) {
         let root = Place::root().key("apis");
+        // An API with a mistyped key may not be for the hosts and paths that it seems to be for.
+        let apis: Vec<_> =
+            apis.iter().filter(|(index, _)| self.report.settled_in(&root.index(*index)).is_none()).collect();
         for (position, (index, api)) in apis.iter().enumerate() {
             let place = root.index(*index);
             for (other, earlier) in apis.iter().take(position) {
@@ -82,12 +88,27 @@ impl Check<'_> {
                     let message =
                         format!("the API `{}` in line {line} has the same version", self.shown(&at));
                     self.report.error_with(&at, message, "give each version of an API its own `version`");
-                } else if same_requests(earlier, api) && meet(listeners, earlier, api) {
-                    let message = format!("this API takes the same requests as the one in line {line}");
-                    let help =
-                        "give them different `hosts` or `base_path`, or serve them on different listeners";
-                    self.together(&root, &place, message, help);
+                } else if share_host(earlier, api) && meet(listeners, earlier, api) {
+                    self.distinct_from((&root.index(*other), earlier), (&place, api));
                 }
+            }
+        }
+    }
+
+    /// No route of an API may take the requests of one in an earlier API on the same hosts.
+    fn distinct_from(&mut self, (other_place, other): (&Place, &Api), (place, api): (&Place, &Api)) {
+        for (index, route) in api.routes.iter().enumerate() {
+            let path = shape(&format!("{}{}", api.base_path, route.path));
+            let same = other.routes.iter().position(|earlier| {
+                shape(&format!("{}{}", other.base_path, earlier.path)) == path
+                    && methods_meet(&earlier.methods, &route.methods)
+            });
+            if let Some(same) = same {
+                let line = self.root.position(&other_place.key("routes").index(same)).line;
+                let at = place.key("routes").index(index).key("path");
+                let message = format!("this takes the same requests as the API in line {line}");
+                let help = "give them different `hosts`, `base_path` or routes, or serve them on different listeners";
+                self.report.error_with(&at, message, help);
             }
         }
     }
@@ -178,14 +199,18 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
-/// Whether hosts and base path cannot tell two APIs apart.
-fn same_requests(a: &Api, b: &Api) -> bool {
-    let hosts_meet = match (a.hosts.as_slice(), b.hosts.as_slice()) {
+/// Whether a host leads to both. One that is named never leads to an API that answers to any.
+fn share_host(a: &Api, b: &Api) -> bool {
+    match (a.hosts.as_slice(), b.hosts.as_slice()) {
         ([], []) => true,
         ([], _) | (_, []) => false,
         (a, b) => a.iter().any(|host| b.contains(host)),
-    };
-    a.base_path == b.base_path && hosts_meet
+    }
+}
+
+/// Whether two sets of methods, an empty one being all, have one in common.
+fn methods_meet(a: &[Method], b: &[Method]) -> bool {
+    a.is_empty() || b.is_empty() || a.iter().any(|method| b.contains(method))
 }
 
 /// The good ones among the items of a list, each with its place in it.

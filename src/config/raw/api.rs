@@ -15,8 +15,9 @@ pub(crate) struct Api {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub(crate) version: Option<String>,
-    /// The hosts it answers to, in lower case and without port; `*.example.com` stands for one more label. Default
-    /// any. Example: `[orders.example.com]`.
+    /// The hosts it answers to, in lower case and without port; `*.example.com` stands for one more label. A request
+    /// goes to the APIs that name its host, else to those with a matching `*`, else to those that answer to any, which
+    /// is the default. Example: `[orders.example.com]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub(crate) hosts: Option<Vec<String>>,
@@ -37,10 +38,10 @@ pub(crate) struct Api {
     pub(crate) policy: String,
     /// The name of the upstream that requests go to, unless the policy chooses another.
     pub(crate) upstream: String,
-    /// The routes. Default one that takes every path below the base path, with every method.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The routes. Default one that takes everything at and below the base path: `[{name: all, path: "/{*rest}"}]`.
+    #[serde(default = "default_routes")]
     #[schemars(length(min = 1))]
-    pub(crate) routes: Option<Vec<Route>>,
+    pub(crate) routes: Vec<Route>,
     /// Headers that only the gateway may set: they are removed from each request, `_` and `-` taken as one. A list
     /// here takes the place of the default.
     #[serde(default = "default_identity_headers")]
@@ -137,6 +138,17 @@ const IDENTITY_HEADERS: [&str; 15] = [
 
 fn default_identity_headers() -> Vec<String> {
     IDENTITY_HEADERS.map(str::to_owned).to_vec()
+}
+
+fn default_routes() -> Vec<Route> {
+    vec![Route {
+        name: Name("all".to_owned()),
+        path: "/{*rest}".to_owned(),
+        methods: None,
+        body_bytes: None,
+        identity: None,
+        websocket: false,
+    }]
 }
 
 fn default_base_path() -> String {

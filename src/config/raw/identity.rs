@@ -8,6 +8,7 @@ use crate::config::raw::quantity::Duration;
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "there are few, and they live as long as the load")]
 pub(crate) enum Provider {
     /// JSON Web Tokens of one issuer (RFC 7519), as bearer tokens.
     Jwt(Jwt),
@@ -63,7 +64,6 @@ pub(crate) struct Jwt {
 
 /// A signature algorithm (RFC 7518, RFC 8037).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[expect(clippy::upper_case_acronyms, reason = "the registered names")]
 pub(crate) enum Algorithm {
     RS256,
     RS384,

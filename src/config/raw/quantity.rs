@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// What to say about a text that is no name.
 pub(crate) const NAME_HELP: &str = "a name has 1 to 64 of the letters `a-z` and `A-Z`, digits, `_` and `-`";
 
+/// What tells durations from other texts in the schema.
+pub(crate) const DURATION_PATTERN: &str = r"^([0-9]+ *(us|ms|s|m|h|d)|0|.*\$\{.*)$";
+
 /// The name of a listener, provider, upstream, policy, API or route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(transparent)]
@@ -87,7 +90,7 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": r"^([0-9]+ *(us|ms|s|m|h|d)|0|.*\$\{.*)$"})
+        json_schema!({"type": "string", "pattern": DURATION_PATTERN})
     }
 }
 

@@ -32,6 +32,17 @@ const KEYS_MAX: usize = 100;
 
 const JSON_DEPTH_MAX: usize = 16;
 
+const HMAC: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+
+const RSA: [Algorithm; 6] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+
 /// A key set that is not usable at all.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetFault {
@@ -44,6 +55,9 @@ pub enum KeySetFault {
     /// More keys than [`KEYS_MAX`].
     #[error("more than {KEYS_MAX} keys in one set")]
     TooManyKeys,
+    /// Shared secrets beside public keys: whoever may read the one must not read the other.
+    #[error("shared secrets (`oct`) and public keys in one set; keep them in two")]
+    Mixed,
     /// Two keys answer to the same name.
     #[error(
         "two keys have the `kid` `{key_id}` and the algorithm `{algorithm:?}`; a `kid` must name one key"
@@ -114,6 +128,13 @@ enum Material {
     Shared(Box<hmac::Key>),
 }
 
+/// What a key of the document says it is for.
+struct Purpose<'j> {
+    jwk: &'j Map<String, Value>,
+    key_id: Option<&'j str>,
+    algorithms: Vec<Algorithm>,
+}
+
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier")
@@ -136,25 +157,24 @@ impl Keys {
             return Err(KeySetFault::TooManyKeys);
         }
         let mut keys = Self::default();
+        let mut names = Vec::new();
         for item in list {
-            match parse_key(item, origin) {
-                Ok(verifiers) => verifiers.into_iter().try_for_each(|verifier| keys.add(verifier))?,
+            let purpose = match Purpose::of(item, origin) {
+                Ok(purpose) => purpose,
+                Err(fault) => {
+                    keys.left_out.push((label(item), fault));
+                    continue;
+                }
+            };
+            purpose.check_against(&names)?;
+            match purpose.verifiers() {
+                Ok(verifiers) => keys.verifiers.extend(verifiers),
                 Err(fault) => keys.left_out.push((label(item), fault)),
             }
+            // A twin that turns out to be broken is still a twin.
+            names.push(purpose);
         }
         Ok(keys)
-    }
-
-    fn add(&mut self, verifier: Verifier) -> Result<(), KeySetFault> {
-        let twin =
-            |other: &Verifier| other.algorithm == verifier.algorithm && other.key_id == verifier.key_id;
-        if let Some(key_id) = &verifier.key_id
-            && self.verifiers.iter().any(twin)
-        {
-            return Err(KeySetFault::DuplicateKey { key_id: shorten(key_id), algorithm: verifier.algorithm });
-        }
-        self.verifiers.push(verifier);
-        Ok(())
     }
 
     /// Whether no key is usable.
@@ -196,53 +216,74 @@ impl Verifier {
     }
 }
 
-fn parse_key(item: &Value, origin: Origin) -> Result<Vec<Verifier>, KeyFault> {
-    let Value::Object(jwk) = item else { return Err(KeyFault::Malformed) };
-    check_purpose(jwk)?;
-    let key_id = text(jwk, "kid")?.map(str::to_owned);
-    let declared = match text(jwk, "alg")? {
-        None => None,
-        Some(name) => Some(Algorithm::from_str(name).map_err(|_| KeyFault::Algorithm)?),
-    };
-    let kind = text(jwk, "kty")?.ok_or(KeyFault::Malformed)?;
-    // `oct` keeps its secret in `k`; `d` is the private part of each asymmetric type (RFC 7518 section 6).
-    if jwk.contains_key("d") {
-        return Err(KeyFault::PrivateKey);
-    }
-    let fitting: &[Algorithm] = match (kind, text(jwk, "crv")?) {
-        ("RSA", _) => &[
-            Algorithm::RS256,
-            Algorithm::RS384,
-            Algorithm::RS512,
-            Algorithm::PS256,
-            Algorithm::PS384,
-            Algorithm::PS512,
-        ],
-        ("EC", Some("P-256")) => &[Algorithm::ES256],
-        ("EC", Some("P-384")) => &[Algorithm::ES384],
-        ("OKP", Some("Ed25519")) => &[Algorithm::EdDSA],
-        ("oct", _) if origin == Origin::Network => return Err(KeyFault::SymmetricKey),
-        ("oct", _) => &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512],
-        _ => return Err(KeyFault::UnsupportedType),
-    };
-    if declared.is_some_and(|algorithm| !fitting.contains(&algorithm)) {
-        return Err(KeyFault::Algorithm);
-    }
-    let mut verifiers = Vec::new();
-    for algorithm in fitting.iter().copied().filter(|fits| declared.is_none_or(|declared| declared == *fits))
-    {
-        match material(jwk, algorithm) {
-            Ok(material) => verifiers.push(Verifier { key_id: key_id.clone(), algorithm, material }),
-            // A secret long enough for SHA-256 need not be so for SHA-512.
-            Err(KeyFault::Size) if kind == "oct" && declared.is_none() => {}
-            Err(fault) => return Err(fault),
+impl<'j> Purpose<'j> {
+    fn of(item: &'j Value, origin: Origin) -> Result<Self, KeyFault> {
+        let Value::Object(jwk) = item else { return Err(KeyFault::Malformed) };
+        check_use(jwk)?;
+        let key_id = text(jwk, "kid")?;
+        let kind = text(jwk, "kty")?.ok_or(KeyFault::Malformed)?;
+        let fitting: &[Algorithm] = match (kind, text(jwk, "crv")?) {
+            ("RSA", _) => &RSA,
+            ("EC", Some("P-256")) => &[Algorithm::ES256],
+            ("EC", Some("P-384")) => &[Algorithm::ES384],
+            ("OKP", Some("Ed25519")) => &[Algorithm::EdDSA],
+            ("oct", _) if origin == Origin::Network => return Err(KeyFault::SymmetricKey),
+            ("oct", _) => &HMAC,
+            _ => return Err(KeyFault::UnsupportedType),
+        };
+        let algorithms = match text(jwk, "alg")? {
+            None => fitting.to_vec(),
+            Some(name) => match Algorithm::from_str(name) {
+                Ok(declared) if fitting.contains(&declared) => vec![declared],
+                Ok(_) | Err(_) => return Err(KeyFault::Algorithm),
+            },
+        };
+        // The private part of each asymmetric type (RFC 7518 section 6); `oct` has its secret in `k`.
+        if jwk.contains_key("d") {
+            return Err(KeyFault::PrivateKey);
         }
+        Ok(Self { jwk, key_id, algorithms })
     }
-    if verifiers.is_empty() { Err(KeyFault::Size) } else { Ok(verifiers) }
+
+    /// A `kid` names one key for each algorithm, and shared secrets stand apart from public keys.
+    fn check_against(&self, others: &[Self]) -> Result<(), KeySetFault> {
+        for other in others {
+            if self.is_shared() != other.is_shared() {
+                return Err(KeySetFault::Mixed);
+            }
+            let twice = self.algorithms.iter().find(|algorithm| other.algorithms.contains(algorithm));
+            if let (Some(key_id), Some(algorithm)) = (self.key_id, twice)
+                && other.key_id == Some(key_id)
+            {
+                return Err(KeySetFault::DuplicateKey { key_id: shorten(key_id), algorithm: *algorithm });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        self.algorithms.iter().any(|algorithm| HMAC.contains(algorithm))
+    }
+
+    fn verifiers(&self) -> Result<Vec<Verifier>, KeyFault> {
+        let mut verifiers = Vec::new();
+        for algorithm in self.algorithms.iter().copied() {
+            match material(self.jwk, algorithm) {
+                Ok(material) => {
+                    let key_id = self.key_id.map(str::to_owned);
+                    verifiers.push(Verifier { key_id, algorithm, material });
+                }
+                // A secret long enough for SHA-256 need not be so for SHA-512.
+                Err(KeyFault::Size) if self.is_shared() && self.algorithms.len() > 1 => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        if verifiers.is_empty() { Err(KeyFault::Size) } else { Ok(verifiers) }
+    }
 }
 
 /// RFC 7517 sections 4.2 and 4.3.
-fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyFault> {
+fn check_use(jwk: &Map<String, Value>) -> Result<(), KeyFault> {
     if text(jwk, "use")?.is_some_and(|purpose| purpose != "sig") {
         return Err(KeyFault::NotForVerifying);
     }

@@ -10,13 +10,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// A deadline that moves back with every byte leaves the registered sleep where it is; when that fires early, the
 /// true deadline is looked at again.
 #[derive(Debug, Default)]
-pub(crate) struct LazyTimer {
+pub struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl LazyTimer {
     /// Ready once `deadline` has passed. Wakes the task then.
-    pub(crate) fn poll_expired(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_expired(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);

@@ -1,0 +1,200 @@
+//! The admin endpoint: `/health`, `/ready`, `/metrics`, `/status`, and on demand reload and rollback. Loopback only.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::audit::queue::Health;
+use crate::base::clock;
+use crate::base::net::is_loopback;
+use crate::server::gateway::Reloader;
+use crate::telemetry::exposition::{self, Samples};
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once; monitoring needs few.
+const CONNECTIONS: usize = 64;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves the endpoint until the task is dropped.
+pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, draining: watch::Receiver<bool>) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "No admin endpoint");
+            return;
+        }
+    };
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = listener.accept().await;
+        let Ok((stream, peer)) = accepted else { continue };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        if !is_loopback(peer.ip()) {
+            continue;
+        }
+        let reloader = reloader.clone();
+        let draining = draining.clone();
+        tokio::task::spawn_local(async move {
+            let service = service_fn(|request| {
+                let answered = answer(request, reloader.clone(), *draining.borrow());
+                async move { Ok::<_, Infallible>(answered.await) }
+            });
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+            // A client of the admin endpoint that breaks off is nobody's concern.
+            drop(builder.serve_connection(TokioIo::new(stream), service).await);
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) -> Answer {
+    if !is_local(&request) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "the admin endpoint answers only local requests for a loopback host\n",
+        );
+    }
+    let method = request.method();
+    let reads = method == Method::GET || method == Method::HEAD;
+    match request.uri().path() {
+        "/health" if reads => json_body(StatusCode::OK, &json!({})),
+        "/ready" if reads && draining => {
+            json_body(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "reason": "draining"}))
+        }
+        "/ready" if reads => json_body(StatusCode::OK, &json!({"ready": true})),
+        "/status" if reads => json_body(StatusCode::OK, &status(&reloader, draining)),
+        "/metrics" if reads && reloader.shared().current().runtime.config.telemetry.metrics => {
+            metrics(&reloader)
+        }
+        "/reload" if method == Method::POST => reload(reloader).await,
+        "/rollback" if method == Method::POST => roll_back(reloader).await,
+        "/health" | "/ready" | "/status" | "/metrics" | "/reload" | "/rollback" => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "try /health, /ready, /metrics, /status\n"),
+    }
+}
+
+/// Whether the request means this machine: a web page that a browser here shows could otherwise reload the gateway, by
+/// a name of its own that leads to loopback.
+fn is_local(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let names_loopback = name == "localhost" || name.parse::<IpAddr>().is_ok_and(is_loopback);
+    names_loopback && !request.headers().contains_key(header::ORIGIN)
+}
+
+async fn reload(reloader: Reloader) -> Answer {
+    let reloading =
+        tokio::task::spawn_blocking(move || reloader.reload().map_err(|errors| errors.to_string()));
+    match reloading.await {
+        Ok(Ok(())) => json_body(StatusCode::OK, &json!({"reloaded": true})),
+        Ok(Err(error)) => {
+            json_body(StatusCode::UNPROCESSABLE_ENTITY, &json!({"reloaded": false, "error": error}))
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload panicked\n"),
+    }
+}
+
+async fn roll_back(reloader: Reloader) -> Answer {
+    match tokio::task::spawn_blocking(move || reloader.roll_back()).await {
+        Ok(true) => json_body(StatusCode::OK, &json!({"rolled_back": true})),
+        Ok(false) => {
+            json_body(StatusCode::CONFLICT, &json!({"rolled_back": false, "error": "no earlier snapshot"}))
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the rollback panicked\n"),
+    }
+}
+
+fn metrics(reloader: &Reloader) -> Answer {
+    let shared = reloader.shared();
+    let limit_keys = u64::try_from(shared.limits.len()).unwrap_or(u64::MAX);
+    let samples = Samples { limit_keys, limit_keys_evicted: shared.limits.evicted() };
+    let body = exposition::render(&shared.metrics, &samples);
+    let mut response = text(StatusCode::OK, &body);
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn status(reloader: &Reloader, draining: bool) -> serde_json::Value {
+    let shared = reloader.shared();
+    let in_force = shared.current();
+    let runtime = &in_force.runtime;
+    let reload = shared.reload_status();
+    let policies = runtime.policies.iter().map(|policy| {
+        let shown = json!({"revision": policy.revision, "decision": policy.decision_path});
+        (policy.name.to_string(), shown)
+    });
+    let upstreams = runtime.clusters.iter().map(|cluster| {
+        let endpoints = cluster.endpoints().iter().map(|endpoint| {
+            json!({"endpoint": endpoint.authority(), "healthy": endpoint.is_healthy(),
+                "in_flight": endpoint.in_flight(), "connections": endpoint.open_connections()})
+        });
+        (cluster.name().to_string(), json!(endpoints.collect::<Vec<_>>()))
+    });
+    let key_sets = shared.key_sets.statuses().into_iter().map(|set| {
+        json!({"source": set.source, "loaded": set.loaded, "renewed_at": set.renewed_at.map(time),
+            "last_error": set.last_error})
+    });
+    let logs = shared.audit.status().into_iter().map(|sink| {
+        let (health, error) = match sink.health {
+            Health::Ok => ("ok", None),
+            Health::Failing(error) => ("failing", Some(error)),
+            Health::Stopped(error) => ("stopped", Some(error)),
+        };
+        json!({"sink": sink.name, "health": health, "error": error, "written": sink.written,
+            "dropped": sink.dropped, "queued_bytes": sink.queued_bytes})
+    });
+    let last_error = reload.last_error.map(|failure| json!({"at": time(failure.at), "error": failure.error}));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "draining": draining,
+        "snapshot": {
+            "generation": in_force.generation,
+            "revision": runtime.revision,
+            "loaded_at": time(reload.loaded_at),
+            "earlier": reload.earlier,
+            "last_reload_error": last_error,
+        },
+        "policies": policies.collect::<serde_json::Map<_, _>>(),
+        "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
+        "key_sets": key_sets.collect::<Vec<_>>(),
+        "decision_logs": logs.collect::<Vec<_>>(),
+    })
+}
+
+fn time(since_epoch: Duration) -> String {
+    let mut text = String::with_capacity(30);
+    clock::write_rfc3339(&mut text, since_epoch);
+    text
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn json_body(status: StatusCode, document: &serde_json::Value) -> Answer {
+    let mut response = text(status, &format!("{document}\n"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,95 @@
+//! A worker thread: one event loop with its connections, evaluators and pools, and nothing shared on the way of a request.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::pipeline::Worker;
+use crate::runtime::shared::Shared;
+use crate::server::accept::{Accepted, WorkerQueue};
+use crate::server::connection;
+
+/// Connections that wait for a worker to take them over.
+const QUEUE: usize = 1024;
+/// Known, so that the depth of rules allowed at load is safe to evaluate.
+const STACK: usize = 8 * 1024 * 1024;
+
+/// A running worker thread.
+#[derive(Debug)]
+pub(crate) struct WorkerThread {
+    pub(crate) queue: WorkerQueue,
+    pub(crate) handle: JoinHandle<()>,
+}
+
+/// Starts a worker. It ends when `drain` says so and its connections have ended, after `drain_timeout` at the latest.
+pub(crate) fn spawn(
+    index: usize,
+    shared: Arc<Shared>,
+    drain: watch::Receiver<bool>,
+    drain_timeout: Duration,
+) -> io::Result<WorkerThread> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let queue = WorkerQueue { sender, open: Arc::new(AtomicUsize::new(0)) };
+    let handle = Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
+        LocalSet::new().block_on(&runtime, run(shared, receiver, drain, drain_timeout));
+    })?;
+    Ok(WorkerThread { queue, handle })
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    mut accepted: mpsc::Receiver<Accepted>,
+    mut drain: watch::Receiver<bool>,
+    drain_timeout: Duration,
+) {
+    let worker = Rc::new(Worker::new(shared));
+    let recording = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { recording.recorder.run().await });
+    let mut connections = JoinSet::new();
+    let told = drain.clone();
+    loop {
+        tokio::select! {
+            next = accepted.recv() => match next {
+                Some(next) => {
+                    connections.spawn_local(connection::serve(Rc::clone(&worker), next, told.clone()));
+                }
+                None => break,
+            },
+            Some(ended) = connections.join_next() => note(&worker, ended),
+            _ = drain.wait_for(|draining| *draining) => break,
+        }
+    }
+    worker.drain();
+    // What was accepted is served: nobody is told to go away after a handshake of the kernel's.
+    accepted.close();
+    while let Some(next) = accepted.recv().await {
+        connections.spawn_local(connection::serve(Rc::clone(&worker), next, told.clone()));
+    }
+    let all = async {
+        while let Some(ended) = connections.join_next().await {
+            note(&worker, ended);
+        }
+    };
+    if tokio::time::timeout(drain_timeout, all).await.is_err() {
+        tracing::warn!(connections = connections.len(), "Drain timeout, closing connections");
+        connections.shutdown().await;
+    }
+    worker.recorder.flush();
+}
+
+/// A panicking task costs one connection; it is logged and counted.
+fn note(worker: &Worker, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        worker.shared.metrics.task_panicked();
+        tracing::error!(%error, "Connection task panicked");
+    }
+}
