@@ -1,14 +1,4 @@
 //! The integration tests, one binary: real sockets, real servers, the real binary.
-//! The integration tests, one binary: real sockets, real servers, hostile bytes, the real binary.
-
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test that cannot go on fails, and one that is skipped says so"
-)]
 
 mod config;
 mod gateway;
@@ -20,9 +10,9 @@ mod proxy;
 mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;
+mod rego_traps;
 mod schema;
 mod tidy;
-mod rego_traps;
 mod token;
 mod upstream;
 mod wire;
