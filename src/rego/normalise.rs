@@ -353,3 +353,76 @@ fn statements(hoisted: &[Hoisted]) -> String {
 fn is_full_name(path: &Path, full: &str) -> bool {
     !path.is_empty() && full.starts_with("data.")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rego::{lower::lower, parse::parse, source::apply};
+
+    #[track_caller]
+    fn check(text: &str, want: &str) {
+        let text = format!("package a\nimport data.lib\nxs := [1]\nf(x) := x\n{text}");
+        let lowered = lower(vec![parse("p.rego", &text).unwrap()]);
+        let rewritten = apply(&text, &normalise(&lowered.tree, 0));
+        assert!(parse("p.rego", &rewritten).is_ok(), "{rewritten}");
+        assert_eq!(rewritten.lines().count(), text.lines().count(), "{rewritten}");
+        let rewritten: String = rewritten.lines().skip(4).collect::<Vec<_>>().join("\n");
+        assert_eq!(rewritten.replace("__postern_", "_"), want);
+    }
+
+    #[test]
+    fn what_may_be_undefined_leaves_a_negation() {
+        check("p if not input.a in xs", "p if { _0 := input.a ; _1 := xs ; not _0 in _1 }");
+        check(
+            "p if { true; not upper(input.a) == \"A\" }",
+            "p if { true; _0 := upper(input.a) ; not _0 == \"A\" }",
+        );
+        check("p if not input.a == 1", "p if not input.a == 1");
+        check("p if not input.a", "p if not input.a");
+        check("p if not xs[input.a]", "p if { _0 := input.a ; not xs[_0] }");
+        check(
+            "p if not count([x | x := input.a]) > 1",
+            "p if { _0 := count([x | x := input.a]) ; not _0 > 1 }",
+        );
+        check(
+            "p if not input.a > 1 with input as {\"a\": 1}",
+            "p if { _0 := input.a with input as {\"a\": 1}; not _0 > 1 with input as {\"a\": 1} }",
+        );
+        check(
+            "p if {\n\tnot input.a in [\n\t\t1,\n\t]\n}",
+            "p if {\n\t_0 := input.a ; not _0 in [\n\t\t1,\n\t]\n}",
+        );
+        check(
+            "p if every x in xs { not x in input.a }",
+            "p if every x in xs { _0 := input.a ; not x in _0 }",
+        );
+    }
+
+    #[test]
+    fn what_may_be_undefined_leaves_a_partial_head() {
+        check("p contains x.a if some x in xs", "p contains _0 if { some x in xs; _0 := x.a }");
+        check("p contains x.a if { some x in xs }", "p contains _0 if { some x in xs ; _0 := x.a }");
+        check("p contains input.a", "p contains _0 if { _0 := input.a }");
+        check("p contains \"a\" if xs", "p contains \"a\" if xs");
+        check("p[x] := input.b if { some x in xs }", "p[x] := _0 if { some x in xs ; _0 := input.b }");
+        check("p contains {\"k\": input.a}", "p contains {\"k\": _0} if { _0 := input.a }");
+    }
+
+    #[test]
+    fn memberships_used_as_values_keep_undefined() {
+        check("p := input.a in xs", "p := _0 in _1 if { _0 := input.a; _1 := xs }");
+        check("p if { y := input.a in xs; y }", "p if { _0 := input.a ; _1 := xs ; y := _0 in _1; y }");
+        check("p := [(1 in input.a) | true]", "p := [(1 in _0) | true; _0 := input.a ]");
+        check("p := 1 if false else := 2 in input.a", "p := 1 if false else := 2 in _0 if { _0 := input.a }");
+        check("p if input.a in xs", "p if input.a in xs");
+    }
+
+    #[test]
+    fn names_are_written_in_full() {
+        check("p if f(1)", "p if data.a.f(1)");
+        check("p if lib.q with f as lib.g", "p if data.lib.q with data.a.f as data.lib.g");
+        check("p if data.a.f(lib.x)", "p if data.a.f(data.lib.x)");
+        check("p := \"not input.a in xs\" # f(1)", "p := \"not input.a in xs\" # f(1)");
+        check("p if { f := 1; f == 1 }", "p if { f := 1; f == 1 }");
+    }
+}

@@ -66,14 +66,17 @@ fn parts(case: &Json) -> Option<(Vec<Module>, Value, Value)> {
         path: format!("m{index}.rego"),
         text: text.as_str().unwrap_or_default().to_owned(),
     });
-    let data = match &case["data"] {
-        Json::Null => Value::new_object(),
-        data => Value::from_json_str(&data.to_string()).ok()?,
+    let data = if case["data"].is_null() {
+        Value::new_object()
+    } else {
+        Value::from_json_str(&case["data"].to_string()).ok()?
     };
-    let input = match (&case["input"], case["input_term"].as_str()) {
-        (_, Some(term)) => Value::from_json_str(term).ok()?,
-        (Json::Null, None) => Value::Undefined,
-        (input, None) => Value::from_json_str(&input.to_string()).ok()?,
+    let input = if let Some(term) = case["input_term"].as_str() {
+        Value::from_json_str(term).ok()?
+    } else if case["input"].is_null() {
+        Value::Undefined
+    } else {
+        Value::from_json_str(&case["input"].to_string()).ok()?
     };
     Some((modules.collect(), data, input))
 }

@@ -95,7 +95,7 @@ fn chains_that_would_overflow_a_worker_are_refused_and_shorter_ones_run() {
 fn deep_nesting_inside_a_rule_runs_on_a_worker_stack() {
     let sum = format!("package p\nr := 1{}\n", " + 1".repeat(90));
     assert_eq!(on_a_worker_stack(move || ask(&sum, "{}")), Ok(Some(Value::from(91))));
-    let loops: String = (0..100).map(|n| format!("  some x{n} in [1]; x{n} == 1\n")).collect();
+    let loops = (0..100).map(|n| format!("  some x{n} in [1]; x{n} == 1\n")).collect::<Vec<_>>().concat();
     let loops = format!("package p\nr if {{\n{loops}}}\n");
     assert_eq!(on_a_worker_stack(move || ask(&loops, "{}")), Ok(Some(Value::from(true))));
 }
