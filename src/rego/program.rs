@@ -162,7 +162,10 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
         .map_err(|error| fail(&error))?;
     for module in modules {
         let (path, text) = (module.text.path.to_string(), module.text.content.to_string());
-        engine.add_policy(path, text).map_err(|error| fail(&error))?;
+        // The original parsed, so this is a fault of the rewriting and no one else's.
+        engine.add_policy(path, text).map_err(|error| {
+            BundleErrors::from(locate(tree, modules, "rewrite_error", &error.to_string()))
+        })?;
     }
     engine.add_data(data).map_err(|error| fail(&error))?;
     // Preparing is lazy; asking for any rule does it now, and reports what it finds.

@@ -212,6 +212,32 @@ fn unknown_functions_and_wrong_arity_are_found_at_load() {
 }
 
 #[test]
+fn names_are_resolved_as_opa_resolves_them() {
+    refused(&["package p\nimport data.q.r\nr := 1\n"], "import_shadows_rule", "m0.rego:2:1");
+    refused(&["package p\nr if q with usr as 1\nq := 1\n"], "unknown_with_target", "m0.rego:2:13");
+    refused(&["package p\nr if not xs[i] == 1\nxs := [1]\n"], "unsafe_variable", "m0.rego:2:13");
+    refused(&["package p\nr if { some x; true }\n"], "unused_variable", "m0.rego:2:13");
+    refused(&["package p\nr if every x in [1] { true }\n"], "unused_variable", "m0.rego:2:12");
+    refused(&["package p\ndefault r := input.x\n"], "default_not_constant", "m0.rego:2:1");
+    refused(&["package p\ndefault r := 1\ndefault r := 2\n"], "multiple_defaults", "m0.rego:3:1");
+    refused(&["package p\nr := 1\nr contains 2\n"], "conflicting_rules", "m0.rego:3:1");
+    refused(&["package p\nr { true }\n"], "parse_error", "m0.rego:2:3");
+    for text in [
+        "r if { xs[i] == 1; i > 0 }\nxs := [0, 1]",
+        "r if { x = y; y = 1 }",
+        "r if { some i; xs[i] == 1 }\nxs := [1]",
+        "r := [x | some x in xs]\nxs := [1]",
+        "r if { f := 1; f == 1 }\nf(x) := x",
+        "r if [a, b] = [1, 2]",
+        "r := {k: v | some k, v in {\"a\": 1}}",
+        "r if { walk([1], [path, value]); path; value }",
+    ] {
+        let text = format!("package p\n{text}\n");
+        assert!(compiled(&[&text]).is_ok(), "{text}: {}", compiled(&[&text]).unwrap_err());
+    }
+}
+
+#[test]
 fn all_faults_come_at_once() {
     let texts = ["package p\nr if a(1)\ns if b(1)\n", "package q\nt if t\nu := http.send({})\n"];
     let errors = compiled(&texts).unwrap_err();
@@ -283,6 +309,52 @@ fn http_send_is_refused_until_it_is_there() {
         "builtin_not_configured",
         "m0.rego:2:6",
     );
+}
+
+#[test]
+fn programs_are_shared_and_evaluators_move() {
+    fn shared<T: Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<Program>();
+    moved::<postern::rego::evaluator::Evaluator>();
+}
+
+#[test]
+fn damaged_policies_are_refused_or_run_but_never_panic() {
+    let texts = ["gateway", "rbac", "tiers", "federation", "allowlist", "paths"]
+        .map(|name| std::fs::read_to_string(format!("policies/{name}.rego")).unwrap());
+    let pieces =
+        ["", " ", "\n", "(", "}", "\"", "not ", " in x", "[_]", ".a", " := 1", "input", "if ", "#", "`"];
+    let damage = (0..texts.len(), 0_usize..4_000, 0_usize..12, proptest::sample::select(pieces.to_vec()));
+    let mut runner = proptest::test_runner::TestRunner::new(proptest::test_runner::Config {
+        cases: 400,
+        ..proptest::test_runner::Config::default()
+    });
+    runner
+        .run(&damage, |(which, at, cut, piece)| {
+            let mut damaged = texts.clone();
+            let text = &mut damaged[which];
+            let start = text.char_indices().map(|(at, _)| at).nth(at % text.chars().count()).unwrap();
+            let end = text[start..].char_indices().map(|(at, _)| start + at).nth(cut).unwrap_or(text.len());
+            text.replace_range(start..end, piece);
+            let texts: Vec<&str> = damaged.iter().map(String::as_str).collect();
+            match compiled(&texts) {
+                Ok(program) => {
+                    if let Ok(entrypoint) = program.entrypoint("gateway/decision") {
+                        program.footprint(&entrypoint);
+                        let answer = program.evaluator().evaluate(&entrypoint, facts("{}"));
+                        let panicked = matches!(answer, Err(EvalError::Panic { .. }));
+                        proptest::prop_assert!(!panicked, "{answer:?}");
+                    }
+                }
+                Err(errors) => {
+                    let ours = errors.faults().iter().find(|fault| fault.code == "rewrite_error");
+                    proptest::prop_assert!(ours.is_none(), "{ours:?}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
