@@ -189,7 +189,7 @@ fn find(program: &Program) -> Vec<Test> {
         if !seen.insert(&rule.path) {
             continue;
         }
-        let Ok(entrypoint) = program.entrypoint(&rule.name()) else { continue };
+        let Ok(entrypoint) = program.entrypoint_at(rule.path.clone()) else { continue };
         tests.push(Test {
             id,
             entrypoint,
@@ -252,7 +252,7 @@ fn facts(options: &TestOptions) -> Facts {
 }
 
 fn text_of(value: &Value) -> String {
-    value.as_string().map_or_else(|_| value.to_string(), |text| text.to_string())
+    value.as_string().map_or_else(|_| value.to_string(), ToString::to_string)
 }
 
 fn explain(bundle: &Bundle, program: &Program, test: &Test, result: &mut TestResult, options: &TestOptions) {
