@@ -1,4 +1,9 @@
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::missing_docs_in_private_items, reason = "a benchmark stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_docs_in_private_items,
+    reason = "a benchmark stops at the first surprise"
+)]
 //! What one decision costs: building its input, evaluating the policy, encoding its event.
 //!
 //! Requests go round a set of different ones, so that nothing is measured on repeated identical input.
@@ -127,9 +132,11 @@ fn decision(criterion: &mut Criterion) {
     let lifecycle = Value::new_object();
     let mut ids = DecisionIds::new();
     let mut group = criterion.benchmark_group("decision");
-    for (name, directory) in
-        [("constant", "benches/proxy/allow"), ("roles and a limit", "benches/proxy/policy"), ("starter library", "policies")]
-    {
+    for (name, directory) in [
+        ("constant", "benches/proxy/allow"),
+        ("roles and a limit", "benches/proxy/policy"),
+        ("starter library", "policies"),
+    ] {
         let program = program(directory);
         let mut decider = Decider::new(&program, &rules(&program));
         let mut turn = requests.iter().cycle();

@@ -46,7 +46,8 @@ fn module_of(path: &Path) -> String {
 /// Top-level modules named after `crate::` in the code of a file, test modules excepted.
 fn imports(text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code =
+        code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
@@ -87,8 +88,10 @@ fn every_module_has_a_row_and_imports_point_down() {
 #[test]
 fn files_are_small() {
     let all = ["src", "tests", "benches"].into_iter().flat_map(sources);
-    let large: BTreeMap<_, _> =
-        all.map(|(path, text)| (path, text.lines().count())).filter(|(_, lines)| *lines > LINES_MAX).collect();
+    let large: BTreeMap<_, _> = all
+        .map(|(path, text)| (path, text.lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .collect();
     assert!(large.is_empty(), "over {LINES_MAX} lines: {large:?}");
 }
 
