@@ -122,6 +122,12 @@ impl Evidence {
         self.outcome = Outcome::Allowed;
     }
 
+    /// Notes that the response could not be sent to its end.
+    pub(crate) fn broke_off(&mut self, reason: &'static str) {
+        self.outcome = Outcome::Failed;
+        self.reason = Some(Cow::Borrowed(reason));
+    }
+
     /// Notes what the policy said.
     pub(crate) fn ruled(&mut self, phase: Phase, ruling: &decide::Ruling) {
         self.decided = true;

@@ -23,17 +23,40 @@ pub(crate) struct Forwarded {
     pub(crate) scheme: Option<&'static str>,
 }
 
+/// `X-Forwarded-For` and `Forwarded` tell of different clients: the trusted proxy writes one of them, and the other may
+/// be the client's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Conflict;
+
 /// Reads the forwarding headers of a request from `peer`.
 ///
 /// The chain is walked from the gateway outwards for as long as the hop before is trusted; the first address that is not
 /// a trusted proxy is the client. What cannot be parsed ends the walk.
-pub(crate) fn read(peer: SocketAddr, headers: &HeaderMap, trusted: &NetworkSet) -> Forwarded {
+pub(crate) fn read(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    trusted: &NetworkSet,
+) -> Result<Forwarded, Conflict> {
     let peer = canonical_ip(peer.ip());
     if trusted.is_empty() || !trusted.contains(peer) {
-        return Forwarded { client_ip: peer, chain: Vec::new(), scheme: None };
+        return Ok(Forwarded { client_ip: peer, chain: Vec::new(), scheme: None });
     }
-    let listed =
-        if headers.contains_key(X_FORWARDED_FOR) { x_forwarded_for(headers) } else { forwarded(headers) };
+    let (client_ip, chain) =
+        match (headers.contains_key(X_FORWARDED_FOR), headers.contains_key(header::FORWARDED)) {
+            (true, false) => walk(peer, x_forwarded_for(headers), trusted),
+            (false, _) => walk(peer, forwarded(headers), trusted),
+            (true, true) => {
+                let walked = walk(peer, x_forwarded_for(headers), trusted);
+                if walk(peer, forwarded(headers), trusted).0 != walked.0 {
+                    return Err(Conflict);
+                }
+                walked
+            }
+        };
+    Ok(Forwarded { client_ip, chain, scheme: scheme(headers) })
+}
+
+fn walk(peer: IpAddr, listed: Vec<Option<IpAddr>>, trusted: &NetworkSet) -> (IpAddr, Vec<IpAddr>) {
     let mut client_ip = peer;
     let mut chain = Vec::new();
     for address in listed.into_iter().rev().take(CHAIN_MAX) {
@@ -45,7 +68,7 @@ pub(crate) fn read(peer: SocketAddr, headers: &HeaderMap, trusted: &NetworkSet) 
         }
     }
     chain.reverse();
-    Forwarded { client_ip, chain, scheme: scheme(headers) }
+    (client_ip, chain)
 }
 
 fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
@@ -126,7 +149,7 @@ mod tests {
             headers.append(name.clone(), HeaderValue::from_static(value));
         }
         let trusted = NetworkSet::new(vec![parse_network("10.0.0.0/8").unwrap()]);
-        read(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted)
+        read(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted).unwrap()
     }
 
     #[track_caller]
@@ -150,6 +173,21 @@ mod tests {
     fn what_cannot_be_parsed_ends_the_walk() {
         check("10.0.0.1", &["203.0.113.7, ::1%eth0, 10.2.2.2"], "10.2.2.2", &["10.2.2.2"]);
         check("10.0.0.1", &["x, 999.1.1.1"], "10.0.0.1", &[]);
+    }
+
+    #[test]
+    fn two_accounts_must_agree() {
+        let trusted = NetworkSet::new(vec![parse_network("10.0.0.0/8").unwrap()]);
+        let check = |peer: &str, forwarded: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.7"));
+            headers.append(header::FORWARDED, HeaderValue::from_static(forwarded));
+            read(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted).is_ok()
+        };
+        assert!(check("10.0.0.1", "for=203.0.113.7;proto=https"));
+        assert!(!check("10.0.0.1", "for=10.0.0.9"));
+        assert!(!check("10.0.0.1", "for=unknown"));
+        assert!(check("192.0.2.1", "for=10.0.0.9"), "neither is believed");
     }
 
     #[test]

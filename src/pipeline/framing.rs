@@ -140,7 +140,7 @@ impl HeadScanner {
         let well_formed = !method.is_empty()
             && method.iter().all(|byte| is_token(*byte))
             && !target.is_empty()
-            && target.iter().all(u8::is_ascii_graphic);
+            && target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#');
         if !well_formed {
             return Err(FramingError::RequestLine);
         }

@@ -88,7 +88,7 @@ async fn inspect(
     if length.is_some_and(|length| length > bounds.bytes) {
         return Err(Cause::BodyTooLarge);
     }
-    let body = LimitedBody::new(body, bounds.bytes, bounds.timeout);
+    let body = LimitedBody::new(body, bounds.bytes, bounds.timeout, Rc::clone(&exchange.connection));
     if !reads_body {
         return Ok((BodyFacts::Unread, UpstreamRequestBody::Stream(body)));
     }

@@ -12,7 +12,7 @@ use crate::base::path::CanonicalPath;
 use crate::config::model::Listener;
 use crate::contract::request::{RequestHead, Source};
 use crate::pipeline::Worker;
-use crate::pipeline::connection::Connection;
+use crate::pipeline::connection::{Connection, REFUSED};
 use crate::pipeline::exchange::{Evidence, Exchange};
 use crate::pipeline::forwarded;
 use crate::pipeline::framing::FramingError;
@@ -58,10 +58,12 @@ impl Received {
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
         let (mut parts, body) = request.into_parts();
-        let read = match (connection.control.take_refusal(), local.runtime().listener(connection.listener)) {
-            (Some(cause), _) => Err(cause),
-            (None, None) => Err(Cause::Internal),
-            (None, Some(listener)) => read_head(&mut parts, &body, connection, &listener.config),
+        let read = match local.runtime().listener(connection.listener) {
+            _ if stands_for_refused(&parts) => {
+                Err(connection.control.take_refusal().unwrap_or(Cause::Internal))
+            }
+            None => Err(Cause::Internal),
+            Some(listener) => read_head(&mut parts, &body, connection, &listener.config),
         };
         let exchange = |head, evidence| Exchange {
             worker: Rc::clone(worker),
@@ -97,6 +99,7 @@ fn read_head(
         return Err(Cause::MethodNotSupported);
     }
     let authority = authority(parts)?;
+    check_target(parts, connection, listener)?;
     let raw_path = parts.uri.path();
     let path = CanonicalPath::parse(raw_path, listener.path_rules).map_err(Cause::Path)?;
     let raw_path = (raw_path != path.as_str()).then(|| raw_path.to_owned());
@@ -113,7 +116,8 @@ fn read_head(
     if hop::hops(&headers) >= HOPS_MAX {
         return Err(Cause::Loop);
     }
-    let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies);
+    let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies)
+        .map_err(|_| Cause::ForwardedConflict)?;
     let request_id = request_id(&mut headers, listener.trusted_proxies.contains(connection.peer.ip()));
     let hop = hop::strip_request(&mut headers)?;
     headers.remove(header::HOST);
@@ -158,11 +162,29 @@ fn authority(parts: &Parts) -> Result<String, Cause> {
         (Some(named), _) | (None, Some(named)) => named,
         (None, None) => return Err(Cause::Host),
     };
-    let scheme_is_http = parts.uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
-    if !scheme_is_http || !is_authority(named) {
+    if !is_authority(named) {
         return Err(Cause::Host);
     }
     Ok(named.to_ascii_lowercase())
+}
+
+/// Whether the head is the byte guard's stand-in for one that it refused. HTTP/2 has no guard of heads.
+fn stands_for_refused(parts: &Parts) -> bool {
+    parts.version != Version::HTTP_2 && parts.headers.contains_key(REFUSED)
+}
+
+/// The scheme must be the connection's (a trusted proxy may have ended TLS), and the query plain characters: HTTP/2
+/// has no guard that looks at bytes.
+fn check_target(parts: &Parts, connection: &Connection, listener: &Listener) -> Result<(), Cause> {
+    let scheme_is_good = match parts.uri.scheme_str() {
+        None => true,
+        Some("https") => connection.tls.is_some() || listener.trusted_proxies.contains(connection.peer.ip()),
+        Some("http") => connection.tls.is_none(),
+        Some(_) => false,
+    };
+    let query_is_plain =
+        parts.uri.query().is_none_or(|query| query.bytes().all(|byte| byte.is_ascii_graphic()));
+    if scheme_is_good && query_is_plain { Ok(()) } else { Err(Cause::Target) }
 }
 
 /// `host`, `host:port`, `[ipv6]` or `[ipv6]:port`, of characters that no reader can mistake.

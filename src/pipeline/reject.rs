@@ -37,6 +37,8 @@ pub enum Cause {
     RepeatedHeader,
     /// `Connection` names a header that must reach the upstream or the policy.
     ConnectionHeader,
+    /// A trusted proxy's `X-Forwarded-For` and `Forwarded` tell of different clients.
+    ForwardedConflict,
     /// The request has passed here too often.
     Loop,
     /// The gateway is draining.
@@ -117,6 +119,7 @@ pub const COUNTED: &[&str] = &[
     "header_not_utf8",
     "repeated_header",
     "bad_connection_header",
+    "forwarded_conflict",
     "loop_detected",
     "draining",
     "no_route",
@@ -186,6 +189,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::BodyMalformed
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::HeaderTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -228,6 +232,7 @@ impl Cause {
             Self::HeaderText => "header_not_utf8",
             Self::RepeatedHeader => "repeated_header",
             Self::ConnectionHeader => "bad_connection_header",
+            Self::ForwardedConflict => "forwarded_conflict",
             Self::Loop => "loop_detected",
             Self::Draining => "draining",
             Self::NoRoute => "no_route",
@@ -283,6 +288,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
@@ -321,6 +327,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::Loop
             | Self::Draining
             | Self::NoRoute
@@ -358,6 +365,7 @@ impl Cause {
             Self::HeaderText => "a header value is not UTF-8".to_owned(),
             Self::RepeatedHeader => "a header that can be there only once is repeated".to_owned(),
             Self::ConnectionHeader => "Connection names a header that cannot be hop-by-hop".to_owned(),
+            Self::ForwardedConflict => "X-Forwarded-For and Forwarded disagree".to_owned(),
             Self::Loop => "the request has passed this gateway too often".to_owned(),
             Self::Draining => "the gateway is shutting down".to_owned(),
             Self::NoRoute => "nothing is served at this path".to_owned(),
@@ -404,6 +412,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }

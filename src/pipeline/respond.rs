@@ -72,13 +72,27 @@ impl Reject {
         for (name, value) in extra {
             headers.append(name, value);
         }
-        if cause.closes_connection() && exchange.head.protocol != "HTTP/2" {
+        let control = &exchange.connection.control;
+        if exchange.head.protocol == "HTTP/2" {
+            response.body_mut().handed_out = Some(control.watch_response());
+        } else if cause.closes_connection() || control.is_body_unread() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let body = response.body_mut();
-        body.exchange = Some(Box::new(exchange));
+        let is_head = exchange.head.method == http::Method::HEAD;
+        response.body_mut().exchange = Some(Box::new(exchange));
+        if is_head || response.status() == StatusCode::NOT_MODIFIED {
+            without_content(&mut response);
+        }
         response
     }
+}
+
+/// To HEAD, and with 304, the head alone is sent; its length is the content's that is left out (RFC 9110 section 8.6).
+fn without_content(response: &mut Response<ResponseBody>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.body_mut().content = Content::Whole(None);
 }
 
 /// A problem document (RFC 9457).
@@ -146,6 +160,13 @@ impl ResponseBody {
         }
     }
 
+    /// The upstream's body has failed: the event is written now, and does not say that all is well.
+    fn broke_off(&mut self, reason: &'static str) {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.evidence.broke_off(reason);
+        }
+    }
+
     fn count(&mut self, frame: &Frame<Bytes>) {
         if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
             exchange.evidence.response_bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -180,7 +201,7 @@ impl Body for ResponseBody {
                     self.complete();
                 }
             }
-            Some(Err(_)) => {}
+            Some(Err(error)) => self.broke_off(error.reason()),
         }
         Poll::Ready(next)
     }
