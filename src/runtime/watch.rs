@@ -92,7 +92,7 @@ fn watcher(files: &[PathBuf], sender: mpsc::Sender<()>) -> notify::Result<Recomm
         // Reading a file is an event too, and looking at one must not lead to looking again.
         if !event.is_ok_and(|event| event.kind.is_access()) {
             // A full queue holds a notification already.
-            drop(sender.try_send(()));
+            sender.try_send(()).unwrap_or_default();
         }
     })?;
     let mut directories = BTreeSet::new();

@@ -6,6 +6,8 @@ mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
+mod live_support;
+mod live_tls;
 mod proxy;
 mod rego_conformance;
 mod rego_golden;
