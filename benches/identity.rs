@@ -1,6 +1,5 @@
 //! What it costs to know who asks: a token or key seen before, and a token seen for the first time.
 
-#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

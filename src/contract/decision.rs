@@ -232,6 +232,30 @@ impl Default for Deny {
     }
 }
 
+// === impl Log ===
+
+impl Log {
+    /// What holds when the response phase has spoken too: the lesser level, and its fields and labels beside the earlier
+    /// ones. What the request phase keeps out of the log stays out.
+    pub fn add(&mut self, later: &Self) {
+        self.level = self.level.max(later.level);
+        merge(&mut self.fields, later.fields.as_ref());
+        merge(&mut self.labels, later.labels.as_ref());
+    }
+}
+
+fn merge(object: &mut Option<Value>, later: Option<&Value>) {
+    let Some(later) = later else { return };
+    match (object.as_mut().and_then(|value| value.as_object_mut().ok()), later.as_object()) {
+        (Some(object), Ok(later)) => {
+            for (key, value) in later.iter() {
+                object.insert(key.clone(), value.clone());
+            }
+        }
+        (Some(_) | None, _) => *object = Some(later.clone()),
+    }
+}
+
 // === impl HeaderEdits ===
 
 impl HeaderEdits {

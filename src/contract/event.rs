@@ -39,7 +39,7 @@ impl Outcome {
 }
 
 /// How much of a decision is logged (`log.level`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum LogLevel {
     /// Input and result too.
     #[default]

@@ -98,7 +98,6 @@ pub(crate) fn ask(
     exchange.count_decision(api.policy, &ruling.decision, fail_open);
     match ruling.decision {
         Ok(Decision::Allow(allow)) => {
-            exchange.evidence.log = allow.log.clone();
             if phase == Phase::Request {
                 exchange.evidence.reason = allow.reason.clone().map(Cow::Owned);
             }

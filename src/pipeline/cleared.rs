@@ -20,7 +20,8 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::{FaultCell, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
-use crate::pipeline::{forwarded, hop, websocket};
+use crate::pipeline::websocket::Handshake;
+use crate::pipeline::{forwarded, hop};
 use crate::upstream::cluster::Cluster;
 
 /// Unreserved characters stay, all others are escaped, in query parameters that the policy sets.
@@ -37,7 +38,7 @@ pub(crate) struct Cleared {
     /// Why the client's body broke off, if it did.
     pub(crate) fault: FaultCell,
     /// It is a WebSocket handshake.
-    pub(crate) websocket: bool,
+    pub(crate) websocket: Option<Handshake>,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) limit_headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -64,8 +65,9 @@ impl Admitted {
             Ok(cluster) => cluster,
             Err(cause) => return Err(Reject::new(exchange, cause)),
         };
-        let websocket = websocket::is_wanted(&exchange, &asked, &body);
-        let Some(request) = assemble(&mut exchange, &asked, &edits, &cluster, body, websocket) else {
+        let websocket = Handshake::of(&exchange, &asked, &body);
+        let handshake = websocket.as_ref();
+        let Some(request) = assemble(&mut exchange, &asked, &edits, &cluster, body, handshake) else {
             return Err(Reject::new(exchange, Cause::Internal));
         };
         Ok(Cleared {
@@ -154,11 +156,12 @@ fn assemble(
     edits: &UpstreamEdits,
     cluster: &Cluster,
     body: UpstreamRequestBody,
-    websocket: bool,
+    websocket: Option<&Handshake>,
 ) -> Option<Request<UpstreamRequestBody>> {
     let target = target(exchange, edits)?;
+    let asked_again = exchange.local.asks_about_responses(asked.target.api);
     let head = &mut exchange.head;
-    let mut headers = std::mem::take(&mut head.headers);
+    let mut headers = if asked_again { head.headers.clone() } else { std::mem::take(&mut head.headers) };
     let source = &asked.from.source;
     forwarded::write(&mut headers, &source.forwarded_for, source.peer.ip(), head.scheme, &head.authority);
     hop::add_via(&mut headers, head.protocol);
@@ -172,8 +175,8 @@ fn assemble(
     if cluster.settings().preserve_host {
         headers.insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
     }
-    if websocket {
-        websocket::ask(&mut headers);
+    if let Some(handshake) = websocket {
+        handshake.ask(&mut headers);
     }
     let method: Method = head.method.clone();
     let mut request = Request::new(body);

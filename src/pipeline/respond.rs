@@ -226,9 +226,10 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body that had nothing to give (HEAD, 204, 304) is dropped without being asked.
-        if self.is_end_stream()
-            || self.exchange.as_ref().is_some_and(|exchange| exchange.head.method == http::Method::HEAD)
-        {
+        let has_none = |exchange: &Exchange| {
+            exchange.head.method == http::Method::HEAD || matches!(exchange.evidence.status, 204 | 304)
+        };
+        if self.is_end_stream() || self.exchange.as_deref().is_some_and(has_none) {
             self.complete();
         }
     }

@@ -159,10 +159,10 @@ pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Re
     if !faults.0.is_empty() {
         return Err(BuildErrors(faults.0));
     }
-    let instance = uuid::Uuid::new_v4().to_string();
+    // As OPA's `labels.id`: the process, whatever is reloaded in it.
+    let instance = former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
     let labels = EncodedLabels::new(&config.labels, &instance);
-    let revision = revision(&policies);
-    Ok(Runtime { config: Arc::new(config), revision, listeners, apis, policies, clusters, labels })
+    Ok(Runtime { config: Arc::new(config), instance, listeners, apis, policies, clusters, labels })
 }
 
 fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
@@ -195,6 +195,7 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
         revision: bundle.revision,
         decision_path,
         program,
+        response_path: policy.response.as_ref().map(|path| path.join("/")),
         rules,
         on_error: policy.on_error,
     })
@@ -320,12 +321,6 @@ fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
         model::Provider::ClientCertificate(_) => None,
     });
     headers.collect()
-}
-
-/// One word for all bundles of a snapshot.
-fn revision(policies: &[Policy]) -> String {
-    let all = policies.iter().map(|policy| format!("{}={}", policy.name, policy.revision));
-    all.collect::<Vec<_>>().join(",")
 }
 
 impl Cluster {
