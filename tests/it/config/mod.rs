@@ -210,7 +210,7 @@ fn a_file_that_is_no_configuration() {
     check_error("just text", "1:1: the configuration must be a mapping, not a text");
     check_error(
         &format!("{LEAST}\n---\na: 1\n"),
-        "8:1: a second document begins here | one file holds one configuration; take out the `---`",
+        "8:1: a second document begins here | one file holds one document; take out the `---`",
     );
     check_error(
         &LEAST.replace("version: 1", "version: 2"),
