@@ -103,10 +103,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
     let paint = Paint::stdout();
     match cli.command {
         Command::Run(args) => run::run(&args, notes),
-        Command::Config(args) => Ok(match config::run(&args, out, notes)? {
-            0 => Exit::Fine,
-            _ => Exit::CouldNotRun,
-        }),
+        Command::Config(args) => Ok(config::run(&args, out, notes)?),
         Command::Policy(PolicyArgs { command }) => match command {
             PolicyCommand::Test(args) => policy_test::run(&args, paint, out, notes),
             PolicyCommand::Check(args) => policy_check::run(&args, paint, out, notes),

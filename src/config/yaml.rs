@@ -404,18 +404,14 @@ impl Builder {
             Some(YamlScalar::Null) => Value::Null,
             Some(YamlScalar::Boolean(value)) => Value::Bool(value),
             Some(YamlScalar::Integer(value)) => Value::from(value),
-            Some(YamlScalar::FloatingPoint(value)) => serde_json::Number::from_f64(value.into_inner())
-                .map_or_else(
-                    || {
-                        self.faults.push(YamlFault {
-                            position: at,
-                            message: format!("`{}` is no number that can be used", quotable(&source)),
-                            help: "write a finite number, or put a text in quotes",
-                        });
-                        Value::from(0)
-                    },
-                    Value::Number,
-                ),
+            Some(YamlScalar::FloatingPoint(value)) => number(value.into_inner()).unwrap_or_else(|| {
+                self.faults.push(YamlFault {
+                    position: at,
+                    message: format!("`{}` is no number that can be used", quotable(&source)),
+                    help: "write a finite number, or put a text in quotes",
+                });
+                Value::from(0)
+            }),
             Some(YamlScalar::String(text)) => Value::String(text.into_owned()),
             None => {
                 self.faults.push(YamlFault {
@@ -438,6 +434,16 @@ impl Builder {
             });
         }
     }
+}
+
+/// A finite number; `4.0` becomes the whole number that the schema takes it for.
+fn number(value: f64) -> Option<Value> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT_MAX {
+        #[expect(clippy::cast_possible_truncation, reason = "whole numbers up to 2^53 are exact")]
+        return Some(Value::from(value as i64));
+    }
+    serde_json::Number::from_f64(value).map(Value::Number)
 }
 
 fn too_deep(at: Position) -> YamlFault {
@@ -532,6 +538,12 @@ mod tests {
             writeln!(deep, "a{level}: &a{level} [*a{}]", level - 1).unwrap();
         }
         assert!(fatal(&deep).ends_with("nested deeper than 64 levels"));
+    }
+
+    #[test]
+    fn whole_numbers_are_whole_however_they_are_written() {
+        let (root, _) = parse("[4, 4.0, 4e0, -0.0, 0.5, 0x10]").unwrap();
+        assert_eq!(root.to_value(), serde_json::json!([4, 4, 4, 0, 0.5, 16]));
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Probes<'_> {
         let Value::Array(values) = answer else { return None };
         let mut shown: Vec<String> = Vec::new();
         for value in values.iter() {
-            let text = abridged(&value.to_json_str().unwrap_or_default());
+            let text = abridged(&value.to_string());
             if !shown.contains(&text) {
                 shown.push(text);
             }

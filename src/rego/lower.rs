@@ -38,6 +38,7 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
             scopes: Vec::new(),
             free: Vec::new(),
             position: Position::Plain,
+            aliases: Vec::new(),
             faults: &mut faults,
             warnings: &mut warnings,
         };
@@ -49,8 +50,9 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
         let package_extent = lowering.span(&parsed.syntax.package.span);
         let imports = parsed.syntax.imports.iter().map(|import| lowering.span(&import.span)).collect();
         let bare_imports = lowering.bare_imports();
+        let aliases = std::mem::take(&mut lowering.aliases);
         let package = lowering.package;
-        trees.push(ModuleTree { text: parsed.text, package, package_extent, imports, bare_imports });
+        trees.push(ModuleTree { text: parsed.text, package, package_extent, imports, aliases, bare_imports });
     }
     Lowered { tree: Tree::new(trees, rules), faults, warnings }
 }
@@ -120,6 +122,7 @@ struct Lowering<'a> {
     scopes: Vec<BTreeMap<String, Declared>>,
     free: Vec<Free>,
     position: Position,
+    aliases: Vec<(Extent, String)>,
     faults: &'a mut Vec<Fault>,
     warnings: &'a mut Vec<Fault>,
 }

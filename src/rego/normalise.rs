@@ -24,6 +24,10 @@ pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
     for extent in &source.bare_imports {
         rewriter.replace(*extent, " ".repeat(extent.range().len()));
     }
+    // The interpreter evaluates all that an alias stands for before it looks for what follows.
+    for (extent, full) in &source.aliases {
+        rewriter.replace(*extent, full.clone());
+    }
     for rule in tree.rules.iter().filter(|rule| rule.module == module) {
         rewriter.rule(rule);
     }

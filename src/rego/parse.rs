@@ -87,8 +87,10 @@ pub(crate) fn fault_of(text: &Text, code: &'static str, message: &str) -> Fault 
         let row = parts.next()?.parse().ok()?;
         Some(text.place_of_tabbed(row, column))
     });
-    let said = message.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or(message);
-    let said = said.trim().strip_prefix("error: ").unwrap_or(said.trim());
+    // What follows the first error only shows the other place it speaks of.
+    let lines = || message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines().find_map(|line| line.strip_prefix("error: "));
+    let said = error.or_else(|| lines().last()).unwrap_or(message).trim_end_matches("definition:").trim();
     let fault = Fault::new(place.unwrap_or_else(|| text.place(0)), code, said);
     match hint_for(said) {
         Some(hint) => fault.hint(hint),

@@ -44,6 +44,8 @@ pub(crate) struct ModuleTree {
     pub(crate) package: Path,
     pub(crate) package_extent: Extent,
     pub(crate) imports: Vec<Extent>,
+    /// Where an import's alias stands for its path, and the path in full.
+    pub(crate) aliases: Vec<(Extent, String)>,
     /// `import input` and `import data`: they mean nothing, and the interpreter prints about them.
     pub(crate) bare_imports: Vec<Extent>,
 }

@@ -13,7 +13,7 @@ use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::identity::chain::Chain;
-use crate::identity::jwt::key_set::KeySets;
+use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
@@ -135,24 +135,8 @@ impl Faults {
     }
 }
 
-/// An API without routes has one that takes everything below its base path.
-fn with_routes(mut config: Config) -> Config {
-    for api in config.apis.iter_mut().filter(|api| api.routes.is_empty()) {
-        api.routes.push(model::Route {
-            name: Arc::from("all"),
-            path: "/{*rest}".to_owned(),
-            methods: Vec::new(),
-            body_bytes: None,
-            identity: None,
-            websocket: false,
-        });
-    }
-    config
-}
-
 /// Builds the snapshot of `config`. What an earlier one has and this one has too (connections, health) goes on.
 pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Result<Runtime, BuildErrors> {
-    let config = with_routes(config);
     let mut faults = Faults::default();
     let policies = policies(&config, &mut faults);
     let providers = provider::build(&config.identity, key_sets).map_err(BuildError::Providers);

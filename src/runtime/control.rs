@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::audit::log::Log;
 use crate::base::clock::Clock;
 use crate::config::{self, Loaded};
-use crate::identity::jwt::key_set::{KeySets, Refresher};
+use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::limits::memory::Store;
 use crate::runtime::build::{self, BuildError, BuildErrors};
 use crate::runtime::shared::{Foundations, Shared};

@@ -137,7 +137,8 @@ impl Router {
     }
 }
 
-/// All patterns of an API; without routes, everything at and below its base path.
+/// All patterns of an API. A catch-all takes the base path itself too, as the prefix it reads like, unless a route
+/// names that: routes that are written come before those that follow from others.
 fn candidates(index: usize, api: &Api) -> Vec<(String, Candidate)> {
     let candidate = |route, methods: &[Method]| Candidate {
         api: index,
@@ -145,21 +146,20 @@ fn candidates(index: usize, api: &Api) -> Vec<(String, Candidate)> {
         methods: methods.to_vec(),
         params: Vec::new(),
     };
-    let mut patterns = Vec::new();
+    let base = &api.base_path;
+    let mut written = Vec::new();
+    let mut implied = Vec::new();
     for (route, config) in api.routes.iter().enumerate() {
-        let whole = config.path == "/{*rest}";
-        let base = &api.base_path;
-        if whole {
-            // A catch-all takes the base path itself too, as the prefix it reads like.
-            patterns.push((format!("{base}/"), candidate(route, &config.methods)));
+        written.push((format!("{base}{}", config.path), candidate(route, &config.methods)));
+        if config.path.starts_with("/{*") {
+            implied.push((format!("{base}/"), candidate(route, &config.methods)));
             if !base.is_empty() {
-                patterns.push((base.clone(), candidate(route, &config.methods)));
+                implied.push((base.clone(), candidate(route, &config.methods)));
             }
         }
-        let joined = format!("{base}{}", config.path);
-        patterns.push((joined, candidate(route, &config.methods)));
     }
-    patterns
+    written.extend(implied);
+    written
 }
 
 /// A pattern with its parameters named by position, so that two routes may call the same place differently.
@@ -249,7 +249,12 @@ mod tests {
         ];
         let apis = [
             api("orders", &["a.example", "*.b.example"], "/v2", orders),
-            api("whole", &[], "/files", vec![route("all", "/{*rest}", &[])]),
+            api(
+                "whole",
+                &[],
+                "/files",
+                vec![route("all", "/{*path}", &[]), route("root", "/", &[Method::GET])],
+            ),
             api("hidden", &[], "/hidden", vec![route("all", "/{*rest}", &[])]),
         ];
         Router::build(&apis, &["orders".into(), "whole".into()]).unwrap()
@@ -283,8 +288,9 @@ mod tests {
             Some((0, 3, &[("order", "7"), ("rest", "1/2")])),
         );
         check("other", "/files", &Method::GET, Some((1, 0, &[])));
-        check("other", "/files/", &Method::GET, Some((1, 0, &[])));
-        check("other", "/files/a/b", &Method::GET, Some((1, 0, &[("rest", "a/b")])));
+        check("other", "/files/", &Method::GET, Some((1, 1, &[])));
+        check("other", "/files/", &Method::PUT, Some((1, 0, &[])));
+        check("other", "/files/a/b", &Method::GET, Some((1, 0, &[("path", "a/b")])));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::contract::event::Outcome;
-use crate::identity::jwt::key_set::Refresher;
+use crate::identity::jwt::key_sets::Refresher;
 use crate::pipeline::reject;
 use crate::runtime::build::BuildErrors;
 use crate::runtime::control::{Control, Environment, Start};

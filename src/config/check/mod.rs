@@ -133,10 +133,10 @@ impl Check<'_> {
         })
     }
 
-    /// Notes a fault that lies in several values of `scope` together, unless one of them is at fault by itself and
-    /// may not be what is meant.
+    /// Notes a fault that lies in several values right in `scope` together, unless one of them is at fault by itself
+    /// and may not be what is meant.
     fn together(&mut self, scope: &Place, at: &Place, message: impl Into<String>, help: &str) -> Reported {
-        let noted = self.report.settled_within(scope);
+        let noted = self.report.settled_in(scope);
         noted.unwrap_or_else(|| self.report.error_with(at, message, help))
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, pem};
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::Check;
@@ -79,15 +79,11 @@ impl Check<'_> {
     fn bad_pem(&mut self, place: &Place, kind: &str, error: PemError) -> Reported {
         let shown = self.shown(place);
         let message = match error {
-            PemError::Empty { .. } | PemError::Read { source: pem::Error::NoItemsFound, .. } => {
-                format!("`{shown}` holds no {kind}")
+            PemError::Empty { .. } => format!("`{shown}` holds no {kind}"),
+            PemError::Read { kind, .. } if kind != io::ErrorKind::InvalidData => {
+                return self.cannot_read(place, "file", &kind.into());
             }
-            PemError::Read { source: pem::Error::Io(error), .. }
-                if error.kind() != io::ErrorKind::InvalidData =>
-            {
-                return self.cannot_read(place, "file", &error);
-            }
-            PemError::Read { .. } => format!("`{shown}` is not well-formed PEM"),
+            PemError::Read { .. } | PemError::Malformed { .. } => format!("`{shown}` is not well-formed PEM"),
         };
         let help = "a PEM file has lines such as `-----BEGIN CERTIFICATE-----`, each on its own";
         self.report.error_with(place, message, help)

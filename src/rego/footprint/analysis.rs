@@ -52,6 +52,8 @@ struct Analysis<'a> {
     builtins: BTreeSet<String>,
     rules: BTreeMap<RuleId, Value>,
     calls: BTreeMap<(Path, Vec<Value>), Value>,
+    /// Functions being analysed: a mock may call what it replaces, which is then the original.
+    active: Vec<Path>,
     read: BTreeSet<Origin>,
     mocks: Vec<(&'a Target, &'a Target)>,
     work: usize,
@@ -81,6 +83,7 @@ impl<'a> Analysis<'a> {
             builtins: BTreeSet::new(),
             rules: BTreeMap::new(),
             calls: BTreeMap::new(),
+            active: Vec::new(),
             read: BTreeSet::new(),
             work: 0,
         }
@@ -400,6 +403,11 @@ impl<'a> Analysis<'a> {
         if let Some(result) = self.calls.get(&known) {
             return result.clone();
         }
+        if self.active.contains(path) {
+            arguments.into_iter().for_each(|argument| self.read(argument));
+            return Value::new();
+        }
+        self.active.push(path.clone());
         if self.calls.range((path.clone(), Vec::new())..).take_while(|((at, _), _)| at == path).count()
             > CALLS_MAX
         {
@@ -425,6 +433,7 @@ impl<'a> Analysis<'a> {
             result.extend(self.bodies(id, locals));
         }
         let result = self.settle(result);
+        self.active.pop();
         self.calls.insert(known, result.clone());
         result
     }

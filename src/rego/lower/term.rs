@@ -9,7 +9,7 @@ use super::{
     super::{
         builtin::{self, Known},
         parse::Kind,
-        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind},
+        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind, push_component},
     },
     Free, Lowering, Position, names,
 };
@@ -124,7 +124,11 @@ impl Lowering<'_> {
         }
         if let Some(import) = self.imports.get_mut(name) {
             import.is_used = true;
-            let base = if import.of_input { TermKind::Input } else { TermKind::Data };
+            let (base, root) =
+                if import.of_input { (TermKind::Input, "input") } else { (TermKind::Data, "data") };
+            let mut full = root.to_owned();
+            import.path.iter().for_each(|component| push_component(&mut full, component));
+            self.aliases.push((extent, full));
             return below(base, import.path.iter().cloned(), extent);
         }
         let binds = self.position == Position::Pattern;
