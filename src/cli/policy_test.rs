@@ -14,7 +14,7 @@ use crate::cli::output::{Exit, Paint, parse_duration};
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
 
-/// Run the tests of policies: `test_` rules, each on its own.
+/// Run the tests of policies: `test_` rules, each on its own, and the cases of `*.case.yaml` files.
 #[derive(Debug, clap::Args)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -24,7 +24,7 @@ pub struct TestArgs {
     /// Directories and files with policies, data and tests.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Run only tests whose full name (`data.package.test_name`) matches.
+    /// Run only tests whose full name matches: `data.package.test_name`, or `FILE: NAME` of a case.
     #[arg(short, long, value_name = "REGEX")]
     pub run: Option<Regex>,
     /// Show every test, and what it printed.

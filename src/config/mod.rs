@@ -13,9 +13,9 @@ mod raw;
 mod report;
 mod schema;
 mod show;
-mod suggest;
+pub(crate) mod suggest;
 mod unbuilt;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::fs::File;
 use std::io::Read;

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::contract::decision::{Allow, HeaderEdits, UpstreamEdits};
 use crate::contract::event::LimitTaken;
+use crate::contract::hop;
 use crate::contract::input::form_pairs;
 use crate::limits::fields::{RATELIMIT, RATELIMIT_POLICY, limit_fields};
 use crate::limits::verdict::{LimitRequest, Verdict};
@@ -20,8 +21,8 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::{FaultCell, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
+use crate::pipeline::forwarded;
 use crate::pipeline::websocket::Handshake;
-use crate::pipeline::{forwarded, hop};
 use crate::upstream::cluster::Cluster;
 
 /// Unreserved characters stay, all others are escaped, in query parameters that the policy sets.

@@ -3,6 +3,7 @@
 use http::{HeaderValue, StatusCode};
 
 use crate::base::path::PathError;
+use crate::contract::canonical::Refusal;
 use crate::contract::decision::Deny;
 use crate::contract::event::Outcome;
 use crate::pipeline::framing::FramingError;
@@ -433,6 +434,27 @@ impl Cause {
     }
 }
 
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Method => Self::MethodNotSupported,
+            Refusal::Target => Self::Target,
+            Refusal::Path(error) => Self::Path(error),
+            Refusal::QueryTooLarge => Self::QueryTooLarge,
+            Refusal::QueryMalformed => Self::QueryMalformed,
+            Refusal::Host => Self::Host,
+            Refusal::HeaderUnderscore => Self::Framing(FramingError::HeaderUnderscore),
+            Refusal::HeaderText => Self::HeaderText,
+            Refusal::RepeatedHeader => Self::RepeatedHeader,
+            Refusal::ConnectionHeader => Self::ConnectionHeader,
+            Refusal::Expectation => Self::Expectation,
+            Refusal::Loop => Self::Loop,
+            Refusal::BodyMalformed => Self::BodyMalformed,
+            Refusal::BodyUnsupported => Self::BodyUnsupported,
+        }
+    }
+}
+
 fn framing_status(error: FramingError) -> StatusCode {
     match error {
         FramingError::HeadTooLarge | FramingError::TooManyHeaders => {
@@ -483,5 +505,33 @@ fn path_reason(error: PathError) -> &'static str {
         PathError::AboveRoot => "path_above_root",
         PathError::EmptySegment => "path_empty_segment",
         PathError::PathParameter => "path_parameter",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_cases_of_policies_see_the_statuses_that_clients_get() {
+        let refusals = [
+            Refusal::Method,
+            Refusal::Target,
+            Refusal::Path(PathError::DotSegment),
+            Refusal::QueryTooLarge,
+            Refusal::QueryMalformed,
+            Refusal::Host,
+            Refusal::HeaderUnderscore,
+            Refusal::HeaderText,
+            Refusal::RepeatedHeader,
+            Refusal::ConnectionHeader,
+            Refusal::Expectation,
+            Refusal::Loop,
+            Refusal::BodyMalformed,
+            Refusal::BodyUnsupported,
+        ];
+        for refusal in refusals {
+            assert_eq!(Cause::from(refusal).status(), refusal.status(), "{refusal}");
+        }
     }
 }

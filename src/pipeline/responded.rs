@@ -6,11 +6,11 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::contract::decision::HeaderEdits;
+use crate::contract::hop;
 use crate::contract::request::ResponseFacts;
 use crate::pipeline::admitted::{self, Asked};
 use crate::pipeline::cleared::Cleared;
 use crate::pipeline::exchange::{Exchange, micros};
-use crate::pipeline::hop;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::FaultCell;
 use crate::pipeline::respond::{Reject, ResponseBody};

@@ -47,10 +47,19 @@ pub struct Bundle {
     pub modules: Vec<Module>,
     /// Modules of `*_test.rego` files, which never decide.
     pub tests: Vec<Module>,
-    /// Paths of `*.case.yaml` files.
-    pub case_files: Vec<PathBuf>,
+    /// `*.case.yaml` files.
+    pub case_files: Vec<CaseFile>,
     /// The merged base documents.
     pub data: Value,
+}
+
+/// One file of cases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseFile {
+    /// The path messages name it by.
+    pub path: String,
+    /// Its text, YAML.
+    pub text: String,
 }
 
 impl Bundle {
@@ -85,7 +94,7 @@ struct Reader {
     purpose: Purpose,
     modules: Vec<Module>,
     tests: Vec<Module>,
-    case_files: Vec<PathBuf>,
+    case_files: Vec<CaseFile>,
     documents: Documents,
     revisions: Vec<String>,
     hash: digest::Context,
@@ -263,7 +272,7 @@ impl Reader {
         match kind_of(name) {
             Kind::Policy => self.modules.push(Module { path: shown, text }),
             Kind::Test => self.tests.push(Module { path: shown, text }),
-            Kind::Cases => self.case_files.push(path.clone()),
+            Kind::Cases => self.case_files.push(CaseFile { path: shown, text }),
             Kind::Json | Kind::Yaml => {
                 let mount = found.inside.split_last().map_or(&[][..], |(_, directories)| directories);
                 let parsed = data::parse(&shown, &text, kind_of(name) == Kind::Yaml);

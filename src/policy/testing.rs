@@ -11,7 +11,7 @@ use std::{
 use regex::Regex;
 use regorus::Value;
 
-use super::{bundle::Bundle, probe};
+use super::{bundle::Bundle, case, probe};
 use crate::rego::{
     coverage::{self, FileCoverage},
     evaluator::{EvalError, Evaluator, Facts},
@@ -23,7 +23,7 @@ use crate::rego::{
 /// How tests are run.
 #[derive(Debug, Clone)]
 pub struct TestOptions {
-    /// Only tests whose `data.package.test_name` matches.
+    /// Only tests whose `data.package.test_name` matches, and cases whose `FILE: NAME` does.
     pub run: Option<Regex>,
     /// The longest one test may take.
     pub timeout: Duration,
@@ -89,6 +89,17 @@ pub struct Failure {
     pub values: Vec<(String, String)>,
 }
 
+impl TestResult {
+    /// The name to show: `data.package.test_name`, or a case's own, whose file is in its place.
+    pub fn full_name(&self) -> String {
+        if *self.package == *self.place.file {
+            self.name.clone()
+        } else {
+            format!("{}.{}", self.package, self.name)
+        }
+    }
+}
+
 impl TestReport {
     /// How many tests ended so.
     pub fn count(&self, is: impl Fn(&Outcome) -> bool) -> usize {
@@ -144,6 +155,11 @@ pub fn run(bundle: &Bundle, options: &TestOptions) -> Result<TestReport, BundleE
     let mut report = TestReport { tests: results, coverage: lines, took: Duration::ZERO };
     for (result, test) in report.tests.iter_mut().zip(&tests) {
         explain(bundle, &program, test, result, options);
+    }
+    let cases = case::run(bundle, options)?;
+    report.tests.extend(cases.results);
+    for covered in cases.coverage {
+        merge_coverage(report.coverage.as_deref_mut().unwrap_or_default(), &covered);
     }
     report.took = started.elapsed();
     Ok(report)

@@ -193,6 +193,11 @@ impl Evaluator {
         files
     }
 
+    /// Forgets the lines reached so far.
+    pub fn clear_coverage(&mut self) {
+        self.engine.clear_coverage_data();
+    }
+
     fn guarded<T>(
         &mut self,
         facts: Facts,

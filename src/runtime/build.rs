@@ -213,8 +213,8 @@ fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
     let report = testing::run(bundle, &options).map_err(|errors| errors.to_string())?;
     let failed = report.tests.iter().filter_map(|test| match &test.outcome {
         Outcome::Passed | Outcome::Skipped => None,
-        Outcome::Failed(_) => Some(format!("{}: {}.{} failed", test.place, test.package, test.name)),
-        Outcome::Errored(error) => Some(format!("{}: {}.{}: {error}", test.place, test.package, test.name)),
+        Outcome::Failed(_) => Some(format!("{}: {} failed", test.place, test.full_name())),
+        Outcome::Errored(error) => Some(format!("{}: {}: {error}", test.place, test.full_name())),
     });
     let failed: Vec<_> = failed.collect();
     if failed.is_empty() {

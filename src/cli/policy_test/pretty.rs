@@ -64,7 +64,7 @@ fn headline(test: &TestResult, paint: Paint) -> String {
         Outcome::Skipped => String::new(),
         Outcome::Passed | Outcome::Failed(_) | Outcome::Errored(_) => format!(" ({})", duration(test.took)),
     };
-    format!("{}.{}: {word}{took}", test.package, test.name)
+    format!("{}: {word}{took}", test.full_name())
 }
 
 fn failure(out: &mut String, test: &TestResult, paint: Paint) {

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::pipeline::reject::Cause;
+use crate::contract::canonical::Refusal;
 
 /// Hop-by-hop headers (RFC 9110 section 7.6.1), and `Proxy`, which some CGI servers take for their own setting.
 const HOP_BY_HOP: [HeaderName; 11] = [
@@ -35,15 +35,15 @@ const FORWARDING: [HeaderName; 10] = [
 
 /// What a request asked of the connection itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct HopRequest {
+pub struct HopRequest {
     /// `Connection: upgrade` and `Upgrade: websocket`.
-    pub(crate) websocket: bool,
+    pub websocket: bool,
     /// `TE: trailers`.
-    pub(crate) trailers: bool,
+    pub trailers: bool,
 }
 
 /// Removes what ends at this hop from a request.
-pub(crate) fn strip_request(headers: &mut HeaderMap) -> Result<HopRequest, Cause> {
+pub fn strip_request(headers: &mut HeaderMap) -> Result<HopRequest, Refusal> {
     let asked = HopRequest {
         websocket: has_token(headers, &header::CONNECTION, "upgrade")
             && headers
@@ -60,7 +60,7 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) -> Result<HopRequest, Cause
 }
 
 /// Removes what ends at this hop from a response.
-pub(crate) fn strip_response(headers: &mut HeaderMap) {
+pub fn strip_response(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         for name in connection_names(headers).unwrap_or_default() {
             headers.remove(name);
@@ -77,7 +77,7 @@ fn strip(headers: &mut HeaderMap, names: &[HeaderName]) {
 
 /// The headers that `Connection` names. One that the policy or the upstream relies on is refused: naming it would
 /// make it vanish between the two.
-fn connection_names(headers: &HeaderMap) -> Result<Vec<HeaderName>, Cause> {
+fn connection_names(headers: &HeaderMap) -> Result<Vec<HeaderName>, Refusal> {
     let mut names = Vec::new();
     for token in tokens(headers, &header::CONNECTION) {
         if token.eq_ignore_ascii_case("close")
@@ -86,9 +86,9 @@ fn connection_names(headers: &HeaderMap) -> Result<Vec<HeaderName>, Cause> {
         {
             continue;
         }
-        let name = HeaderName::from_bytes(token.as_bytes()).map_err(|_| Cause::ConnectionHeader)?;
+        let name = HeaderName::from_bytes(token.as_bytes()).map_err(|_| Refusal::ConnectionHeader)?;
         if is_protected(&name) {
-            return Err(Cause::ConnectionHeader);
+            return Err(Refusal::ConnectionHeader);
         }
         names.push(name);
     }
@@ -121,12 +121,12 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
 }
 
 /// How many hops `Via` already lists.
-pub(crate) fn hops(headers: &HeaderMap) -> usize {
+pub fn hops(headers: &HeaderMap) -> usize {
     tokens(headers, &header::VIA).count()
 }
 
 /// Adds this hop to `Via`.
-pub(crate) fn add_via(headers: &mut HeaderMap, protocol: &str) {
+pub fn add_via(headers: &mut HeaderMap, protocol: &str) {
     let value = if protocol == "HTTP/2" { "2 postern" } else { "1.1 postern" };
     headers.append(header::VIA, HeaderValue::from_static(value));
 }
