@@ -18,10 +18,10 @@ use crate::limits::fields::{RATELIMIT, RATELIMIT_POLICY, limit_fields};
 use crate::limits::verdict::{LimitRequest, Verdict};
 use crate::pipeline::admitted::{Admitted, Asked};
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::forwarded;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::{FaultCell, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
-use crate::pipeline::forwarded;
 use crate::pipeline::websocket::Handshake;
 use crate::upstream::cluster::Cluster;
 

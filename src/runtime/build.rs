@@ -160,7 +160,8 @@ pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Re
         return Err(BuildErrors(faults.0));
     }
     // As OPA's `labels.id`: the process, whatever is reloaded in it.
-    let instance = former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
+    let instance =
+        former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
     let labels = EncodedLabels::new(&config.labels, &instance);
     Ok(Runtime { config: Arc::new(config), instance, listeners, apis, policies, clusters, labels })
 }

@@ -88,12 +88,7 @@ fn all<T>(items: impl IntoIterator<Item = Result<T, Reported>>) -> Result<Vec<T>
 }
 
 impl Check<'_> {
-    fn gateway(
-        mut self,
-        written: &raw::Gateway,
-        file: &Path,
-        revision: String,
-    ) -> Result<Config, Reported> {
+    fn gateway(mut self, written: &raw::Gateway, file: &Path, revision: String) -> Result<Config, Reported> {
         let root = Place::root();
         let known = Known::of(self.root);
         let version = self.part(&root.key("version"), &written.version).map(|_| ());
