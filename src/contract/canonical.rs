@@ -210,6 +210,10 @@ fn check_fields(headers: &mut HeaderMap) -> Result<(), Refusal> {
             return Err(Refusal::HeaderText);
         }
     }
+    // Nearly all requests have each name once, and are done here.
+    if headers.keys_len() == headers.len() {
+        return Ok(());
+    }
     if ONCE.iter().any(|name| headers.get_all(name).iter().nth(1).is_some()) {
         return Err(Refusal::RepeatedHeader);
     }

@@ -31,7 +31,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// A request that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Cleared {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) asked: Asked,
     pub(crate) request: Request<UpstreamRequestBody>,
     pub(crate) cluster: Arc<Cluster>,

@@ -1,7 +1,9 @@
 //! Who the client is when proxies stand in between, believed only from proxies that are trusted.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::base::net::{NetworkSet, canonical_ip};
@@ -123,13 +125,13 @@ pub(crate) fn write(
     scheme: &'static str,
     authority: &str,
 ) {
-    let mut buffer = String::with_capacity(48);
+    let mut chain = String::with_capacity(48);
     for address in forwarded {
-        buffer.push_str(&address.to_string());
-        buffer.push_str(", ");
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(chain, "{address}, ");
     }
-    buffer.push_str(&canonical_ip(peer).to_string());
-    if let Ok(value) = HeaderValue::from_str(&buffer) {
+    let _infallible = write!(chain, "{}", canonical_ip(peer));
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
         headers.insert(X_FORWARDED_FOR, value);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));

@@ -21,7 +21,7 @@ use crate::pipeline::routed::Target;
 /// A request with all facts that its policy can read.
 #[derive(Debug)]
 pub(crate) struct Inspected {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) from: Origin,
     pub(crate) target: Target,
     pub(crate) identity: Arc<Identity>,

@@ -26,7 +26,7 @@ const REQUEST_ID_MAX: usize = 128;
 /// A request with a canonical head and an unread body.
 #[derive(Debug)]
 pub(crate) struct Received {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
 }
@@ -61,12 +61,9 @@ impl Received {
             None => Err(Cause::Internal),
             Some(listener) => read_head(&mut parts, &body, connection, &listener.config),
         };
-        let exchange = |head, evidence| Exchange {
-            worker: Rc::clone(worker),
-            local: Rc::clone(&local),
-            connection: Rc::clone(connection),
-            head,
-            evidence,
+        let exchange = |head, evidence| {
+            let (worker, local, connection) = (Rc::clone(worker), Rc::clone(&local), Rc::clone(connection));
+            Box::new(Exchange { worker, local, connection, head, evidence })
         };
         match read {
             Ok((head, source, hop, request_id)) => {

@@ -19,7 +19,14 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 
 /// A request that leaves the pipeline early, with all that was learned about it.
 #[derive(Debug)]
-pub(crate) struct Reject(Box<(Exchange, Cause, Vec<(http::HeaderName, HeaderValue)>)>);
+pub(crate) struct Reject(Box<Rejected>);
+
+#[derive(Debug)]
+struct Rejected {
+    exchange: Box<Exchange>,
+    cause: Cause,
+    headers: Vec<(http::HeaderName, HeaderValue)>,
+}
 
 /// A response's body. It holds the exchange, so that the event is written when the body ends or is dropped.
 #[derive(Debug)]
@@ -39,19 +46,19 @@ enum Content {
 // === impl Reject ===
 
 impl Reject {
-    pub(crate) fn new(exchange: Exchange, cause: Cause) -> Self {
-        Self(Box::new((exchange, cause, Vec::new())))
+    pub(crate) fn new(exchange: Box<Exchange>, cause: Cause) -> Self {
+        Self(Box::new(Rejected { exchange, cause, headers: Vec::new() }))
     }
 
     /// Headers that the response carries whatever the cause (limits that were taken).
     pub(crate) fn with_headers(mut self, headers: Vec<(http::HeaderName, HeaderValue)>) -> Self {
-        self.0.2 = headers;
+        self.0.headers = headers;
         self
     }
 
     /// The response that says so.
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
-        let (mut exchange, cause, extra) = *self.0;
+        let Rejected { mut exchange, cause, headers: extra } = *self.0;
         exchange.evidence.rejected(&cause);
         exchange.count_refusal(&cause);
         let mut response = match &cause {
@@ -79,7 +86,7 @@ impl Reject {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let is_head = exchange.head.method == http::Method::HEAD;
-        response.body_mut().exchange = Some(Box::new(exchange));
+        response.body_mut().exchange = Some(exchange);
         if is_head || response.status() == StatusCode::NOT_MODIFIED {
             without_content(&mut response);
         }

@@ -25,7 +25,7 @@ const BAD_SWITCH: Cause = Cause::UpstreamFailed { reason: "upstream_bad_upgrade"
 /// A request that the upstream has answered.
 #[derive(Debug)]
 struct Responded {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     asked: Asked,
     reply: Reply,
     latency_ms: u64,
@@ -101,11 +101,11 @@ impl Responded {
         exchange.evidence.answered(reply.status());
         add(&exchange, asked.target.api, reply.headers_mut(), limit_headers);
         if switches {
-            return Ok(websocket::switch(Box::new(exchange), reply));
+            return Ok(websocket::switch(exchange, reply));
         }
         let (mut parts, body) = reply.into_parts();
         parts.extensions.clear();
-        Ok(Response::from_parts(parts, ResponseBody::upstream(body, Box::new(exchange))))
+        Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange)))
     }
 }
 

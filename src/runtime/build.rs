@@ -12,6 +12,7 @@ use crate::audit::sink::OpenError;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
+use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
@@ -306,7 +307,7 @@ fn build_api(
         policy: policy.ok_or_else(|| Arc::clone(&api.policy))?,
         cluster: cluster.ok_or_else(|| Arc::clone(&api.upstream))?,
         routes,
-        identity_headers: api.identity_headers.clone(),
+        identity_headers: FoldedNames::new(&api.identity_headers),
         credential_headers: credential_headers(config),
         retired: api.lifecycle == Lifecycle::Retired,
         lifecycle: lifecycle_document(&api.lifecycle),
