@@ -161,7 +161,7 @@ impl<'v> Erased<'v> {
                 }
             }
             Value::Array(items) => {
-                items.iter().filter(|item| item.as_string().is_ok()).for_each(|item| self.remember(item))
+                items.iter().filter(|item| item.as_string().is_ok()).for_each(|item| self.remember(item));
             }
             Value::Object(members) => {
                 members.values().filter(|item| item.as_string().is_ok()).for_each(|item| self.remember(item));

@@ -174,11 +174,7 @@ impl Decision {
     /// Parses a result.
     pub fn parse(result: &Value, phase: Phase) -> Result<Self, DecisionError> {
         if let Value::Bool(allow) = result {
-            return Ok(if *allow {
-                Self::Allow(Box::default())
-            } else {
-                Self::Deny(Box::new(Deny::default()))
-            });
+            return Ok(if *allow { Self::Allow(Box::default()) } else { Self::Deny(Box::default()) });
         }
         let mut allow = None;
         let mut allowed = Allow::default();

@@ -141,13 +141,11 @@ fn bound_body(exchange: &Exchange, body: &mut UpstreamRequestBody, allow: &Allow
 
 fn choose(exchange: &Exchange, asked: &Asked, edits: &UpstreamEdits) -> Result<Arc<Cluster>, Cause> {
     let runtime = exchange.runtime();
-    match &edits.name {
-        Some(name) => runtime.clusters.get(name).cloned().ok_or(Cause::UnknownUpstream),
-        None => {
-            let api = runtime.apis.get(asked.target.api).ok_or(Cause::Internal)?;
-            Ok(Arc::clone(&api.cluster))
-        }
+    if let Some(name) = &edits.name {
+        return runtime.clusters.get(name).cloned().ok_or(Cause::UnknownUpstream);
     }
+    let api = runtime.apis.get(asked.target.api).ok_or(Cause::Internal)?;
+    Ok(Arc::clone(&api.cluster))
 }
 
 /// The request as the upstream gets it: the canonical head, what the gateway adds, and last what the policy sets.
@@ -176,8 +174,8 @@ fn assemble(
     if cluster.settings().preserve_host {
         headers.insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
     }
-    if let Some(handshake) = websocket {
-        handshake.ask(&mut headers);
+    if websocket.is_some() {
+        Handshake::ask(&mut headers);
     }
     let method: Method = head.method.clone();
     let mut request = Request::new(body);

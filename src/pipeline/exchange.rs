@@ -105,12 +105,8 @@ impl Evidence {
     pub(crate) fn rejected(&mut self, cause: &Cause) {
         self.outcome = cause.outcome();
         self.status = cause.status().as_u16();
-        self.reason = Some(match cause {
-            Cause::Denied(deny) | Cause::ResponseDenied(deny) => {
-                deny.reason.clone().map_or(Cow::Borrowed(cause.reason()), Cow::Owned)
-            }
-            other => Cow::Borrowed(other.reason()),
-        });
+        let of_policy = cause.denial().and_then(|deny| deny.reason.clone());
+        self.reason = Some(of_policy.map_or(Cow::Borrowed(cause.reason()), Cow::Owned));
     }
 
     /// Notes the status of the upstream's response.

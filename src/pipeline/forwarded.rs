@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::base::net::parse_network;
 
-    fn from(peer: &str, name: HeaderName, values: &[&'static str]) -> Forwarded {
+    fn from(peer: &str, name: &HeaderName, values: &[&'static str]) -> Forwarded {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(name.clone(), HeaderValue::from_static(value));
@@ -156,7 +156,7 @@ mod tests {
 
     #[track_caller]
     fn check(peer: &str, values: &[&'static str], client: &str, chain: &[&str]) {
-        let got = from(peer, X_FORWARDED_FOR, values);
+        let got = from(peer, &X_FORWARDED_FOR, values);
         assert_eq!(got.client_ip, client.parse::<IpAddr>().unwrap());
         assert_eq!(got.chain, chain.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>());
     }
@@ -194,9 +194,9 @@ mod tests {
 
     #[test]
     fn forwarded_elements() {
-        let got = from("10.0.0.1", header::FORWARDED, &["for=\"[2001:db8::1]:80\";proto=https"]);
+        let got = from("10.0.0.1", &header::FORWARDED, &["for=\"[2001:db8::1]:80\";proto=https"]);
         assert_eq!(got.client_ip, "2001:db8::1".parse::<IpAddr>().unwrap());
         assert_eq!(got.scheme, Some("https"));
-        assert_eq!(from("192.0.2.1", header::FORWARDED, &["for=10.0.0.1;proto=https"]).scheme, None);
+        assert_eq!(from("192.0.2.1", &header::FORWARDED, &["for=10.0.0.1;proto=https"]).scheme, None);
     }
 }

@@ -14,7 +14,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::identified::Identified;
 use crate::pipeline::received::Origin;
 use crate::pipeline::reject::Cause;
-use crate::pipeline::request_body::{LimitedBody, UpstreamRequestBody};
+use crate::pipeline::request_body::{BodyFault, LimitedBody, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
 
@@ -88,7 +88,7 @@ async fn inspect(
         return Ok((BodyFacts::Unread, UpstreamRequestBody::Stream(body)));
     }
     let kind = BodyKind::of(&exchange.head.headers)?;
-    let bytes = body.collect(length).await.map_err(|fault| fault.cause())?;
+    let bytes = body.collect(length).await.map_err(BodyFault::cause)?;
     let facts = kind.read(&bytes)?;
     Ok((facts, UpstreamRequestBody::whole(bytes)))
 }

@@ -217,7 +217,7 @@ impl Cause {
         }
     }
 
-    /// A stable snake_case word, for events and metrics.
+    /// A stable `snake_case` word, for events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Framing(error) => framing_reason(*error),
@@ -259,17 +259,32 @@ impl Cause {
         }
     }
 
+    /// The policy's denial, where it is one.
+    pub(crate) fn denial(&self) -> Option<&Deny> {
+        if let Self::Denied(deny) | Self::ResponseDenied(deny) = self { Some(deny) } else { None }
+    }
+
+    /// The kind that stands for all reasons that another module gives.
+    fn kind(&self) -> Option<&'static str> {
+        let is_credential = matches!(self, Self::BadCredential { .. });
+        let is_identity = matches!(self, Self::IdentityUnavailable { .. });
+        let is_unavailable = matches!(self, Self::UpstreamUnavailable { .. });
+        let is_failed = matches!(self, Self::UpstreamFailed { .. });
+        let is_timeout = matches!(self, Self::UpstreamTimeout { .. });
+        let kinds = [
+            (is_credential, "bad_credential"),
+            (is_identity, "identity_unavailable"),
+            (is_unavailable, "upstream_unavailable"),
+            (is_failed, "upstream_failed"),
+            (is_timeout, "upstream_timeout"),
+        ];
+        kinds.into_iter().find_map(|(is_it, kind)| is_it.then_some(kind))
+    }
+
     /// Its place in [`COUNTED`]. Decisions of policies and limits are counted elsewhere; reasons that come from other
     /// modules are counted by their kind.
     pub fn counted(&self) -> Option<usize> {
-        let word = match self {
-            Self::BadCredential { .. } => "bad_credential",
-            Self::IdentityUnavailable { .. } => "identity_unavailable",
-            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
-            Self::UpstreamFailed { .. } => "upstream_failed",
-            Self::UpstreamTimeout { .. } => "upstream_timeout",
-            other => other.reason(),
-        };
+        let word = self.kind().unwrap_or_else(|| self.reason());
         COUNTED.iter().position(|counted| *counted == word)
     }
 
@@ -300,8 +315,9 @@ impl Cause {
             | Self::BodyUnsupported
             | Self::BodyTimeout
             | Self::BodyBroken
-            | Self::Limited { .. } => Fault::Client,
-            Self::Denied(_) | Self::ResponseDenied(_) => Fault::Client,
+            | Self::Limited { .. }
+            | Self::Denied(_)
+            | Self::ResponseDenied(_) => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
             Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
             Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
@@ -399,8 +415,8 @@ impl Cause {
             | Self::HeaderTimeout
             | Self::BodyTimeout
             | Self::BodyBroken
-            | Self::Draining => true,
-            Self::Target
+            | Self::Draining
+            | Self::Target
             | Self::Path(_)
             | Self::Host
             | Self::Internal

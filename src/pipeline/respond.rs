@@ -61,20 +61,17 @@ impl Reject {
         let Rejected { mut exchange, cause, headers: extra } = *self.0;
         exchange.evidence.rejected(&cause);
         exchange.count_refusal(&cause);
-        let mut response = match &cause {
-            Cause::Denied(deny) | Cause::ResponseDenied(deny) => denial(deny, &exchange, &cause),
-            other => problem(&exchange, other),
+        let mut response = match cause.denial() {
+            Some(deny) => denial(deny, &exchange, &cause),
+            None => problem(&exchange, &cause),
         };
         let headers = response.headers_mut();
-        match &cause {
-            Cause::MethodNotAllowed { allow } => drop(headers.insert(header::ALLOW, allow.clone())),
-            Cause::BadCredential { challenge, .. } => {
-                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
-            }
-            Cause::Limited { retry_after: Some(seconds) } => {
-                headers.insert(header::RETRY_AFTER, seconds.clone());
-            }
-            _ => {}
+        if let Cause::MethodNotAllowed { allow } = &cause {
+            headers.insert(header::ALLOW, allow.clone());
+        } else if let Cause::BadCredential { challenge, .. } = &cause {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+        } else if let Cause::Limited { retry_after: Some(seconds) } = &cause {
+            headers.insert(header::RETRY_AFTER, seconds.clone());
         }
         for (name, value) in extra {
             headers.append(name, value);

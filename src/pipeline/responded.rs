@@ -64,7 +64,7 @@ impl Cleared {
             Ok(reply) => reply,
             Err(error) => {
                 let cause = cause(&error, &fault);
-                exchange.count_upstream(&cluster, failure(&cause), 1);
+                exchange.count_upstream(&cluster, failure(&error, &fault), 1);
                 tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
                 return Err(Reject::new(exchange, cause).with_headers(limit_headers));
             }
@@ -141,12 +141,15 @@ fn cause(error: &UpstreamError, fault: &FaultCell) -> Cause {
     }
 }
 
-fn failure(cause: &Cause) -> UpstreamOutcome {
-    match cause {
-        Cause::UpstreamTimeout { .. } => UpstreamOutcome::Timeout,
-        Cause::UpstreamUnavailable { .. } => UpstreamOutcome::ConnectFailed,
-        Cause::BodyTooLarge | Cause::BodyTimeout | Cause::BodyBroken => UpstreamOutcome::Canceled,
-        _ => UpstreamOutcome::Broken,
+fn failure(error: &UpstreamError, fault: &FaultCell) -> UpstreamOutcome {
+    if fault.get().is_some() {
+        return UpstreamOutcome::Canceled;
+    }
+    match error.class() {
+        ErrorClass::Unavailable => UpstreamOutcome::ConnectFailed,
+        ErrorClass::Timeout => UpstreamOutcome::Timeout,
+        ErrorClass::Client => UpstreamOutcome::Canceled,
+        ErrorClass::BadGateway | ErrorClass::Gateway => UpstreamOutcome::Broken,
     }
 }
 

@@ -258,10 +258,8 @@ fn verdict(case: &Case, answer: &Answer) -> Outcome {
 
 /// The decision as JSON; a boolean is short for an object with nothing else.
 fn document(ruling: &Ruling) -> Result<Json, serde_json::Error> {
-    Ok(match serde_json::to_value(&ruling.result)? {
-        Json::Bool(allow) => json!({"allow": allow}),
-        document => document,
-    })
+    let document = serde_json::to_value(&ruling.result)?;
+    Ok(if let Json::Bool(allow) = document { json!({"allow": allow}) } else { document })
 }
 
 fn compared(file: &Arc<str>, expected: &Node, decision: &Json) -> Outcome {

@@ -27,7 +27,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Waited after an error that will not go away at once (no file descriptors).
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// One request and its answer, a reload that compiles included.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(2);
 /// Connections at once; monitoring needs few.
 const CONNECTIONS: usize = 64;
 

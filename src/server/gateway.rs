@@ -311,7 +311,6 @@ async fn watch_files(reloader: Reloader) {
                     let reloading = reloader.clone();
                     // The outcome is logged and in `/status`; a refused attempt is not repeated until the next change.
                     drop(tokio::task::spawn_blocking(move || reloading.reload()).await);
-                    continue;
                 }
                 changed = watched.changed() => if changed.is_err() { return },
             }
