@@ -15,7 +15,7 @@ use super::{
     lower::{self, Lowered},
     normalise, parse,
     source::{Edit, Text, apply, original_offset},
-    tree::{Path, Tree, dotted, walk_rule},
+    tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
 };
 
 /// Values with more nodes than this are shared between evaluators instead of copied.
@@ -268,7 +268,8 @@ impl Program {
         locate(&self.0.tree, &self.0.rewritten, code, message)
     }
 
-    /// Coverage of a file no evaluation entered: every line with an expression, uncovered.
+    /// Coverage of files no evaluation entered: every line on which a statement begins, uncovered. What a rule's head
+    /// says is reached with its last statement; of a rule without any, what has to be computed counts.
     pub(crate) fn unreached(&self) -> Vec<FileCoverage> {
         let tree = &self.0.tree;
         let mut files: Vec<FileCoverage> = tree
@@ -285,9 +286,20 @@ impl Program {
             else {
                 continue;
             };
-            walk_rule(rule, &mut |term| {
-                file.not_covered.insert(module.text.line_of(term.extent.start).0);
+            let mut has_statements = false;
+            walk_statements(rule, &mut |statement| {
+                has_statements = true;
+                if !matches!(statement.kind, StatementKind::Declare) {
+                    file.not_covered.insert(module.text.line_of(statement.extent.start).0);
+                }
             });
+            if !has_statements {
+                walk_rule(rule, &mut |term| {
+                    if term.is_computed() {
+                        file.not_covered.insert(module.text.line_of(term.extent.start).0);
+                    }
+                });
+            }
         }
         files
     }

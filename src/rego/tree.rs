@@ -269,6 +269,27 @@ impl Rule {
 // === impl Term ===
 
 impl Term {
+    /// Whether it has to be looked up or computed, rather than standing as it is written.
+    pub(crate) fn is_computed(&self) -> bool {
+        match &self.kind {
+            TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Unify { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Negative(_) => true,
+            TermKind::Scalar(_)
+            | TermKind::Wildcard
+            | TermKind::Local(_)
+            | TermKind::Input
+            | TermKind::Data
+            | TermKind::Array(_)
+            | TermKind::Set(_)
+            | TermKind::Object(_)
+            | TermKind::Comprehension { .. } => false,
+        }
+    }
+
     /// The constant key a reference step looks up, if it is one.
     pub(crate) fn constant_key(&self) -> Option<&str> {
         if let TermKind::Scalar(Value::String(key)) = &self.kind { Some(key) } else { None }
