@@ -305,11 +305,12 @@ mod tests {
     use crate::rego::program::Module;
 
     fn bundle(files: &[(&str, &str)]) -> Bundle {
-        let modules = files.iter().map(|(path, text)| Module { path: (*path).into(), text: (*text).into() });
+        let files = files.iter().map(|(path, text)| Module { path: (*path).into(), text: (*text).into() });
+        let (tests, modules) = files.partition(|file| file.path.ends_with("_test.rego"));
         Bundle {
             revision: String::new(),
-            modules: modules.collect(),
-            tests: Vec::new(),
+            modules,
+            tests,
             case_files: Vec::new(),
             data: Value::from_json_str(r#"{"limits": {"gold": 10}}"#).unwrap(),
         }
