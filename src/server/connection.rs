@@ -372,7 +372,14 @@ impl Watch {
 
     /// A client that opens no window for a response's bytes holds them, and the upstream, for ever: it is cut off.
     fn poll_stalled(&mut self, connection: &Connection, context: &mut Context<'_>) -> Poll<()> {
-        let Some(oldest) = connection.control.oldest_unread() else { return Poll::Pending };
+        let Some(oldest) = connection.control.oldest_unread() else {
+            // Bytes may be handed out without waking this task, so a timer makes it look again.
+            if connection.control.is_busy() && !self.stall_timer.is_armed() {
+                let again = Instant::now() + self.stall_timeout;
+                let _waits = self.stall_timer.poll_expired(again, context);
+            }
+            return Poll::Pending;
+        };
         self.stall_timer.poll_expired(oldest + self.stall_timeout, context)
     }
 

@@ -10,11 +10,17 @@
 )]
 
 mod config;
+mod edge_attacks;
+mod edge_limits;
+mod edge_support;
 mod gateway;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
+mod live_identity;
+mod live_obligations;
+mod live_policy;
 mod live_routing;
 mod live_support;
 mod live_tls;
