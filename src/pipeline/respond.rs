@@ -181,7 +181,8 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                if let Some(exchange) = &mut self.exchange {
+                // The event is written now: a body that broke off says that it has ended, but it is not complete.
+                if let Some(mut exchange) = self.exchange.take() {
                     exchange.evidence.broken_off(error);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::contract::decision::HeaderEdits;
@@ -120,6 +120,10 @@ fn add(
         headers.insert(name, value);
     }
     if let Some(api) = exchange.runtime().apis.get(api) {
+        // A date can be told only once, links of both.
+        for (name, _) in api.lifecycle_headers.iter().filter(|(name, _)| *name != header::LINK) {
+            headers.remove(name);
+        }
         for (name, value) in &api.lifecycle_headers {
             headers.append(name.clone(), value.clone());
         }
