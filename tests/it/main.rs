@@ -10,9 +10,11 @@
 )]
 
 mod config;
+mod demo;
 mod edge_attacks;
 mod edge_limits;
 mod edge_support;
+mod examples;
 mod gateway;
 mod jwt;
 mod jwt_attacks;
