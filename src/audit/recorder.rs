@@ -17,12 +17,12 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// The longest that a record waits for others in the buffer.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// A worker's buffer. A record costs its encoding; a timer is set at most once for each [`LINGER`], never for a record.
+/// A worker's buffer. A record costs its encoding; a timer is set at most every 20 ms, never for a record.
 #[derive(Debug)]
 pub struct Recorder {
     log: Arc<Log>,
     buffer: RefCell<Buffer>,
-    /// [`Recorder::run`] will flush within [`LINGER`].
+    /// [`Recorder::run`] will flush within 20 ms.
     flush_due: Cell<bool>,
     first_record: Notify,
 }
