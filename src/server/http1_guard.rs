@@ -336,8 +336,13 @@ where
                 self.deliver(&mut cursor);
                 return Poll::Ready(Ok(()));
             }
-            if self.end_of_stream || matches!(self.state, State::Refused) {
+            if self.end_of_stream {
                 return Poll::Ready(Ok(()));
+            }
+            // An end of the stream here would be taken for a client that is gone, and the refusal not be sent. It is the
+            // last response, so nothing is waited for.
+            if matches!(self.state, State::Refused) {
+                return Poll::Pending;
             }
             let undecided = self.is_undecided();
             if undecided {

@@ -1,6 +1,10 @@
 //! The integration tests, one binary: real sockets, real servers, the real binary.
 
 mod config;
+mod edge_attacks;
+mod edge_bodies;
+mod edge_limits;
+mod edge_support;
 mod gateway;
 mod jwt;
 mod jwt_attacks;
