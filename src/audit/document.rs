@@ -174,20 +174,8 @@ impl<'v> Erased<'v> {
     /// Keeps the texts of what is left out: of a header without its scheme, of a query parameter or cookie each value.
     fn remember(&mut self, value: &'v Value) {
         match value {
-<<<<<<< HEAD
-            Value::String(text) => {
-                let bare = text.rsplit(' ').next().unwrap_or_default();
-                if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
-                    self.credentials.push(bare);
-                }
-            }
-            Value::Array(items) => {
-                items.iter().filter(|item| item.as_string().is_ok()).for_each(|item| self.remember(item));
-            }
-=======
             Value::String(text) => self.remember_text(text),
             Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember_text(text)),
->>>>>>> audit
             Value::Object(members) => {
                 members.values().filter_map(text_of).for_each(|text| self.remember_text(text));
             }

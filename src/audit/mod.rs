@@ -15,12 +15,8 @@ mod json;
 pub mod label;
 mod line;
 pub mod log;
-<<<<<<< HEAD
-pub mod queue;
-=======
 pub mod memo;
-mod queue;
->>>>>>> audit
+pub mod queue;
 pub mod recorder;
 pub mod sink;
 mod stdout;

@@ -60,7 +60,7 @@ pub(super) fn run(bundle: &Bundle, options: &TestOptions) -> Result<Run, BundleE
     for (file, cases) in &files {
         match Asker::new(&program, cases, options) {
             Ok(mut asker) => {
-                let chosen = cases.cases.iter().filter(|case| is_chosen(file, case, options));
+                let chosen = cases.list.iter().filter(|case| is_chosen(file, case, options));
                 for case in chosen {
                     let result = match &case.data {
                         None => Ok(asker.run(file, case)),

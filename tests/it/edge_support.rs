@@ -181,7 +181,6 @@ pub(crate) const SETTINGS: u8 = 0x4;
 pub(crate) const PING: u8 = 0x6;
 pub(crate) const GOAWAY: u8 = 0x7;
 pub(crate) const WINDOW_UPDATE: u8 = 0x8;
-pub(crate) const CONTINUATION: u8 = 0x9;
 pub(crate) const END_STREAM: u8 = 0x1;
 pub(crate) const END_HEADERS: u8 = 0x4;
 pub(crate) const ACK: u8 = 0x1;
@@ -198,20 +197,15 @@ pub(crate) enum Answer {
     Gone(Option<u32>),
 }
 
-impl Answer {
-    /// Whether it is a refusal: 400, a reset or a GOAWAY.
-    pub(crate) fn refuses(self) -> bool {
-        !matches!(self, Self::Status(status) if status != 400)
-    }
-}
-
 impl RawHttp2 {
     /// Connects with prior knowledge; `settings` are (identifier, value) pairs.
     pub(crate) fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut client = Self { stream: connect(address) };
         client.stream.write_all(PREFACE).unwrap();
-        let payload: Vec<u8> = settings
+        // No dynamic table, so that a response's status can be read by itself.
+        let payload: Vec<u8> = [(1, 0)]
             .iter()
+            .chain(settings)
             .flat_map(|(id, value)| [id.to_be_bytes().to_vec(), value.to_be_bytes().to_vec()].concat())
             .collect();
         client.send(SETTINGS, 0, 0, &payload).unwrap();

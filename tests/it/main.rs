@@ -12,6 +12,7 @@
 mod config;
 mod demo;
 mod edge_attacks;
+mod edge_bodies;
 mod edge_limits;
 mod edge_support;
 mod examples;

@@ -28,7 +28,7 @@ pub(super) struct Cases {
     /// The rule asked about responses.
     pub(super) response: Option<Rule>,
     /// The cases, in the order of the file.
-    pub(super) cases: Vec<Case>,
+    pub(super) list: Vec<Case>,
 }
 
 /// A rule's path, and where it is named.
@@ -113,7 +113,7 @@ fn read(reader: &mut Reader, root: &Node, path: &str) -> Cases {
         }
         cases.push(case);
     }
-    Cases { decision, response, cases }
+    Cases { decision, response, list: cases }
 }
 
 fn case(reader: &mut Reader, fields: &Fields<'_>) -> Option<Case> {
