@@ -459,8 +459,12 @@ fn a_response_that_breaks_off_never_ends_cleanly() {
         let gateway = gateway(&scripted(vec![answer]), "", ALLOW_ALL);
         let mut client = RawHttp2::connect(gateway.address("public"), &[]);
         client.request(1, &get_fields("/", &[]), true);
-        assert_eq!(client.answer(1), Answer::Status(200));
-        assert!(matches!(client.answer(1), Answer::Reset(_)));
+        // The upstream breaks off at once, so the reset may overtake the head; an end it never is.
+        let mut told = client.answer(1);
+        if told == Answer::Status(200) {
+            told = client.answer(1);
+        }
+        assert!(matches!(told, Answer::Reset(_)), "{told:?}");
     }
 }
 
