@@ -58,7 +58,10 @@ impl Received {
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
         let (mut parts, body) = request.into_parts();
-        let read = match (connection.control.take_refusal(), local.runtime().listener(connection.listener)) {
+        let refusal = connection.control.take_refusal();
+        // Where the byte guard refused a head, the one that stands for it says nothing of the request.
+        let parsed = refusal.is_none();
+        let read = match (refusal, local.runtime().listener(connection.listener)) {
             (Some(cause), _) => Err(cause),
             (None, None) => Err(Cause::Internal),
             (None, Some(listener)) => read_head(&mut parts, &body, connection, &listener.config),
@@ -78,7 +81,7 @@ impl Received {
             }
             Err(cause) => {
                 let mut evidence = evidence;
-                evidence.parsed = !matches!(cause, Cause::Framing(_) | Cause::HeaderTimeout);
+                evidence.parsed = parsed;
                 Err(Reject::new(exchange(unreadable(&parts), evidence), cause))
             }
         }
