@@ -78,7 +78,8 @@ fn event_encoding(criterion: &mut Criterion) {
         labels: None,
         credential_headers: &[],
     };
-    let labels = BTreeMap::from([("app".to_owned(), "orders".to_owned()), ("region".to_owned(), "eu-1".to_owned())]);
+    let labels =
+        BTreeMap::from([("app".to_owned(), "orders".to_owned()), ("region".to_owned(), "eu-1".to_owned())]);
     let labels = EncodedLabels::new(&labels, "01890a5d-ac96-774b-bcce-b302099a8057");
     let mut out = Vec::with_capacity(64 * 1024);
     encode(&event, &labels, &mut out);
@@ -127,7 +128,9 @@ fn limits(criterion: &mut Criterion) {
     });
     group.bench_function("parse a rate", |bencher| bencher.iter(|| Rate::parse(black_box("100/1m"))));
     let verdict = store.take("orders", &one, NOW);
-    group.bench_function("response fields", |bencher| bencher.iter(|| limit_fields(black_box(&one), &verdict)));
+    group.bench_function("response fields", |bencher| {
+        bencher.iter(|| limit_fields(black_box(&one), &verdict))
+    });
 }
 
 fn metrics(criterion: &mut Criterion) {

@@ -1,8 +1,4 @@
-//! Postern, a policy-as-code API gateway.
-//!
-//! A request becomes facts, facts become one input document, a pure function (the compiled Rego
-//! policy) makes one decision, and the gateway applies it. ARCHITECTURE.md tells the whole plan;
-//! the modules below stand in its layers, top row first, and import downwards only.
+#![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod cli;
 

@@ -9,6 +9,9 @@ use regorus::Value;
 /// (many JSON libraries stop at 128, and an event adds a few levels of its own).
 const DEPTH_MAX: usize = 96;
 
+/// Strings shorter than this are copied without a call.
+const SHORT: usize = 64;
+
 /// Why a value was not written. What was written of it stays in the buffer: the caller truncates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unwritable {
@@ -54,7 +57,7 @@ fn push_nested(out: &mut Vec<u8>, value: &Value, end: usize, depth: usize) -> Re
             out.push(b'{');
             let mut first = true;
             for (key, value) in members.iter() {
-                if *key != Value::Undefined && *value != Value::Undefined {
+                if !is_undefined(key) && !is_undefined(value) {
                     push_key(out, key, first, end)?;
                     push_nested(out, value, end, depth)?;
                     first = false;
@@ -75,7 +78,7 @@ fn push_items<'a>(
     let depth = depth.checked_sub(1).ok_or(Unwritable::TooDeep)?;
     out.push(b'[');
     let mut first = true;
-    for item in items.filter(|item| **item != Value::Undefined) {
+    for item in items.filter(|item| !is_undefined(item)) {
         if !first {
             out.push(b',');
         }
@@ -105,11 +108,54 @@ pub(super) fn push_u64(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// Whether there is no value. (A comparison would compare whole values.)
+pub(super) const fn is_undefined(value: &Value) -> bool {
+    matches!(value, Value::Undefined)
+}
+
 /// Writes a string with its quotes.
 pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
-    out.reserve(text.len() + 2);
+    let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
     out.push(b'"');
-    let mut rest = text.as_bytes();
+    if bytes.len() < SHORT {
+        push_short(out, bytes);
+    } else {
+        push_long(out, bytes);
+    }
+    out.push(b'"');
+}
+
+/// Most strings of an event are short: they are copied in steps of fixed size, which costs no call, while each step is
+/// looked at for bytes to escape.
+fn push_short(out: &mut Vec<u8>, bytes: &[u8]) {
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        if special_bytes(u64::from_le_bytes(*word)) != 0 {
+            return push_long(out, bytes.get(index * 8..).unwrap_or_default());
+        }
+        out.extend_from_slice(word);
+    }
+    let mut rest = tail;
+    if let Some((four, after)) = rest.split_first_chunk::<4>() {
+        // The same bytes twice make a whole word that holds nothing else.
+        let half = u64::from(u32::from_le_bytes(*four));
+        if special_bytes(half << 32 | half) != 0 {
+            return push_long(out, rest);
+        }
+        out.extend_from_slice(four);
+        rest = after;
+    }
+    for (index, byte) in rest.iter().enumerate() {
+        if is_special(*byte) {
+            return push_long(out, rest.get(index..).unwrap_or_default());
+        }
+        out.push(*byte);
+    }
+}
+
+fn push_long(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut rest = bytes;
     while let Some(at) = first_special(rest) {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
@@ -118,7 +164,6 @@ pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
         rest = after;
     }
     out.extend_from_slice(rest);
-    out.push(b'"');
 }
 
 fn push_escape(out: &mut Vec<u8>, byte: u8) {
@@ -141,24 +186,28 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
 
 /// The place of the first byte that a JSON string must escape (RFC 8259 section 7).
 fn first_special(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH_BITS: u64 = ONES << 7;
-    // Eight bytes at a time. The high bit of each byte of `mask` says that the byte is special; a borrow may mark a byte
-    // above a special one too, but never below it, and the lowest is the one that is asked for.
     let (words, tail) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * u64::from(b'"'));
-        let backslash = word ^ (ONES * u64::from(b'\\'));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let mask = (control | quote.wrapping_sub(ONES) & !quote | backslash.wrapping_sub(ONES) & !backslash)
-            & HIGH_BITS;
-        if mask != 0 {
-            return Some(index * 8 + mask.trailing_zeros() as usize / 8);
+        let marks = special_bytes(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return Some(index * 8 + marks.trailing_zeros() as usize / 8);
         }
     }
-    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    tail.iter().position(special).map(|at| words.len() * 8 + at)
+    tail.iter().position(|byte| is_special(*byte)).map(|at| words.len() * 8 + at)
+}
+
+/// Marks the special ones of eight bytes in their high bits. A borrow may mark a byte above a special one too, but never
+/// below it, and the lowest is the one that is asked for.
+const fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (control | quote.wrapping_sub(ONES) & !quote | backslash.wrapping_sub(ONES) & !backslash) & (ONES << 7)
+}
+
+const fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 #[cfg(test)]

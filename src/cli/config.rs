@@ -8,14 +8,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use crate::cli::output::Exit;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::interpolate::process_environment;
 use crate::config::{self, Loaded, ShowFormat};
-
-/// The command did what it was asked.
-const DONE: u8 = 0;
-/// The configuration is faulty or cannot be read.
-const FAILED: u8 = 1;
 
 /// Check, show and describe configurations.
 #[derive(Debug, Args)]
@@ -52,25 +48,25 @@ enum Format {
     Json,
 }
 
-/// Runs the command and gives its exit code. An error is one of writing.
-pub fn run(args: &ConfigArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+/// Runs the command. An error is one of writing.
+pub fn run(args: &ConfigArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
     match &args.command {
         ConfigCommand::Check(file) => check(file, out, err),
         ConfigCommand::Show(file) => show(file, out, err),
         ConfigCommand::Schema => {
             writeln!(out, "{:#}", config::schema())?;
-            Ok(DONE)
+            Ok(Exit::Fine)
         }
     }
 }
 
-fn check(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+fn check(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
     let loaded = config::load(&args.config, &process_environment);
     let (errors, warnings) = match &loaded {
         Ok(loaded) => (&[][..], loaded.warnings.as_slice()),
         Err(errors) => (errors.diagnostics(), &[][..]),
     };
-    let code = if loaded.is_ok() { DONE } else { FAILED };
+    let code = if loaded.is_ok() { Exit::Fine } else { Exit::CouldNotRun };
     if args.format == Format::Json {
         let list = |diagnostics: &[Diagnostic]| diagnostics.iter().map(to_json).collect::<Vec<_>>();
         let answer = json!({"valid": loaded.is_ok(), "errors": list(errors), "warnings": list(warnings)});
@@ -88,7 +84,7 @@ fn check(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Resul
     Ok(code)
 }
 
-fn show(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+fn show(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
     match config::load(&args.config, &process_environment) {
         Ok(loaded) => {
             let format = match args.format {
@@ -96,11 +92,11 @@ fn show(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result
                 Format::Json => ShowFormat::Json,
             };
             out.write_all(config::show(&loaded, format).as_bytes())?;
-            Ok(DONE)
+            Ok(Exit::Fine)
         }
         Err(errors) => {
             write_errors(errors.diagnostics(), err)?;
-            Ok(FAILED)
+            Ok(Exit::CouldNotRun)
         }
     }
 }
@@ -164,7 +160,7 @@ apis: [{name: app, policy: main, upstream: app}]
     }
 
     /// Runs a command line on a file, and gives its exit code, standard output and standard error.
-    fn command(text: &str, words: &[&str]) -> (u8, String, String) {
+    fn command(text: &str, words: &[&str]) -> (Exit, String, String) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, text).unwrap();
@@ -182,7 +178,7 @@ apis: [{name: app, policy: main, upstream: app}]
     #[test]
     fn a_good_file_is_summed_up() {
         let (code, out, err) = command(GOOD, &["check", "--config", "FILE"]);
-        assert_eq!(code, 0);
+        assert_eq!(code, Exit::Fine);
         assert_eq!(
             out,
             "gateway.yaml is valid: 1 listener, 1 API, 1 policy, 2 upstreams, 0 identity providers\n"
@@ -196,11 +192,14 @@ apis: [{name: app, policy: main, upstream: app}]
     fn the_faults_of_a_bad_file_go_to_standard_error() {
         let bad = GOOD.replace("policy: main", "policy: mian").replace("version: 1", "version: 2");
         let (code, out, err) = command(&bad, &["check", "--config", "FILE"]);
-        assert_eq!((code, out.as_str()), (1, ""));
+        assert_eq!((code, out.as_str()), (Exit::CouldNotRun, ""));
         let want = "gateway.yaml:2:10: `version` must be 1, not `2`\n  help: this gateway reads no other\n\
                     gateway.yaml:6:28: unknown policy `mian`\n  help: did you mean `main`?\n2 errors\n";
         assert_eq!(err, want);
-        assert_eq!(command(&bad, &["show", "--config", "FILE"]), (1, String::new(), want.to_owned()));
+        assert_eq!(
+            command(&bad, &["show", "--config", "FILE"]),
+            (Exit::CouldNotRun, String::new(), want.to_owned())
+        );
     }
 
     #[test]
@@ -209,7 +208,7 @@ apis: [{name: app, policy: main, upstream: app}]
             &GOOD.replace("policy: main", "policy: mian"),
             &["check", "--config", "FILE", "--format", "json"],
         );
-        assert_eq!((code, err.as_str()), (1, ""));
+        assert_eq!((code, err.as_str()), (Exit::CouldNotRun, ""));
         let mut answer: serde_json::Value = serde_json::from_str(&out).unwrap();
         answer["errors"][0]["file"].take();
         let error = json!({"file": null, "line": 6, "column": 28, "message": "unknown policy `mian`", "help": "did you mean `main`?"});
@@ -218,7 +217,7 @@ apis: [{name: app, policy: main, upstream: app}]
         let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(
             (code, &answer["valid"], answer["warnings"].as_array().unwrap().len()),
-            (0, &json!(true), 1)
+            (Exit::Fine, &json!(true), 1)
         );
     }
 
@@ -226,7 +225,7 @@ apis: [{name: app, policy: main, upstream: app}]
     fn what_is_shown_hides_secrets() {
         let text = GOOD.replace("version: 1", "version: 1\nlabels: {a: \"${file:gateway.yaml}\"}");
         let (code, out, err) = command(&text, &["show", "--config", "FILE"]);
-        assert_eq!((code, err.as_str()), (0, ""));
+        assert_eq!((code, err.as_str()), (Exit::Fine, ""));
         assert!(out.contains("  a: \"[secret]\"\n"), "{out}");
         let (_, out, _) = command(&text, &["show", "--config", "FILE", "--format", "json"]);
         let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -237,7 +236,7 @@ apis: [{name: app, policy: main, upstream: app}]
     fn the_schema_is_printed() {
         let (code, out, _) = command("", &["schema"]);
         let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!((code, &schema["title"]), (0, &json!("Postern gateway configuration")));
+        assert_eq!((code, &schema["title"]), (Exit::Fine, &json!("Postern gateway configuration")));
     }
 
     #[test]

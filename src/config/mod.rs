@@ -13,10 +13,11 @@ mod raw;
 mod report;
 mod schema;
 mod show;
-mod suggest;
+pub(crate) mod suggest;
 mod unbuilt;
-mod yaml;
+pub(crate) mod yaml;
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -112,7 +113,11 @@ pub fn show(loaded: &Loaded, format: ShowFormat) -> String {
 /// The first twelve digits of the text's SHA-256, as in the revision of a bundle.
 fn revision(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hash.as_ref().iter().take(6).fold(String::new(), |mut text, byte| {
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn fatal(

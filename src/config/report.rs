@@ -106,6 +106,13 @@ impl Report {
         next.is_within(place).then_some(Reported(()))
     }
 
+    /// The fault of `place`, or of a value right in it: a mistyped key there may be the one that seems to be missing.
+    pub(super) fn settled_in(&self, place: &Place) -> Option<Reported> {
+        let depth = place.steps().len() + 1;
+        let within = self.settled.range(place.clone()..).take_while(|settled| settled.is_within(place));
+        within.map(Place::steps).any(|steps| steps.len() <= depth).then_some(Reported(()))
+    }
+
     /// The keys to leave out.
     pub(super) fn discarded(&self) -> &[Place] {
         &self.discarded

@@ -231,6 +231,8 @@ fn scalar_help(scalar: &Scalar, wanted: &[JsonType], is_duration: bool) -> Strin
         "a reference always gives a text".to_owned()
     } else if is_duration {
         format!("write its unit: `{source}s`")
+    } else if wanted.contains(&JsonType::String) && wanted.contains(&JsonType::Integer) {
+        "write a whole number and its unit: `64KiB`".to_owned()
     } else if wanted.contains(&JsonType::String) {
         format!("put it in quotes: `\"{source}\"`")
     } else if wanted.contains(&JsonType::Array) {

@@ -11,7 +11,7 @@ use crate::identity::api_key::ApiKeys;
 use crate::identity::api_key::keys_file::KeysFileErrors;
 use crate::identity::client_certificate::ClientCertificates;
 use crate::identity::jwt::BearerTokens;
-use crate::identity::jwt::key_set::{KeySets, OpenError};
+use crate::identity::jwt::key_sets::{KeySets, OpenError};
 
 /// Numbers providers over the life of the process, so that no cache takes one for another.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);

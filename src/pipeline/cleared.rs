@@ -12,16 +12,17 @@ use smallvec::SmallVec;
 
 use crate::contract::decision::{Allow, HeaderEdits, UpstreamEdits};
 use crate::contract::event::LimitTaken;
+use crate::contract::hop;
 use crate::contract::input::form_pairs;
 use crate::limits::fields::{RATELIMIT, RATELIMIT_POLICY, limit_fields};
 use crate::limits::verdict::{LimitRequest, Verdict};
 use crate::pipeline::admitted::{Admitted, Asked};
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::forwarded;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::{FaultCell, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
 use crate::pipeline::websocket::Handshake;
-use crate::pipeline::{forwarded, hop};
 use crate::upstream::cluster::Cluster;
 
 /// Unreserved characters stay, all others are escaped, in query parameters that the policy sets.
@@ -30,7 +31,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// A request that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Cleared {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) asked: Asked,
     pub(crate) request: Request<UpstreamRequestBody>,
     pub(crate) cluster: Arc<Cluster>,
@@ -140,13 +141,11 @@ fn bound_body(exchange: &Exchange, body: &mut UpstreamRequestBody, allow: &Allow
 
 fn choose(exchange: &Exchange, asked: &Asked, edits: &UpstreamEdits) -> Result<Arc<Cluster>, Cause> {
     let runtime = exchange.runtime();
-    match &edits.name {
-        Some(name) => runtime.clusters.get(name).cloned().ok_or(Cause::UnknownUpstream),
-        None => {
-            let api = runtime.apis.get(asked.target.api).ok_or(Cause::Internal)?;
-            Ok(Arc::clone(&api.cluster))
-        }
+    if let Some(name) = &edits.name {
+        return runtime.clusters.get(name).cloned().ok_or(Cause::UnknownUpstream);
     }
+    let api = runtime.apis.get(asked.target.api).ok_or(Cause::Internal)?;
+    Ok(Arc::clone(&api.cluster))
 }
 
 /// The request as the upstream gets it: the canonical head, what the gateway adds, and last what the policy sets.
@@ -175,8 +174,8 @@ fn assemble(
     if cluster.settings().preserve_host {
         headers.insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
     }
-    if let Some(handshake) = websocket {
-        handshake.ask(&mut headers);
+    if websocket.is_some() {
+        Handshake::ask(&mut headers);
     }
     let method: Method = head.method.clone();
     let mut request = Request::new(body);

@@ -26,7 +26,6 @@ use crate::runtime::snapshot::Runtime;
 use crate::runtime::worker::Local;
 use crate::telemetry::metrics::{DecisionKind, Stage, UpstreamOutcome};
 use crate::upstream::cluster::Cluster;
-use crate::upstream::error::BodyError;
 
 /// A request being handled. Dropping it ends it and writes its event.
 #[derive(Debug)]
@@ -106,18 +105,20 @@ impl Evidence {
     pub(crate) fn rejected(&mut self, cause: &Cause) {
         self.outcome = cause.outcome();
         self.status = cause.status().as_u16();
-        self.reason = Some(match cause {
-            Cause::Denied(deny) | Cause::ResponseDenied(deny) => {
-                deny.reason.clone().map_or(Cow::Borrowed(cause.reason()), Cow::Owned)
-            }
-            other => Cow::Borrowed(other.reason()),
-        });
+        let of_policy = cause.denial().and_then(|deny| deny.reason.clone());
+        self.reason = Some(of_policy.map_or(Cow::Borrowed(cause.reason()), Cow::Owned));
     }
 
     /// Notes the status of the upstream's response.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
         self.outcome = Outcome::Allowed;
+    }
+
+    /// Notes that the response could not be sent to its end.
+    pub(crate) fn broke_off(&mut self, reason: &'static str) {
+        self.outcome = Outcome::Failed;
+        self.reason = Some(Cow::Borrowed(reason));
     }
 
     /// Notes what the policy said. Two questions may be asked, and one is told: the second where it stops the response,
@@ -137,12 +138,6 @@ impl Evidence {
             self.result.clone_from(&ruling.result);
             self.policy_error.clone_from(&ruling.error);
         }
-    }
-
-    /// Notes that the upstream's body broke off.
-    pub(crate) fn broken_off(&mut self, error: &BodyError) {
-        self.reason = Some(Cow::Borrowed(error.reason()));
-        self.outcome = Outcome::Failed;
     }
 }
 

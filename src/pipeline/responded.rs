@@ -6,11 +6,11 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::contract::decision::HeaderEdits;
+use crate::contract::hop;
 use crate::contract::request::ResponseFacts;
 use crate::pipeline::admitted::{self, Asked};
 use crate::pipeline::cleared::Cleared;
 use crate::pipeline::exchange::{Exchange, micros};
-use crate::pipeline::hop;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::FaultCell;
 use crate::pipeline::respond::{Reject, ResponseBody};
@@ -25,7 +25,7 @@ const BAD_SWITCH: Cause = Cause::UpstreamFailed { reason: "upstream_bad_upgrade"
 /// A request that the upstream has answered.
 #[derive(Debug)]
 struct Responded {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     asked: Asked,
     reply: Reply,
     latency_ms: u64,
@@ -64,7 +64,7 @@ impl Cleared {
             Ok(reply) => reply,
             Err(error) => {
                 let cause = cause(&error, &fault);
-                exchange.count_upstream(&cluster, failure(&cause), 1);
+                exchange.count_upstream(&cluster, failure(&error, &fault), 1);
                 tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
                 return Err(Reject::new(exchange, cause).with_headers(limit_headers));
             }
@@ -101,11 +101,11 @@ impl Responded {
         exchange.evidence.answered(reply.status());
         add(&exchange, asked.target.api, reply.headers_mut(), limit_headers);
         if switches {
-            return Ok(websocket::switch(Box::new(exchange), reply));
+            return Ok(websocket::switch(exchange, reply));
         }
         let (mut parts, body) = reply.into_parts();
         parts.extensions.clear();
-        Ok(Response::from_parts(parts, ResponseBody::upstream(body, Box::new(exchange))))
+        Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange)))
     }
 }
 
@@ -145,12 +145,15 @@ fn cause(error: &UpstreamError, fault: &FaultCell) -> Cause {
     }
 }
 
-fn failure(cause: &Cause) -> UpstreamOutcome {
-    match cause {
-        Cause::UpstreamTimeout { .. } => UpstreamOutcome::Timeout,
-        Cause::UpstreamUnavailable { .. } => UpstreamOutcome::ConnectFailed,
-        Cause::BodyTooLarge | Cause::BodyTimeout | Cause::BodyBroken => UpstreamOutcome::Canceled,
-        _ => UpstreamOutcome::Broken,
+fn failure(error: &UpstreamError, fault: &FaultCell) -> UpstreamOutcome {
+    if fault.get().is_some() {
+        return UpstreamOutcome::Canceled;
+    }
+    match error.class() {
+        ErrorClass::Unavailable => UpstreamOutcome::ConnectFailed,
+        ErrorClass::Timeout => UpstreamOutcome::Timeout,
+        ErrorClass::Client => UpstreamOutcome::Canceled,
+        ErrorClass::BadGateway | ErrorClass::Gateway => UpstreamOutcome::Broken,
     }
 }
 

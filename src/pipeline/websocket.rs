@@ -20,7 +20,7 @@ use crate::pipeline::respond::ResponseBody;
 
 const BUFFER: usize = 16 * 1024;
 /// A tunnel in which nothing moves either way for this long is closed; WebSocket pings keep it open.
-const IDLE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_mins(5);
 /// The upstream has sent its 101, so its side is there at once.
 const HANDOVER: Duration = Duration::from_secs(5);
 
@@ -58,7 +58,7 @@ impl Handshake {
     }
 
     /// Asks the upstream to switch.
-    pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+    pub(crate) fn ask(headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, UPGRADE);
         headers.insert(header::UPGRADE, WEBSOCKET);
     }
@@ -133,10 +133,9 @@ where
     loop {
         let read = match timeout_at(moved.get() + IDLE, from.read(&mut buffer)).await {
             Ok(Ok(read)) => read,
-            Ok(Err(_)) => break,
             // The other direction may have moved meanwhile.
             Err(_) if moved.get().elapsed() < IDLE => continue,
-            Err(_) => break,
+            Ok(Err(_)) | Err(_) => break,
         };
         moved.set(Instant::now());
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {

@@ -12,8 +12,9 @@ use crate::audit::sink::OpenError;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
+use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
-use crate::identity::jwt::key_set::KeySets;
+use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
@@ -160,7 +161,8 @@ pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Re
         return Err(BuildErrors(faults.0));
     }
     // As OPA's `labels.id`: the process, whatever is reloaded in it.
-    let instance = former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
+    let instance =
+        former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
     let labels = EncodedLabels::new(&config.labels, &instance);
     Ok(Runtime { config: Arc::new(config), instance, listeners, apis, policies, clusters, labels })
 }
@@ -213,8 +215,8 @@ fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
     let report = testing::run(bundle, &options).map_err(|errors| errors.to_string())?;
     let failed = report.tests.iter().filter_map(|test| match &test.outcome {
         Outcome::Passed | Outcome::Skipped => None,
-        Outcome::Failed(_) => Some(format!("{}: {}.{} failed", test.place, test.package, test.name)),
-        Outcome::Errored(error) => Some(format!("{}: {}.{}: {error}", test.place, test.package, test.name)),
+        Outcome::Failed(_) => Some(format!("{}: {} failed", test.place, test.full_name())),
+        Outcome::Errored(error) => Some(format!("{}: {}: {error}", test.place, test.full_name())),
     });
     let failed: Vec<_> = failed.collect();
     if failed.is_empty() {
@@ -305,7 +307,7 @@ fn build_api(
         policy: policy.ok_or_else(|| Arc::clone(&api.policy))?,
         cluster: cluster.ok_or_else(|| Arc::clone(&api.upstream))?,
         routes,
-        identity_headers: api.identity_headers.clone(),
+        identity_headers: FoldedNames::new(&api.identity_headers),
         credential_headers: credential_headers(config),
         retired: api.lifecycle == Lifecycle::Retired,
         lifecycle: lifecycle_document(&api.lifecycle),

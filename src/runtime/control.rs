@@ -9,7 +9,7 @@ use crate::audit::log::Log;
 use crate::base::clock::Clock;
 use crate::config::model::{Config, LimitStore};
 use crate::config::{self, Loaded};
-use crate::identity::jwt::key_set::{KeySets, Refresher};
+use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::limits::memory::Store;
 use crate::runtime::build::{self, BuildError, BuildErrors};
 use crate::runtime::shared::{Foundations, Shared};
@@ -138,9 +138,8 @@ impl Control {
 /// Reads the configuration. It is read twice: only then it is known which files it names, and that they are seen before
 /// the reading that counts.
 fn read(path: &Path, environment: Environment) -> Result<(Config, Watched), BuildErrors> {
-    let load = || {
-        config::load(path, &environment).map_err(|errors| BuildErrors(vec![BuildError::Config(errors)]))
-    };
+    let load =
+        || config::load(path, &environment).map_err(|errors| BuildErrors(vec![BuildError::Config(errors)]));
     let seen = Sighting::of(&load()?.config.files);
     let Loaded { config, warnings, .. } = load()?;
     for warning in warnings {

@@ -4,6 +4,7 @@
 //! not have is not looked for in an API that answers to any host.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
@@ -63,6 +64,9 @@ pub struct Router {
 
 type Paths = matchit::Router<Vec<Candidate>>;
 
+/// Patterns of a host by their shape, each with its routes in the order they are tried.
+type Shapes = BTreeMap<String, Vec<(String, Candidate)>>;
+
 #[derive(Debug, Clone)]
 struct Candidate {
     api: usize,
@@ -77,7 +81,7 @@ struct Candidate {
 impl Router {
     /// The router of the APIs named.
     pub fn build(apis: &[Api], names: &[Arc<str>]) -> Result<Self, Vec<RouteConflict>> {
-        let mut gathered: BTreeMap<&str, BTreeMap<String, Vec<(String, Candidate)>>> = BTreeMap::new();
+        let mut gathered: BTreeMap<&str, Shapes> = BTreeMap::new();
         for (index, api) in apis.iter().enumerate().filter(|(_, api)| names.contains(&api.name)) {
             let hosts =
                 if api.hosts.is_empty() { vec![""] } else { api.hosts.iter().map(String::as_str).collect() };
@@ -96,8 +100,8 @@ impl Router {
             let mut paths = Paths::new();
             for (shape, entries) in group {
                 let first = entries.first().map(|(pattern, candidate)| (pattern.clone(), candidate.clone()));
-                let routes = entries.into_iter().map(|(_, candidate)| candidate).collect();
-                if let (Err(source), Some((pattern, candidate))) = (paths.insert(shape, routes), first) {
+                let tried = entries.into_iter().map(|(_, candidate)| candidate).collect();
+                if let (Err(source), Some((pattern, candidate))) = (paths.insert(shape, tried), first) {
                     conflicts.push(conflict(apis, &candidate, pattern, source));
                 }
             }
@@ -137,7 +141,8 @@ impl Router {
     }
 }
 
-/// All patterns of an API; without routes, everything at and below its base path.
+/// All patterns of an API. A catch-all takes the base path itself too, as the prefix it reads like, unless a route
+/// names that: routes that are written come before those that follow from others.
 fn candidates(index: usize, api: &Api) -> Vec<(String, Candidate)> {
     let candidate = |route, methods: &[Method]| Candidate {
         api: index,
@@ -145,21 +150,20 @@ fn candidates(index: usize, api: &Api) -> Vec<(String, Candidate)> {
         methods: methods.to_vec(),
         params: Vec::new(),
     };
-    let mut patterns = Vec::new();
+    let base = &api.base_path;
+    let mut written = Vec::new();
+    let mut implied = Vec::new();
     for (route, config) in api.routes.iter().enumerate() {
-        let whole = config.path == "/{*rest}";
-        let base = &api.base_path;
-        if whole {
-            // A catch-all takes the base path itself too, as the prefix it reads like.
-            patterns.push((format!("{base}/"), candidate(route, &config.methods)));
+        written.push((format!("{base}{}", config.path), candidate(route, &config.methods)));
+        if config.path.starts_with("/{*") {
+            implied.push((format!("{base}/"), candidate(route, &config.methods)));
             if !base.is_empty() {
-                patterns.push((base.clone(), candidate(route, &config.methods)));
+                implied.push((base.clone(), candidate(route, &config.methods)));
             }
         }
-        let joined = format!("{base}{}", config.path);
-        patterns.push((joined, candidate(route, &config.methods)));
     }
-    patterns
+    written.extend(implied);
+    written
 }
 
 /// A pattern with its parameters named by position, so that two routes may call the same place differently.
@@ -171,7 +175,8 @@ fn shape(pattern: &str) -> (String, Vec<Arc<str>>) {
         let Some((name, tail)) = after.split_once('}') else { break };
         let (star, name) = name.strip_prefix('*').map_or(("", name), |name| ("*", name));
         shape.push_str(before);
-        shape.push_str(&format!("{{{star}p{}}}", params.len()));
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(shape, "{{{star}p{}}}", params.len());
         params.push(Arc::from(name));
         rest = tail;
     }
@@ -249,14 +254,21 @@ mod tests {
         ];
         let apis = [
             api("orders", &["a.example", "*.b.example"], "/v2", orders),
-            api("whole", &[], "/files", vec![route("all", "/{*rest}", &[])]),
+            api(
+                "whole",
+                &[],
+                "/files",
+                vec![route("all", "/{*path}", &[]), route("root", "/", &[Method::GET])],
+            ),
             api("hidden", &[], "/hidden", vec![route("all", "/{*rest}", &[])]),
         ];
         Router::build(&apis, &["orders".into(), "whole".into()]).unwrap()
     }
 
+    type Wanted<'a> = Option<(usize, usize, &'a [(&'a str, &'a str)])>;
+
     #[track_caller]
-    fn check(host: &str, path: &str, method: &Method, want: Option<(usize, usize, &[(&str, &str)])>) {
+    fn check(host: &str, path: &str, method: &Method, want: Wanted<'_>) {
         let got = router().find(host, path, method).ok();
         let got = got.as_ref().map(|found| (found.api, found.route, found.params.as_slice()));
         let want = want.map(|(api, route, params)| {
@@ -283,8 +295,9 @@ mod tests {
             Some((0, 3, &[("order", "7"), ("rest", "1/2")])),
         );
         check("other", "/files", &Method::GET, Some((1, 0, &[])));
-        check("other", "/files/", &Method::GET, Some((1, 0, &[])));
-        check("other", "/files/a/b", &Method::GET, Some((1, 0, &[("rest", "a/b")])));
+        check("other", "/files/", &Method::GET, Some((1, 1, &[])));
+        check("other", "/files/", &Method::PUT, Some((1, 0, &[])));
+        check("other", "/files/a/b", &Method::GET, Some((1, 0, &[("path", "a/b")])));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::audit::log::Log;
 use crate::base::clock::Clock;
-use crate::identity::jwt::key_set::KeySets;
+use crate::identity::jwt::key_sets::KeySets;
 use crate::limits::memory::Store;
 use crate::runtime::snapshot::Runtime;
 use crate::telemetry::metrics::Metrics;

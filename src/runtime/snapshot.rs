@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 
 use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, BadCredential, Config, Lifecycle, Name, OnError};
+use crate::contract::decision::FoldedNames;
 use crate::contract::decision::Phase;
 use crate::identity::chain::Chain;
 use crate::policy::decide::Rules;
@@ -65,7 +66,7 @@ pub struct Api {
     /// Its routes.
     pub routes: Vec<Route>,
     /// Headers that only the gateway may set.
-    pub identity_headers: Vec<HeaderName>,
+    pub identity_headers: FoldedNames,
     /// Headers that carry credentials here, kept out of events.
     pub credential_headers: Vec<HeaderName>,
     /// It answers 410.

@@ -91,8 +91,10 @@ fn watcher(files: &[PathBuf], sender: mpsc::Sender<()>) -> notify::Result<Recomm
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a file is an event too, and looking at one must not lead to looking again.
         if !event.is_ok_and(|event| event.kind.is_access()) {
-            // A full queue holds a notification already.
-            sender.try_send(()).unwrap_or_default();
+            // A full queue holds a notification already, and a closed one wants none.
+            match sender.try_send(()) {
+                Ok(()) | Err(_) => {}
+            }
         }
     })?;
     let mut directories = BTreeSet::new();

@@ -24,8 +24,10 @@ use crate::server::gateway::Reloader;
 use crate::telemetry::exposition::{self, Samples};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Waited after an error that will not go away at once (no file descriptors).
+const BACK_OFF: Duration = Duration::from_millis(50);
 /// One request and its answer, a reload that compiles included.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(2);
 /// Connections at once; monitoring needs few.
 const CONNECTIONS: usize = 64;
 
@@ -42,8 +44,14 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
     };
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = listener.accept().await;
-        let Ok((stream, peer)) = accepted else { continue };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "Accept failed on the admin endpoint");
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            }
+        };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         if !is_loopback(peer.ip()) {
             continue;

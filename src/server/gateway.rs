@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::contract::event::Outcome;
-use crate::identity::jwt::key_set::Refresher;
+use crate::identity::jwt::key_sets::Refresher;
 use crate::pipeline::reject;
 use crate::runtime::build::BuildErrors;
 use crate::runtime::control::{Control, Environment, Start, Watched};
@@ -311,7 +311,6 @@ async fn watch_files(reloader: Reloader) {
                     let reloading = reloader.clone();
                     // The outcome is logged and in `/status`; a refused attempt is not repeated until the next change.
                     drop(tokio::task::spawn_blocking(move || reloading.reload()).await);
-                    continue;
                 }
                 changed = watched.changed() => if changed.is_err() { return },
             }

@@ -42,11 +42,7 @@ pub(crate) fn spawn(
     Ok(WorkerThread { queue, handle })
 }
 
-async fn run(
-    shared: Arc<Shared>,
-    mut accepted: mpsc::Receiver<Accepted>,
-    mut drain: watch::Receiver<bool>,
-) {
+async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut drain: watch::Receiver<bool>) {
     let worker = Rc::new(Worker::new(shared));
     let recording = Rc::clone(&worker);
     tokio::task::spawn_local(async move { recording.recorder.run().await });

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 /// Indexes of the endpoints that may be chosen, in the cluster's order.
 pub(crate) type Candidates = SmallVec<[usize; 8]>;
 
-/// A small random number generator for one worker (SplitMix64). Not for secrets.
+/// A small random number generator for one worker (`SplitMix64`). Not for secrets.
 #[derive(Debug)]
 pub(crate) struct Dice(Cell<u64>);
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::upstream::cluster::EndpointState;
 use crate::upstream::error::BodyError;
 use crate::upstream::http2::StreamHold;
-use crate::upstream::watchdog::Watchdog;
+use crate::upstream::watchdog::{Watchdog, after};
 use crate::upstream::worker::InFlight;
 
 /// A request body that can be sent upstream, and perhaps sent again.
@@ -119,8 +119,8 @@ impl UpstreamBody {
         self.tries
     }
 
-    pub(crate) fn set_tries(&mut self, tries: u32) {
-        self.tries = tries;
+    pub(crate) fn set_tries(&mut self, tries: usize) {
+        self.tries = u32::try_from(tries).unwrap_or(u32::MAX);
     }
 
     /// Whether the whole of a driven response has been read from its connection.
@@ -156,7 +156,7 @@ impl UpstreamBody {
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let by = since + self.stall_timeout;
+        let by = after(since, self.stall_timeout);
         self.watchdog.get_or_insert_with(|| self.in_flight.endpoint().watchdog(by)).poll(cx, by)
     }
 

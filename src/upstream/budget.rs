@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(drain(&mut budget, start), 3);
         assert_eq!(drain(&mut budget, start + Duration::from_secs(3)), 0);
         assert_eq!(drain(&mut budget, start + Duration::from_secs(4)), 1);
-        assert_eq!(drain(&mut budget, start + Duration::from_secs(3_600)), 3);
+        assert_eq!(drain(&mut budget, start + Duration::from_hours(1)), 3);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub struct Cluster {
     tls: Option<ClientTls>,
     endpoints: Vec<Arc<EndpointState>>,
     turn: AtomicUsize,
+    watched: AtomicBool,
     counters: Counters,
 }
 
@@ -93,8 +94,15 @@ impl Cluster {
             .iter()
             .map(|endpoint| EndpointState::new(&settings, endpoint).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        let turn = AtomicUsize::new(0);
-        Ok(Arc::new(Self { settings, files, tls, endpoints, turn, counters: Counters::default() }))
+        Ok(Arc::new(Self {
+            settings,
+            files,
+            tls,
+            endpoints,
+            turn: AtomicUsize::new(0),
+            watched: AtomicBool::new(false),
+            counters: Counters::default(),
+        }))
     }
 
     /// Its name.
@@ -127,9 +135,15 @@ impl Cluster {
     }
 
     /// Checks the endpoints' health for as long as it is polled. It ends by itself when the cluster is dropped, and at
-    /// once when no check is configured. To be spawned once, on a runtime with time and IO.
+    /// once when no check is configured or another task checks already, so that it can be spawned after each reload.
+    /// It needs a runtime with time and IO, best not a worker's.
     pub fn health_task(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static + use<> {
         health::watch(Arc::downgrade(self))
+    }
+
+    /// Whether a task checks its health.
+    pub(crate) fn watched(&self) -> &AtomicBool {
+        &self.watched
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -13,9 +13,10 @@ use tokio_rustls::TlsConnector;
 use crate::upstream::cluster::{Cluster, Counters, EndpointState};
 use crate::upstream::error::{ConnectError, UpstreamError};
 use crate::upstream::stream::Stream;
+use crate::upstream::watchdog::after;
 
 /// Idle time after which the kernel probes a silent peer, so that a tunnel to a vanished host ends.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// Which HTTP a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub(crate) async fn open(
     endpoint: &EndpointState,
     offer: Offer,
 ) -> Result<(Stream, Protocol), UpstreamError> {
-    let deadline = Instant::now() + cluster.settings().connect_timeout;
+    let deadline = after(Instant::now(), cluster.settings().connect_timeout);
     let result = match timeout_at(deadline, establish(cluster, endpoint, offer, deadline)).await {
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => Err(UpstreamError::Connect(error)),

@@ -14,14 +14,15 @@ use crate::upstream::connect::{self, Offer, Protocol};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::http1::Http1;
 use crate::upstream::http2::{Http2, Place, STREAMS_MAX};
+use crate::upstream::watchdog::after;
 use crate::upstream::worker::WorkerEndpoint;
 
 /// Idle HTTP/1.1 connections kept; further ones are closed when their response ends.
 const IDLE_MAX: usize = 1_024;
 /// HTTP/2 connections; with all their streams taken the endpoint is overloaded.
 const HTTP2_CONNECTIONS_MAX: usize = 32;
-/// The longest time between two sweeps of idle connections.
-const SWEEP_MAX: Duration = Duration::from_secs(30);
+/// The shortest and the longest time between two sweeps of idle connections.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30));
 
 /// One worker's connections to one endpoint.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ impl<B: RequestBody> Connections<B> {
         if offer == Offer::Http1Only || self.speaks_http1.get() {
             return self.connect(offer).await;
         }
-        let deadline = Instant::now() + self.cluster.settings().connect_timeout;
+        let deadline = after(Instant::now(), self.cluster.settings().connect_timeout);
         loop {
             if let Some(place) = self.place() {
                 return Ok(Ready::Http2(place));
@@ -177,7 +178,8 @@ impl<B: RequestBody> Connections<B> {
         if self.sweeping.replace(true) {
             return;
         }
-        let (me, every) = (Weak::clone(&self.me), (self.idle_timeout() / 2).min(SWEEP_MAX));
+        let (me, every) =
+            (Weak::clone(&self.me), (self.idle_timeout() / 2).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1));
         drop(tokio::task::spawn_local(async move {
             loop {
                 sleep(every).await;
@@ -192,6 +194,7 @@ impl<B: RequestBody> Connections<B> {
 
     /// Closes what has been idle for too long or was closed by the upstream; `true` if nothing is left.
     fn sweep(&self) -> bool {
+        // A clock that cannot go back so far has seen nothing that old.
         let Some(since) = Instant::now().checked_sub(self.idle_timeout()) else { return false };
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|idle| idle.since > since && idle.connection.is_open());

@@ -9,27 +9,28 @@ use http::{HeaderMap, StatusCode};
 /// Whether `headers` frame a response with `status` in exactly one way: no `Content-Length` or one decimal, or
 /// `Transfer-Encoding: chunked` alone; and no length where no body can be.
 pub(crate) fn is_unambiguous(status: StatusCode, headers: &HeaderMap) -> bool {
-    let length = headers.get(CONTENT_LENGTH);
-    let encoding = headers.get(TRANSFER_ENCODING);
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    let (length, encoding) = (single(headers, &CONTENT_LENGTH), single(headers, &TRANSFER_ENCODING));
     match (length, encoding) {
-        (None, None) => true,
-        (Some(length), None) => {
-            let decimal = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-            let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
-            decimal && is_single(headers, &CONTENT_LENGTH) && (!bodiless || length.as_bytes() == b"0")
+        (Ok(None), Ok(None)) => true,
+        (Ok(Some(length)), Ok(None)) => {
+            let decimal = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+            decimal && (!bodiless || length == b"0")
         }
-        (None, Some(encoding)) => {
-            encoding.as_bytes().eq_ignore_ascii_case(b"chunked")
-                && is_single(headers, &TRANSFER_ENCODING)
-                && !status.is_informational()
-                && status != StatusCode::NO_CONTENT
-        }
-        (Some(_), Some(_)) => false,
+        (Ok(None), Ok(Some(encoding))) => encoding.eq_ignore_ascii_case(b"chunked") && !bodiless,
+        (Ok(Some(_)), Ok(Some(_))) | (Err(Repeated), _) | (_, Err(Repeated)) => false,
     }
 }
 
-fn is_single(headers: &HeaderMap, name: &http::HeaderName) -> bool {
-    headers.get_all(name).iter().nth(1).is_none()
+/// A field that must come once came twice.
+struct Repeated;
+
+fn single<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Result<Option<&'a [u8]>, Repeated> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (first, None) => Ok(first.map(http::HeaderValue::as_bytes)),
+        (_, Some(_)) => Err(Repeated),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! A check sees what a request would see: name lookup, TLS, the configured HTTP version. Endpoints count as healthy
 //! until enough checks in a row have failed, so that a gateway that starts does not refuse everything.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -19,6 +21,9 @@ use crate::upstream::body::AbortOnDrop;
 use crate::upstream::cluster::{Cluster, EndpointState};
 use crate::upstream::connect::{self, Offer, Protocol};
 use crate::upstream::error::{ConnectError, UpstreamError};
+
+/// However often is configured: a check must never become an attack.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,20 +58,44 @@ impl Streak {
     }
 }
 
-/// Checks all endpoints until the cluster is dropped. Dropping the future ends the checks.
-pub(crate) async fn watch(cluster: Weak<Cluster>) {
-    let mut checks = JoinSet::new();
-    if let Some(cluster) = cluster.upgrade() {
-        let Some(check) = cluster.settings().health.clone() else { return };
-        for endpoint in cluster.endpoints() {
-            checks.spawn(watch_endpoint(Arc::downgrade(&cluster), Arc::downgrade(endpoint), check.clone()));
+/// Marks a cluster as watched until it is dropped.
+#[derive(Debug)]
+struct Watch(Weak<Cluster>);
+
+impl Watch {
+    fn start(cluster: &Arc<Cluster>) -> Option<Self> {
+        let watched = cluster.watched().swap(true, Ordering::Relaxed);
+        (!watched).then(|| Self(Arc::downgrade(cluster)))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.0.upgrade() {
+            cluster.watched().store(false, Ordering::Relaxed);
         }
     }
+}
+
+/// Checks all endpoints until the cluster is dropped. Dropping the future ends the checks.
+pub(crate) async fn watch(cluster: Weak<Cluster>) {
+    let Some((_watch, mut checks)) = start(&cluster) else { return };
     while checks.join_next().await.is_some() {}
 }
 
+fn start(cluster: &Weak<Cluster>) -> Option<(Watch, JoinSet<()>)> {
+    let cluster = cluster.upgrade()?;
+    let check = cluster.settings().health.as_ref()?;
+    let watch = Watch::start(&cluster)?;
+    let mut checks = JoinSet::new();
+    for endpoint in cluster.endpoints() {
+        checks.spawn(watch_endpoint(Arc::downgrade(&cluster), Arc::downgrade(endpoint), check.clone()));
+    }
+    Some((watch, checks))
+}
+
 async fn watch_endpoint(cluster: Weak<Cluster>, endpoint: Weak<EndpointState>, check: HealthCheck) {
-    let mut ticks = interval(check.interval);
+    let mut ticks = interval(check.interval.max(INTERVAL_MIN));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut streak = Streak::default();
     loop {
@@ -141,8 +170,6 @@ fn request(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -25,6 +25,7 @@ use crate::upstream::cluster::Tunnel;
 use crate::upstream::connections::Connections;
 use crate::upstream::error::{ConnectError, UpstreamError};
 use crate::upstream::outgoing::Outgoing;
+use crate::upstream::prepare::{self, Slot};
 use crate::upstream::relay::Relay;
 use crate::upstream::stream::{HeadWatch, Stream, WatchedStream};
 use crate::upstream::wait::HeadWait;
@@ -51,19 +52,17 @@ pub(crate) struct Http1<B: RequestBody> {
 
 /// An exchange that gave no response.
 #[derive(Debug)]
-pub(crate) struct Failed<B> {
+pub(crate) struct Failed {
     /// Why.
     pub(crate) error: UpstreamError,
-    /// The request, if not a byte of it was sent: it can be sent elsewhere whatever its method.
-    pub(crate) unsent: Option<Request<Outgoing<B>>>,
     /// A kept connection broke before any byte of a response: most likely it was closed just before.
     pub(crate) stale: bool,
 }
 
-impl<B> Failed<B> {
+impl Failed {
     /// A failure after which nothing is known about what the upstream has seen.
     pub(crate) fn new(error: UpstreamError) -> Self {
-        Self { error, unsent: None, stale: false }
+        Self { error, stale: false }
     }
 }
 
@@ -86,6 +85,8 @@ impl<B: RequestBody> Http1<B> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(RESPONSE_HEAD_MAX)
             .max_buf_size(BUFFER_MAX)
+            // One buffer, one plain write: most requests are a head alone, or with a small body.
+            .writev(false)
             .handshake(stream)
             .await
             .map_err(|error| UpstreamError::Connect(ConnectError::Http(error)))?;
@@ -101,15 +102,17 @@ impl<B: RequestBody> Http1<B> {
         }))
     }
 
-    /// Sends `request` and waits for its response's head.
+    /// Sends the request in `slot` and waits for its response's head. If not a byte of it was sent, it is back in its
+    /// slot.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub(crate) async fn exchange(
         mut self: Box<Self>,
-        request: Request<Outgoing<B>>,
+        slot: &mut Slot<B>,
         wait: &mut HeadWait,
-    ) -> Result<(Response<Incoming>, Box<Self>), Failed<B>> {
+    ) -> Result<(Response<Incoming>, Box<Self>), Failed> {
+        let Some(request) = slot.take() else { return Err(Failed::new(UpstreamError::Broken(None))) };
         self.watch.expect_head();
         let mut response = pin!(self.sender.try_send_request(request));
         let (relay, connection) = (&self.relay, &mut self.connection);
@@ -134,18 +137,18 @@ impl<B: RequestBody> Http1<B> {
                 self.used = true;
                 Ok((response, self))
             }
-            Err(stop) => Err(self.failed(stop, wait)),
+            Err(stop) => Err(self.failed(stop, slot, wait)),
         }
     }
 
-    /// What the end of the exchange means; the connection is closed.
-    fn failed(self: Box<Self>, stop: Stop<B>, wait: &HeadWait) -> Failed<B> {
+    /// What the end of the exchange means.
+    fn failed(&self, stop: Stop<B>, slot: &mut Slot<B>, wait: &HeadWait) -> Failed {
         let stale = self.used && !self.watch.received();
         match stop {
             Stop::Expired(error) => Failed::new(error),
-            Stop::Closed => Failed { error: UpstreamError::Broken(None), unsent: None, stale },
+            Stop::Closed => Failed { error: UpstreamError::Broken(None), stale },
             Stop::Failed(mut failed) => {
-                let unsent = failed.take_message();
+                *slot = failed.take_message().map(prepare::restore);
                 let error = failed.into_error();
                 if self.watch.too_many_interim() {
                     Failed::new(UpstreamError::TooManyInterim)
@@ -154,7 +157,7 @@ impl<B: RequestBody> Http1<B> {
                 } else if error.is_parse() {
                     Failed::new(UpstreamError::InvalidResponse(error))
                 } else {
-                    Failed { error: UpstreamError::Broken(Some(error)), unsent, stale }
+                    Failed { error: UpstreamError::Broken(Some(error)), stale }
                 }
             }
         }

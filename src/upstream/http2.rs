@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,8 +19,10 @@ use tokio::time::{Instant, timeout};
 use crate::upstream::RESPONSE_HEAD_MAX;
 use crate::upstream::body::RequestBody;
 use crate::upstream::error::{ConnectError, UpstreamError};
+use crate::upstream::frames::{CountedStream, Credit};
 use crate::upstream::http1::Failed;
 use crate::upstream::outgoing::Outgoing;
+use crate::upstream::prepare::{self, Slot};
 use crate::upstream::stream::Stream;
 use crate::upstream::wait::HeadWait;
 use crate::upstream::worker::{OpenConnection, WorkerEndpoint};
@@ -53,6 +55,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 pub(crate) struct Http2<B: RequestBody> {
     sender: RefCell<SendRequest<Outgoing<B>>>,
     load: Rc<Load>,
+    credit: Rc<Credit>,
     used: Cell<bool>,
     retired: Cell<bool>,
     _open: OpenConnection,
@@ -83,6 +86,7 @@ impl<B: RequestBody> Http2<B> {
         endpoint: &Rc<WorkerEndpoint>,
         limit: Duration,
     ) -> Result<Rc<Self>, UpstreamError> {
+        let credit = Rc::new(Credit::default());
         let handshake = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
@@ -91,7 +95,7 @@ impl<B: RequestBody> Http2<B> {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER_MAX)
             .max_header_list_size(u32::try_from(RESPONSE_HEAD_MAX).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream));
+            .handshake(TokioIo::new(CountedStream::new(stream, Rc::clone(&credit))));
         let (sender, connection) = timeout(limit, handshake)
             .await
             .map_err(|_elapsed| UpstreamError::ConnectTimeout)?
@@ -104,6 +108,7 @@ impl<B: RequestBody> Http2<B> {
         Ok(Rc::new(Self {
             sender: RefCell::new(sender),
             load: Rc::new(Load { streams: Cell::new(0), idle_since: Cell::new(Instant::now()) }),
+            credit,
             used: Cell::new(false),
             retired: Cell::new(false),
             _open: OpenConnection::new(endpoint),
@@ -133,17 +138,20 @@ impl<B: RequestBody> Http2<B> {
 }
 
 impl<B: RequestBody> Place<B> {
-    /// Sends `request` and waits for its response's head.
+    /// Sends the request in `slot` and waits for its response's head. If not a byte of it was sent, it is back in its
+    /// slot.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream.
     pub(crate) async fn exchange(
         self,
-        request: Request<Outgoing<B>>,
+        slot: &mut Slot<B>,
         wait: &mut HeadWait,
-    ) -> Result<(Response<Incoming>, StreamHold), Failed<B>> {
+    ) -> Result<(Response<Incoming>, StreamHold), Failed> {
+        let Some(request) = slot.take() else { return Err(Failed::new(UpstreamError::Broken(None))) };
         let Self { connection, hold } = self;
         let used = connection.used.replace(true);
+        connection.credit.add_exchange();
         let sent = connection.sender.borrow_mut().try_send_request(request);
         let mut response = pin!(sent);
         let result = poll_fn(|cx| match response.as_mut().poll(cx) {
@@ -154,13 +162,13 @@ impl<B: RequestBody> Place<B> {
         match result {
             Ok(Ok(response)) => Ok((response, hold)),
             Ok(Err(mut failed)) => {
-                let unsent = failed.take_message();
+                *slot = failed.take_message().map(prepare::restore);
                 let error = failed.into_error();
                 if wait.request_body_failed() {
                     return Err(Failed::new(UpstreamError::RequestBody(error)));
                 }
                 let stale = used && !connection.is_usable();
-                Err(Failed { error: UpstreamError::Broken(Some(error)), unsent, stale })
+                Err(Failed { error: UpstreamError::Broken(Some(error)), stale })
             }
             Err(expired) => {
                 // It may hang as a whole: the exchanges on it go on, new ones take another.

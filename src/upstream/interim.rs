@@ -40,6 +40,13 @@ impl Default for InterimScanner {
 impl InterimScanner {
     /// Takes the next bytes. `true` once the final response has begun; what follows then is not the scanner's.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Result<bool, TooManyInterim> {
+        // Nearly every response: a whole status line at once, and not a 1xx.
+        if self.position == Position::StatusLine(0)
+            && let [b'H', _, _, _, _, _, _, _, _, digit, ..] = bytes
+            && *digit != b'1'
+        {
+            return Ok(self.finish());
+        }
         for &byte in bytes {
             self.position = match self.position {
                 Position::StatusLine(0) if matches!(byte, b'\r' | b'\n') => Position::StatusLine(0),

@@ -13,6 +13,7 @@ mod balance;
 mod budget;
 mod connect;
 mod connections;
+mod frames;
 mod framing;
 mod health;
 mod http1;

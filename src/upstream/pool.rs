@@ -19,8 +19,7 @@ use crate::upstream::connections::{Connections, Ready};
 use crate::upstream::error::{ErrorClass, Unsendable, UpstreamError};
 use crate::upstream::framing;
 use crate::upstream::http1::Failed;
-use crate::upstream::outgoing::Outgoing;
-use crate::upstream::prepare;
+use crate::upstream::prepare::{self, Slot};
 use crate::upstream::wait::HeadWait;
 use crate::upstream::worker::{InFlight, WorkerEndpoint};
 
@@ -76,124 +75,121 @@ impl<B: RequestBody> Pool<B> {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the exchange; its connection is closed, not reused.
-    pub async fn send(&self, request: Request<B>, options: &SendOptions) -> Result<Reply, UpstreamError> {
+    pub fn send(
+        &self,
+        request: Request<B>,
+        options: &SendOptions,
+    ) -> impl Future<Output = Result<Reply, UpstreamError>> {
+        let spare = request.method().is_idempotent().then(|| prepare::copy(&request)).flatten();
+        self.send_repeatable(request, move || spare.as_ref().and_then(prepare::copy), options)
+    }
+
+    /// As [`Self::send`], for a caller that can make the request again: no copy of it is made beforehand. `again` is
+    /// asked only where a request with this method may be repeated, and says `None` if its body cannot be.
+    ///
+    /// # Cancel safety
+    /// As [`Self::send`].
+    pub async fn send_repeatable(
+        &self,
+        request: Request<B>,
+        again: impl Fn() -> Option<Request<B>>,
+        options: &SendOptions,
+    ) -> Result<Reply, UpstreamError> {
         prepare::check(&request).map_err(UpstreamError::Unsendable)?;
         self.budget.borrow_mut().deposit();
+        let idempotent = request.method().is_idempotent();
+        let again = || if idempotent { again().map(prepare::wrap) } else { None };
         let key = self.hash_key(&request);
-        let spare = prepare::is_idempotent(request.method()).then(|| prepare::copy(&request)).flatten();
         let mut tried = Candidates::new();
-        let first = self.choose(key, &tried).ok_or(UpstreamError::NoHealthyEndpoint)?;
-        let mut next = (first, request);
+        let mut connections = self.choose(key, &tried).ok_or(UpstreamError::NoHealthyEndpoint)?;
+        let mut slot = Some(prepare::wrap(request));
         loop {
-            let (connections, request) = next;
             tried.push(connections.worker().index());
-            let mut outcome = self.attempt(connections, request, spare.as_ref(), options).await;
-            match self.again(&mut outcome, spare.as_ref(), key, &tried, options.deadline) {
-                Some(again) => next = again,
-                None => return self.finish(outcome, &tried),
+            let outcome = self.attempt(connections, &mut slot, &again, options, tried.len()).await;
+            if outcome.as_ref().is_ok_and(|reply| !is_retryable(reply.status())) {
+                return outcome;
+            }
+            if may_try_again(&outcome)
+                && let Some(next) = self.next_try(key, &tried, options.deadline)
+                && fill(&mut slot, &again)
+                && self.take_retry()
+            {
+                connections = next;
+            } else {
+                self.count(&outcome);
+                return outcome;
             }
         }
     }
 
-    /// What to try next after `outcome`, if anything.
-    fn again(
+    /// Where to try once more, if attempts and time are left.
+    fn next_try(
         &self,
-        outcome: &mut Result<Reply, Failed<B>>,
-        spare: Option<&Request<B>>,
         key: Option<u64>,
         tried: &[usize],
         deadline: Option<Instant>,
-    ) -> Option<(&Rc<Connections<B>>, Request<B>)> {
+    ) -> Option<&Rc<Connections<B>>> {
         let attempts = usize::try_from(self.cluster.settings().retries.attempts).unwrap_or(usize::MAX);
-        let repeatable = match outcome {
-            Ok(reply) => is_retryable(reply.status()),
-            Err(failed) => match failed.error.class() {
-                ErrorClass::Unavailable | ErrorClass::BadGateway => true,
-                ErrorClass::Timeout => !matches!(failed.error, UpstreamError::DeadlineExceeded),
-                ErrorClass::Client | ErrorClass::Gateway => false,
-            },
-        };
-        if !repeatable || tried.len() > attempts {
-            return None;
-        }
-        let now = Instant::now();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return None;
-        }
-        let connections = self.choose(key, tried)?;
-        let unsent = outcome.as_mut().err().and_then(|failed| failed.unsent.take()).map(prepare::restore);
-        let request = unsent.or_else(|| spare.and_then(prepare::copy))?;
+        let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
+        if tried.len() <= attempts && in_time { self.choose(key, tried) } else { None }
+    }
+
+    /// Takes a retry out of the budget, if there is one.
+    fn take_retry(&self) -> bool {
         let counters = self.cluster.counters();
-        if !self.budget.borrow_mut().withdraw(now) {
-            Counters::add(&counters.retries_refused);
-            return None;
-        }
-        Counters::add(&counters.retries);
-        Some((connections, request))
+        let granted = self.budget.borrow_mut().withdraw(Instant::now());
+        Counters::add(if granted { &counters.retries } else { &counters.retries_refused });
+        granted
     }
 
-    fn finish(&self, outcome: Result<Reply, Failed<B>>, tried: &[usize]) -> Result<Reply, UpstreamError> {
-        match outcome {
-            Ok(mut reply) => {
-                reply.body_mut().set_tries(u32::try_from(tried.len()).unwrap_or(u32::MAX));
-                Ok(reply)
-            }
-            Err(failed) => {
-                let counters = self.cluster.counters();
-                match failed.error.class() {
-                    ErrorClass::Timeout => Counters::add(&counters.timeouts),
-                    ErrorClass::BadGateway => Counters::add(&counters.invalid_responses),
-                    ErrorClass::Unavailable | ErrorClass::Client | ErrorClass::Gateway => {}
-                }
-                Err(failed.error)
-            }
+    fn count(&self, outcome: &Result<Reply, UpstreamError>) {
+        let counters = self.cluster.counters();
+        match outcome.as_ref().err().map(UpstreamError::class) {
+            Some(ErrorClass::Timeout) => Counters::add(&counters.timeouts),
+            Some(ErrorClass::BadGateway) => Counters::add(&counters.invalid_responses),
+            Some(ErrorClass::Unavailable | ErrorClass::Client | ErrorClass::Gateway) | None => {}
         }
     }
 
-    /// One try at one endpoint. A kept connection that turns out to be closed is no try: the next one is taken.
+    /// One try at one endpoint. A kept connection that turns out to be closed is no try: the next one is taken. The
+    /// request is back in its slot if not a byte of it was sent.
     async fn attempt(
         &self,
         connections: &Rc<Connections<B>>,
-        request: Request<B>,
-        spare: Option<&Request<B>>,
+        slot: &mut Slot<B>,
+        again: &impl Fn() -> Slot<B>,
         options: &SendOptions,
-    ) -> Result<Reply, Failed<B>> {
+        tries: usize,
+    ) -> Result<Reply, UpstreamError> {
         let offer = if options.upgrade { Offer::Http1Only } else { Offer::Configured };
-        let mut request = request;
         let mut may_reuse = true;
         loop {
-            let Some(in_flight) = InFlight::enter(connections.worker()) else {
-                return Err(unsent(UpstreamError::Overloaded, request));
-            };
+            let in_flight = InFlight::enter(connections.worker()).ok_or(UpstreamError::Overloaded)?;
             // The clock is read once for a request that finds a connection.
             let mut now = Instant::now();
             let existing = if may_reuse { connections.existing(offer, now) } else { None };
             let kept = existing.is_some();
-            let ready = match existing {
-                Some(ready) => ready,
-                None => match open(connections, offer, options.deadline).await {
-                    Ok(ready) => {
-                        now = Instant::now();
-                        ready
-                    }
-                    Err(error) => return Err(unsent(error, request)),
-                },
+            let ready = if let Some(ready) = existing {
+                ready
+            } else {
+                let opened = open(connections, offer, options.deadline).await?;
+                now = Instant::now();
+                opened
             };
-            let failed = match self.exchange(ready, request, in_flight, now, options).await {
-                Ok(reply) => return Ok(reply),
+            let failed = match self.exchange(ready, slot, in_flight, now, options).await {
+                Ok(mut reply) => {
+                    reply.body_mut().set_tries(tries);
+                    return Ok(reply);
+                }
                 Err(failed) => failed,
             };
-            request = match failed {
-                Failed { unsent: Some(unsent), .. } if kept => prepare::restore(unsent),
-                Failed { stale: true, .. } if may_reuse => match spare.and_then(prepare::copy) {
-                    Some(copy) => {
-                        may_reuse = false;
-                        copy
-                    }
-                    None => return Err(failed),
-                },
-                Failed { .. } => return Err(failed),
-            };
+            if kept && slot.is_some() {
+                // Not a byte of it was sent.
+            } else if failed.stale && may_reuse && fill(slot, again) {
+                may_reuse = false;
+            } else {
+                return Err(failed.error);
+            }
             Counters::add(&self.cluster.counters().stale_connections);
         }
     }
@@ -202,22 +198,22 @@ impl<B: RequestBody> Pool<B> {
     async fn exchange(
         &self,
         ready: Ready<B>,
-        request: Request<B>,
+        slot: &mut Slot<B>,
         in_flight: InFlight,
         started: Instant,
         options: &SendOptions,
-    ) -> Result<Reply, Failed<B>> {
+    ) -> Result<Reply, Failed> {
+        let unsendable = |reason: Unsendable| Failed::new(UpstreamError::Unsendable(reason));
         let worker = in_flight.endpoint();
         let settings = self.cluster.settings();
         let host = (!settings.preserve_host).then(|| worker.host());
         let timeout = options.response_timeout.unwrap_or(settings.response_timeout);
-        let mut request = request.map(Outgoing::new);
-        let mut wait = HeadWait::new(worker, started, timeout, options.deadline, request.body().upload());
-        let unsendable = |reason: Unsendable| Failed::new(UpstreamError::Unsendable(reason));
+        let upload = slot.as_ref().and_then(|request| request.body().upload());
+        let mut wait = HeadWait::new(worker, started, timeout, options.deadline, upload);
         let (response, transport) = match ready {
             Ready::Http1(connection) => {
-                prepare::for_http1(&mut request, host).map_err(unsendable)?;
-                let (response, connection) = connection.exchange(request, &mut wait).await?;
+                prepare::for_http1(slot.as_mut(), host).map_err(unsendable)?;
+                let (response, connection) = connection.exchange(slot, &mut wait).await?;
                 // A connection whose response is refused is dropped here, which closes it.
                 check(&response, options)?;
                 let transport = connection.into_transport(response.status(), &wait);
@@ -225,8 +221,8 @@ impl<B: RequestBody> Pool<B> {
             }
             Ready::Http2(place) => {
                 let tls = worker.state().settings().tls;
-                prepare::for_http2(&mut request, tls, host).map_err(unsendable)?;
-                let (response, hold) = place.exchange(request, &mut wait).await?;
+                prepare::for_http2(slot.as_mut(), tls, host).map_err(unsendable)?;
+                let (response, hold) = place.exchange(slot, &mut wait).await?;
                 check(&response, options)?;
                 (response, Transport::Stream(hold))
             }
@@ -287,7 +283,7 @@ async fn open<B: RequestBody>(
 }
 
 /// Refuses a response that must not be passed on.
-fn check<R, B>(response: &Response<R>, options: &SendOptions) -> Result<(), Failed<B>> {
+fn check<R>(response: &Response<R>, options: &SendOptions) -> Result<(), Failed> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !options.upgrade {
         return Err(Failed::new(UpstreamError::UnexpectedUpgrade));
     }
@@ -297,8 +293,24 @@ fn check<R, B>(response: &Response<R>, options: &SendOptions) -> Result<(), Fail
     Ok(())
 }
 
-fn unsent<B: RequestBody>(error: UpstreamError, request: Request<B>) -> Failed<B> {
-    Failed { error, unsent: Some(request.map(Outgoing::new)), stale: false }
+/// Whether another try could do better.
+fn may_try_again(outcome: &Result<Reply, UpstreamError>) -> bool {
+    match outcome {
+        Ok(reply) => is_retryable(reply.status()),
+        Err(UpstreamError::DeadlineExceeded) => false,
+        Err(error) => match error.class() {
+            ErrorClass::Unavailable | ErrorClass::BadGateway | ErrorClass::Timeout => true,
+            ErrorClass::Client | ErrorClass::Gateway => false,
+        },
+    }
+}
+
+/// Makes sure that there is a request to send: the one that was not sent, or another like it.
+fn fill<B: RequestBody>(slot: &mut Slot<B>, again: &impl Fn() -> Slot<B>) -> bool {
+    if slot.is_none() {
+        *slot = again();
+    }
+    slot.is_some()
 }
 
 /// Statuses that say that the upstream, or one behind it, could not do it now.

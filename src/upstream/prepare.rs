@@ -9,6 +9,9 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::error::Unsendable;
 use crate::upstream::outgoing::Outgoing;
 
+/// A request that is to be sent; empty once any of it may have been.
+pub(crate) type Slot<B> = Option<Request<Outgoing<B>>>;
+
 /// What a request must be to be sent at all.
 pub(crate) fn check<B: Body>(request: &Request<B>) -> Result<(), Unsendable> {
     let (method, uri) = (request.method(), request.uri());
@@ -36,6 +39,11 @@ fn is_length_of<B: Body>(length: &HeaderValue, body: &B) -> bool {
     }
 }
 
+/// A request that tells how far its body is.
+pub(crate) fn wrap<B: RequestBody>(request: Request<B>) -> Request<Outgoing<B>> {
+    request.map(Outgoing::new)
+}
+
 /// A copy to be sent again; `None` if its body cannot be.
 pub(crate) fn copy<B: RequestBody>(request: &Request<B>) -> Option<Request<B>> {
     let mut copy = Request::new(request.body().try_clone()?);
@@ -47,9 +55,10 @@ pub(crate) fn copy<B: RequestBody>(request: &Request<B>) -> Option<Request<B>> {
 
 /// Makes `request` one for HTTP/1.1; `host` replaces its `Host`.
 pub(crate) fn for_http1<B: RequestBody>(
-    request: &mut Request<Outgoing<B>>,
+    request: Option<&mut Request<Outgoing<B>>>,
     host: Option<HeaderValue>,
 ) -> Result<(), Unsendable> {
+    let Some(request) = request else { return Ok(()) };
     *request.version_mut() = Version::HTTP_11;
     match host {
         Some(host) => drop(request.headers_mut().insert(HOST, host)),
@@ -70,10 +79,11 @@ pub(crate) fn for_http1<B: RequestBody>(
 
 /// Makes `request` one for HTTP/2: `:scheme` and `:authority` in its URI; `host` replaces its `Host`.
 pub(crate) fn for_http2<B>(
-    request: &mut Request<B>,
+    request: Option<&mut Request<B>>,
     tls: bool,
     host: Option<HeaderValue>,
 ) -> Result<(), Unsendable> {
+    let Some(request) = request else { return Ok(()) };
     let own = request.headers_mut().remove(HOST);
     let host = host.or(own).ok_or(Unsendable::Host)?;
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -84,8 +94,8 @@ pub(crate) fn for_http2<B>(
     Ok(())
 }
 
-/// Brings a request that was not sent back into the form in which it came: origin form, `Host`, bare body.
-pub(crate) fn restore<B: RequestBody>(mut request: Request<Outgoing<B>>) -> Request<B> {
+/// Brings a request that was not sent back into the form in which it came: origin form, `Host`, nothing sent.
+pub(crate) fn restore<B: RequestBody>(mut request: Request<Outgoing<B>>) -> Request<Outgoing<B>> {
     let uri = std::mem::take(request.uri_mut()).into_parts();
     if let Some(host) = uri.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
         request.headers_mut().insert(HOST, host);
@@ -93,12 +103,7 @@ pub(crate) fn restore<B: RequestBody>(mut request: Request<Outgoing<B>>) -> Requ
     let mut parts = uri::Parts::default();
     parts.path_and_query = Some(uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    request.map(Outgoing::into_inner)
-}
-
-/// Whether sending a request again does no more than sending it once (RFC 9110 section 9.2.2).
-pub(crate) fn is_idempotent(method: &Method) -> bool {
-    method.is_idempotent()
+    request.map(|body| Outgoing::new(body.into_inner()))
 }
 
 #[cfg(test)]
@@ -179,7 +184,7 @@ mod tests {
     fn a_get_with_a_body_of_unknown_length_is_sent_chunked() {
         let framed = |method, length| {
             let mut request = request(method, "/", length).map(Outgoing::new);
-            for_http1(&mut request, None).unwrap();
+            for_http1(Some(&mut request), None).unwrap();
             request.headers().contains_key(TRANSFER_ENCODING)
         };
         assert!(framed("GET", None));
@@ -191,14 +196,14 @@ mod tests {
     #[test]
     fn http2_and_back() {
         let mut sent = request("GET", "/a?b=c", Some(0)).map(Outgoing::new);
-        for_http2(&mut sent, true, None).unwrap();
+        for_http2(Some(&mut sent), true, None).unwrap();
         assert_eq!(sent.uri(), "https://client.example/a?b=c");
         assert!(!sent.headers().contains_key(HOST));
         let back = restore(sent);
         assert_eq!(back.uri(), "/a?b=c");
         assert_eq!(back.headers()[HOST], "client.example");
-        let mut other = back.map(Outgoing::new);
-        for_http2(&mut other, false, Some(HeaderValue::from_static("orders:80"))).unwrap();
+        let mut other = back;
+        for_http2(Some(&mut other), false, Some(HeaderValue::from_static("orders:80"))).unwrap();
         assert_eq!(other.uri(), "http://orders:80/a?b=c");
     }
 
@@ -206,10 +211,10 @@ mod tests {
     fn no_host_no_request() {
         let mut bare = request("GET", "/", Some(0)).map(Outgoing::new);
         bare.headers_mut().remove(HOST);
-        assert_eq!(for_http1(&mut bare, None), Err(Unsendable::Host));
-        assert_eq!(for_http2(&mut bare, false, None), Err(Unsendable::Host));
+        assert_eq!(for_http1(Some(&mut bare), None), Err(Unsendable::Host));
+        assert_eq!(for_http2(Some(&mut bare), false, None), Err(Unsendable::Host));
         let mut bad = request("GET", "/", Some(0)).map(Outgoing::new);
         bad.headers_mut().insert(HOST, HeaderValue::from_static("a/b"));
-        assert_eq!(for_http2(&mut bad, false, None), Err(Unsendable::Host));
+        assert_eq!(for_http2(Some(&mut bad), false, None), Err(Unsendable::Host));
     }
 }

@@ -92,9 +92,9 @@ pub(crate) fn files_digest(tls: &UpstreamTls) -> [u8; 32] {
     let client = tls.client.as_ref().map(|files| [&files.cert, &files.key]);
     let files: Vec<&PathBuf> = tls.ca.iter().chain(client.into_iter().flatten()).collect();
     for file in files {
-        let content = fs::read(file).unwrap_or_default();
-        context.update(&content.len().to_be_bytes());
-        context.update(&content);
+        let bytes = fs::read(file).unwrap_or_default();
+        context.update(&bytes.len().to_be_bytes());
+        context.update(&bytes);
     }
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());

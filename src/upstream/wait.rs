@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outgoing::{Stage, Upload};
-use crate::upstream::watchdog::Watchdog;
+use crate::upstream::watchdog::{Watchdog, after};
 use crate::upstream::worker::WorkerEndpoint;
 
 /// The deadlines of one exchange. Its timer is only touched when there is something to wait for.
@@ -78,11 +78,11 @@ impl HeadWait {
 
     fn next(&self) -> (Instant, Expiry) {
         let (by, expiry) = match &self.upload {
-            None => (self.started + self.response_timeout, Expiry::Response),
+            None => (after(self.started, self.response_timeout), Expiry::Response),
             Some(upload) => match upload.stage() {
-                Stage::Client => (Instant::now() + self.response_timeout, Expiry::Recheck),
+                Stage::Client => (after(Instant::now(), self.response_timeout), Expiry::Recheck),
                 Stage::Upstream | Stage::Sent | Stage::Failed => {
-                    (upload.moved() + self.response_timeout, Expiry::Response)
+                    (after(upload.moved(), self.response_timeout), Expiry::Response)
                 }
             },
         };

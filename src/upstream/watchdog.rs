@@ -5,8 +5,17 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// As good as never.
+const FAR: Duration = Duration::from_hours(30 * 365 * 24);
+
+/// `wait` after `start`, or never if that is beyond what a clock can show.
+pub(crate) fn after(start: Instant, wait: Duration) -> Instant {
+    start + wait.min(FAR)
+}
 
 /// A reusable timer for one exchange at a time.
 #[derive(Debug)]
@@ -41,14 +50,13 @@ impl Watchdog {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn it_fires_at_the_deadline_asked_for_last() {
         let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
+        let after = |seconds| after(start, Duration::from_secs(seconds));
         let mut watchdog = Watchdog::new(after(5));
         let mut fired = async |deadline| {
             poll_fn(|cx| watchdog.poll(cx, deadline)).await;

@@ -115,3 +115,41 @@ impl Drop for OpenConnection {
         self.0.state.connection_closed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::model::{Balance, Endpoint, Retries, Upstream, UpstreamTls};
+    use crate::upstream::cluster::Cluster;
+
+    #[test]
+    fn exchanges_in_flight_are_bounded_and_counted() {
+        let second = Duration::from_secs(1);
+        let cluster = Cluster::new(Upstream {
+            name: "a".into(),
+            endpoints: vec![Endpoint { tls: false, host: "::1".into(), port: 80 }],
+            balance: Balance::PowerOfTwo,
+            http2: false,
+            connect_timeout: second,
+            response_timeout: second,
+            idle_timeout: second,
+            retries: Retries { attempts: 0, budget: 0.0 },
+            health: None,
+            tls: UpstreamTls::default(),
+            preserve_host: false,
+        })
+        .unwrap();
+        let shared = &cluster.endpoints()[0];
+        let endpoint = WorkerEndpoint::new(0, shared);
+        assert_eq!(endpoint.host(), "[::1]", "without the scheme's own port");
+        let mut held: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| InFlight::enter(&endpoint).unwrap()).collect();
+        assert!(InFlight::enter(&endpoint).is_none());
+        assert_eq!(shared.in_flight(), IN_FLIGHT_MAX);
+        held.pop();
+        assert!(InFlight::enter(&endpoint).is_some());
+        held.clear();
+        assert_eq!(shared.in_flight(), 0);
+    }
+}

@@ -18,7 +18,8 @@ use postern::identity::api_key::keys_file;
 use postern::identity::cache::WorkerCache;
 use postern::identity::chain::{Chain, Outcome};
 use postern::identity::jwt::BearerTokens;
-use postern::identity::jwt::key_set::{KeySet, KeySets};
+use postern::identity::jwt::key_set::KeySet;
+use postern::identity::jwt::key_sets::KeySets;
 use postern::identity::provider::Provider;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -119,6 +120,11 @@ pub(crate) fn verdict(outcome: &Outcome) -> &'static str {
         Outcome::Refused(refusal) => refusal.failure.reason,
         Outcome::Unavailable(failure) => failure.reason,
     }
+}
+
+fn proven(outcome: Outcome) -> Result<Arc<Identity>, &'static str> {
+    let reason = verdict(&outcome);
+    if let Outcome::Proven(identity) = outcome { Ok(identity) } else { Err(reason) }
 }
 
 pub(crate) fn claims() -> Value {
@@ -417,10 +423,7 @@ fn any_change_to_a_token_breaks_it() {
 fn a_proven_token_is_remembered_until_it_ends() {
     let world = World::new();
     let bearer = format!("Bearer {}", ec().sign(&claims()));
-    let at = |now| match world.authorize(&[&bearer], now) {
-        Outcome::Proven(identity) => Ok(identity),
-        other => Err(verdict(&other)),
-    };
+    let at = |now| proven(world.authorize(&[&bearer], now));
     let first = at(NOW).unwrap();
     assert!(Arc::ptr_eq(&first, &at(NOW + 300).unwrap()));
     assert_eq!(world.cache.len(), 1);
@@ -486,9 +489,9 @@ fn two_issuers_share_an_api_and_a_strangers_token_is_refused() {
         let claims = claims_with(&json!({"iss": issuer}));
         world.authorize(&[&format!("Bearer {}", signer.sign(&claims))], NOW)
     };
-    let provider_of = |outcome: Outcome| match outcome {
-        Outcome::Proven(identity) => identity.facts().provider.as_deref().unwrap().to_owned(),
-        other => verdict(&other).to_owned(),
+    let provider_of = |outcome| match proven(outcome) {
+        Ok(identity) => identity.facts().provider.as_deref().unwrap().to_owned(),
+        Err(reason) => reason.to_owned(),
     };
     assert_eq!(provider_of(by(ec(), ISSUER)), "mine");
     assert_eq!(provider_of(by(&other_key, "https://other")), "other");

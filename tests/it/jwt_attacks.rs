@@ -79,11 +79,6 @@ fn confused(secret: &[u8]) -> String {
 }
 
 fn signatures(case: &str) -> Option<Vec<Attempt>> {
-    let (unsigned, signature) = {
-        let token = with_claims(&json!({}));
-        let (unsigned, signature) = token.rsplit_once('.').unwrap();
-        (unsigned.to_owned(), signature.to_owned())
-    };
     Some(match case {
         "JWT-003" => {
             let der = STANDARD.encode(public_key_der());
@@ -104,12 +99,31 @@ fn signatures(case: &str) -> Option<Vec<Attempt>> {
             let forged = |r: &[u8]| format!("{unsigned}.{}", base64url(&[r, &[1; 32]].concat()));
             usual("bad_signature", [forged(&order), forged(&[0xff; 32])])
         }
+        _ => return None,
+    })
+}
+
+fn encodings(case: &str) -> Option<Vec<Attempt>> {
+    let (unsigned, signature) = {
+        let token = with_claims(&json!({}));
+        let (unsigned, signature) = token.rsplit_once('.').unwrap();
+        (unsigned.to_owned(), signature.to_owned())
+    };
+    Some(match case {
         "JWT-022" => {
             let thief = Signer::rs256("r1");
             let header = header(&json!({"jwk": thief.jwk()}));
             usual("header_parameter_refused", [thief.sign_parts(&header, &claims().to_string())])
         }
         "JWT-023" => usual("header_parameter_refused", [with_header(&json!({"x5c": ["MIIB"]}))]),
+        "JWT-024" => usual("header_parameter_refused", [with_header(&json!({"crit": ["zzz"]}))]),
+        "JWT-025" => {
+            usual("header_parameter_refused", [with_header(&json!({"b64": false, "crit": ["b64"]}))])
+        }
+        "JWT-026" => usual(
+            "header_parameter_refused",
+            [json!([]), json!("exp"), json!({}), json!(null)].map(|crit| with_header(&json!({"crit": crit}))),
+        ),
         "JWT-028" => {
             let inner = format!(
                 "{}.{}.",
@@ -149,7 +163,7 @@ fn signatures(case: &str) -> Option<Vec<Attempt>> {
         }
         "JWT-034" => {
             // The same signature in the other alphabet; drawn again until it has a letter that differs.
-            let standard = (0..)
+            let standard = (0..1_000)
                 .map(|number| ec().sign(&claims_with(&json!({"number": number}))))
                 .find(|token| token.rsplit('.').next().unwrap().contains(['-', '_']))
                 .map(|token| token.replace('-', "+").replace('_', "/"))
@@ -211,14 +225,6 @@ fn keys(case: &str) -> Option<Vec<Attempt>> {
 
 fn claim_sets(case: &str) -> Option<Vec<Attempt>> {
     Some(match case {
-        "JWT-024" => usual("header_parameter_refused", [with_header(&json!({"crit": ["zzz"]}))]),
-        "JWT-025" => {
-            usual("header_parameter_refused", [with_header(&json!({"b64": false, "crit": ["b64"]}))])
-        }
-        "JWT-026" => usual(
-            "header_parameter_refused",
-            [json!([]), json!("exp"), json!({}), json!(null)].map(|crit| with_header(&json!({"crit": crit}))),
-        ),
         "JWT-036" => usual("duplicate_member", [with_claims_text(r#""sub":"admin""#)]),
         "JWT-037" => usual("duplicate_member", [with_claims_text(r#""role":"user","role":"admin""#)]),
         "JWT-038" => {
@@ -289,7 +295,7 @@ fn claim_sets(case: &str) -> Option<Vec<Attempt>> {
 fn every_hostile_token_gets_what_it_deserves() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(CASES);
     let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("SKIPPED: {CASES} is not here");
+        eprintln!("skipped: {CASES} is not here");
         return;
     };
     let mut elsewhere: BTreeSet<_> = ELSEWHERE.into_iter().map(|(case, _)| case).collect();
@@ -301,7 +307,8 @@ fn every_hostile_token_gets_what_it_deserves() {
         if elsewhere.remove(id) {
             continue;
         }
-        let attempts = signatures(id).or_else(|| keys(id)).or_else(|| claim_sets(id));
+        let attempts =
+            signatures(id).or_else(|| encodings(id)).or_else(|| keys(id)).or_else(|| claim_sets(id));
         let attempts = attempts.unwrap_or_else(|| panic!("{id} `{}` is not covered", case["title"]));
         assert!(!attempts.is_empty());
         for (index, attempt) in attempts.iter().enumerate() {

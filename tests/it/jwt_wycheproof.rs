@@ -67,7 +67,7 @@ fn key_set(group: &Value) -> Value {
 fn check(file: &str, counts: (u32, u32), exceptions: Exceptions) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(DIRECTORY).join(file);
     let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("SKIPPED: {DIRECTORY}/{file} is not here");
+        eprintln!("skipped: {DIRECTORY}/{file} is not here");
         return;
     };
     let vectors: Value = serde_json::from_str(&text).unwrap();

@@ -80,10 +80,20 @@ fn only_local_requests_for_a_loopback_host_are_answered() {
             assert_eq!(request(&gateway, line, headers).status, status, "{line} {headers}");
         }
     };
-    for host in ["localhost", "LOCALHOST:9901", "127.0.0.1", "127.0.0.1:9901", "127.9.9.9", "[::1]", "[::1]:9901"] {
+    for host in
+        ["localhost", "LOCALHOST:9901", "127.0.0.1", "127.0.0.1:9901", "127.9.9.9", "[::1]", "[::1]:9901"]
+    {
         check(&format!("Host: {host}\r\n"), 200);
     }
-    for host in ["rebind.test", "rebind.test:9901", "localhost.rebind.test", "10.0.0.1", "127.0.0.1.rebind.test", "x@localhost", ""] {
+    for host in [
+        "rebind.test",
+        "rebind.test:9901",
+        "localhost.rebind.test",
+        "10.0.0.1",
+        "127.0.0.1.rebind.test",
+        "x@localhost",
+        "",
+    ] {
         check(&format!("Host: {host}\r\n"), 403);
     }
     check("Host: localhost\r\nOrigin: http://localhost:3000\r\n", 403);
@@ -198,7 +208,8 @@ fn the_metrics_are_what_prometheus_expects() {
         ("postern_upstream_requests_total", "counter"),
         ("postern_upstream_retries_total", "counter"),
     ];
-    let names: BTreeMap<String, String> = names.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect();
+    let names: BTreeMap<String, String> =
+        names.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect();
     let missing: Vec<_> = names.iter().filter(|(name, kind)| kinds.get(*name) != Some(*kind)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 
@@ -216,13 +227,23 @@ fn the_metrics_are_what_prometheus_expects() {
         samples.iter().find(|sample| sample.0 == name && sample.1 == labels).map(|sample| sample.2)
     };
     let requests = |api, outcome, status| {
-        value("postern_requests_total", &[("listener", "public"), ("api", api), ("outcome", outcome), ("status", status)])
+        value(
+            "postern_requests_total",
+            &[("listener", "public"), ("api", api), ("outcome", outcome), ("status", status)],
+        )
     };
     assert_eq!(requests("all", "allowed", "2xx"), Some(1.0));
     assert_eq!(requests("all", "denied", "4xx"), Some(1.0));
     assert_eq!(requests("", "refused", "4xx"), Some(1.0));
     assert_eq!(value("postern_refusals_total", &[("reason", "path_encoded_separator")]), Some(1.0));
-    assert_eq!(value("postern_decision_log_events_total", &[("result", "dropped"), ("sink", "file:decisions.jsonl")]).unwrap_or(0.0), 0.0);
+    assert_eq!(
+        value(
+            "postern_decision_log_events_total",
+            &[("result", "dropped"), ("sink", "file:decisions.jsonl")]
+        )
+        .unwrap_or(0.0),
+        0.0
+    );
     check_histogram(&samples, "total", 3.0);
     check_histogram(&samples, "upstream", 1.0);
 }

@@ -17,7 +17,8 @@ fn an_event_has_exactly_the_documented_members() {
     let policy = "package gateway\n\ndecision := {\"allow\": input.request.method == \"GET\", \"reason\": \"reads\", \
         \"limits\": [{\"name\": \"l\", \"key\": input.api.name, \"rate\": \"5/1h\"}], \"labels\": {\"team\": \"pay\"}, \
         \"log\": {\"fields\": {\"n\": 1}}}\n";
-    let config = plain_config(&upstream.url(), "labels: {app: orders}").replace("name: all,", "name: all, version: v2, base_path: /v2,");
+    let config = plain_config(&upstream.url(), "labels: {app: orders}")
+        .replace("name: all,", "name: all, version: v2, base_path: /v2,");
     let files = [("policy/main.rego", policy), ("policy/.manifest", r#"{"revision": "r7"}"#)];
     let gateway = TestGateway::start(&config, &files);
     let mut stream = connect(gateway.address("public"));
@@ -29,7 +30,10 @@ fn an_event_has_exactly_the_documented_members() {
     let id = take(&mut event, "/decision_id");
     assert_eq!(id.as_str().unwrap().as_bytes()[14], b'7', "a UUIDv7");
     let timestamp = take(&mut event, "/timestamp");
-    assert!(timestamp.as_str().unwrap().parse::<jiff::Timestamp>().is_ok() && timestamp.as_str().unwrap().len() == 30);
+    assert!(
+        timestamp.as_str().unwrap().parse::<jiff::Timestamp>().is_ok()
+            && timestamp.as_str().unwrap().len() == 30
+    );
     assert_eq!(take(&mut event, "/labels/id").as_str().unwrap().len(), 36);
     for timing in ["/metrics/timer_rego_query_eval_ns", "/metrics/timer_server_handler_ns"] {
         assert!(take(&mut event, timing).as_u64().unwrap() > 0, "{timing}");
@@ -66,7 +70,9 @@ fn every_parsed_request_has_one_event_and_malformed_bytes_have_none() {
         \"key\": input.request.path, \"rate\": \"1/1h\"}]}\n";
     let gateway = start(&upstream, policy, "");
     let address = gateway.address("public");
-    let raw = |line: &str, headers: &str| ask(address, format!("{line} HTTP/1.1\r\nHost: gw.test\r\n{headers}\r\n")).status;
+    let raw = |line: &str, headers: &str| {
+        ask(address, format!("{line} HTTP/1.1\r\nHost: gw.test\r\n{headers}\r\n")).status
+    };
     let statuses = [
         raw("GET /a", ""),
         raw("GET /a", ""),
@@ -81,7 +87,12 @@ fn every_parsed_request_has_one_event_and_malformed_bytes_have_none() {
     ];
     assert_eq!(statuses, [200, 429, 403, 400, 400, 501, 400, 400, 400, 200]);
     let events = gateway.events(8);
-    let told: Vec<_> = events.iter().map(|event| (event["gateway"]["outcome"].as_str().unwrap(), event["gateway"]["status"].as_u64().unwrap())).collect();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (event["gateway"]["outcome"].as_str().unwrap(), event["gateway"]["status"].as_u64().unwrap())
+        })
+        .collect();
     let want = [
         ("allowed", 200),
         ("limited", 429),
@@ -93,7 +104,8 @@ fn every_parsed_request_has_one_event_and_malformed_bytes_have_none() {
         ("allowed", 200),
     ];
     assert_eq!(told, want);
-    let ids: std::collections::BTreeSet<_> = events.iter().map(|event| event["decision_id"].to_string()).collect();
+    let ids: std::collections::BTreeSet<_> =
+        events.iter().map(|event| event["decision_id"].to_string()).collect();
     assert_eq!(ids.len(), events.len(), "each has its own id");
     assert_eq!(events[3]["gateway"]["path"], "/a%2fb", "a refused path is told as it came");
 }
@@ -188,7 +200,10 @@ fn a_client_that_leaves_is_recorded() {
     stream.read_exact(&mut [0; 15]).unwrap();
     drop(stream);
     let told = gateway.events(2)[1]["gateway"].clone();
-    assert_eq!((&told["status"], &told["outcome"], &told["aborted"]), (&json!(200), &json!("failed"), &json!(true)));
+    assert_eq!(
+        (&told["status"], &told["outcome"], &told["aborted"]),
+        (&json!(200), &json!("failed"), &json!(true))
+    );
     assert_eq!(told["reason"], "aborted");
     let failed = "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"failed\",status=\"none\"}";
     assert_eq!(metric(&gateway, failed), Some(1));
@@ -217,7 +232,10 @@ fn responses_without_a_body_are_complete() {
         stream.write_all(b"HEAD / HTTP/1.1\r\nHost: gw.test\r\n\r\n").unwrap();
         assert!(read_head(&mut stream).to_ascii_lowercase().contains("content-length: 100"));
         let event = gateway.events(count)[count - 1].clone();
-        assert_eq!((&event["gateway"]["outcome"], event["gateway"].get("aborted")), (&json!("allowed"), None));
+        assert_eq!(
+            (&event["gateway"]["outcome"], event["gateway"].get("aborted")),
+            (&json!("allowed"), None)
+        );
     }
 }
 
@@ -251,9 +269,12 @@ decision := {
 
 response := {"allow": count(input) > 0}
 "#;
-    let config = plain_config(&upstream.url(), "identity: {partners: {type: api_key, header: X-Partner-Id, keys: keys.yaml}}")
-        .replace("budget: 5s", "budget: 5s, response: gateway/response")
-        .replace("upstream: up}]", "upstream: up, identity: [partners], on_bad_credential: fact}]");
+    let config = plain_config(
+        &upstream.url(),
+        "identity: {partners: {type: api_key, header: X-Partner-Id, keys: keys.yaml}}",
+    )
+    .replace("budget: 5s", "budget: 5s, response: gateway/response")
+    .replace("upstream: up}]", "upstream: up, identity: [partners], on_bad_credential: fact}]");
     let keys = format!("keys:\n  - {{id: k, sha256: \"{}\", owner: acme}}\n", "0".repeat(64));
     let gateway = TestGateway::start(&config, &[("policy/main.rego", policy), ("keys.yaml", &keys)]);
     let headers = [
@@ -273,13 +294,31 @@ response := {"allow": count(input) > 0}
         "X-Odd: Bearer {}",
         "Referer: https://app.test/?access_token={}",
     ];
-    let queries = ["api_key={}", "access_token={}", "token={}&page=1", "password={}", "X-Amz-Signature={}", "client_secret=a&client_secret={}", "c%6fde={}"];
+    let queries = [
+        "api_key={}",
+        "access_token={}",
+        "token={}&page=1",
+        "password={}",
+        "X-Amz-Signature={}",
+        "client_secret=a&client_secret={}",
+        "c%6fde={}",
+    ];
     let mut asked = 0;
     for path in ["/allow", "/deny", "/a%2fb"] {
         for header in headers {
             let line = header.replace("{}", &format!("canary-{asked}"));
             let status = get(gateway.address("public"), path, &format!("{line}\r\n")).status;
-            assert_eq!(status, if path == "/allow" { 200 } else if path == "/deny" { 403 } else { 400 }, "{line}");
+            assert_eq!(
+                status,
+                if path == "/allow" {
+                    200
+                } else if path == "/deny" {
+                    403
+                } else {
+                    400
+                },
+                "{line}"
+            );
             asked += 1;
         }
         for query in queries {

@@ -15,7 +15,8 @@ use crate::live_support::*;
 use crate::token::{Signer, jwks};
 use crate::wire::{RawResponse, RecordingUpstream, get};
 
-const TELLS_IDENTITY: &str = "package gateway\n\ndecision := {\"allow\": true, \"log\": {\"fields\": {\"who\": input.identity}}}\n";
+const TELLS_IDENTITY: &str =
+    "package gateway\n\ndecision := {\"allow\": true, \"log\": {\"fields\": {\"who\": input.identity}}}\n";
 const KEY: &str = "partner-key-0123456789abcdef";
 
 fn signer() -> &'static Signer {
@@ -161,7 +162,8 @@ fn a_route_may_accept_other_providers_than_its_api() {
     assert_eq!(status("/keys", &bearer("not.a.token")), 200, "not this route's kind of credential");
     assert_eq!(status("/keys", &api_key("guess")), 401);
     assert_eq!(status("/rest", &bearer("not.a.token")), 401);
-    let who: Vec<_> = gateway.events(4).iter().take(2).map(|event| event["input"]["identity"].clone()).collect();
+    let who: Vec<_> =
+        gateway.events(4).iter().take(2).map(|event| event["input"]["identity"].clone()).collect();
     assert_eq!(who, vec![json!({"authenticated": false}); 2]);
 }
 
@@ -190,8 +192,10 @@ fn an_outage_of_the_issuer_refuses_its_tokens_alone_and_heals() {
     socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     let issuer = socket.local_addr().unwrap().as_socket().unwrap();
     let files = [("policy/main.rego", TELLS_IDENTITY), ("keys.yaml", &keys_file())];
-    let gateway =
-        TestGateway::start(&config(&upstream, &format!("jwks_uri: \"http://{issuer}/jwks\", refresh: 1s"), ""), &files);
+    let gateway = TestGateway::start(
+        &config(&upstream, &format!("jwks_uri: \"http://{issuer}/jwks\", refresh: 1s"), ""),
+        &files,
+    );
     let good = token(&json!({}));
     let refused = ask(&gateway, &bearer(&good));
     assert_eq!(refused.status, 503);
@@ -236,10 +240,12 @@ fn a_certificate_comes_after_a_token_where_the_order_says_so() {
     let mut stream = tls_connect(&client, gateway.address("public"), "gw.test").unwrap();
     let good = bearer(&token(&json!({})));
     for (headers, status) in [("", 200), (good.as_str(), 200), ("Authorization: Bearer x.y.z\r\n", 401)] {
-        let response = send_over(&mut stream, &format!("GET / HTTP/1.1\r\nHost: gw.test\r\n{headers}\r\n")).unwrap();
+        let response =
+            send_over(&mut stream, &format!("GET / HTTP/1.1\r\nHost: gw.test\r\n{headers}\r\n")).unwrap();
         assert_eq!(response.status, status);
     }
-    let subjects: Vec<_> = gateway.events(3).iter().map(|event| event["gateway"]["identity"]["subject"].clone()).collect();
+    let subjects: Vec<_> =
+        gateway.events(3).iter().map(|event| event["gateway"]["identity"]["subject"].clone()).collect();
     assert_eq!(subjects, [json!("robot"), json!("alice"), Value::Null]);
 }
 

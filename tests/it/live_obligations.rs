@@ -39,10 +39,15 @@ fn the_policy_words_a_denial() {
     assert_eq!(response.head.to_ascii_lowercase().matches("content-type: ").count(), 1);
     assert_eq!(event["gateway"]["reason"], "no token");
 
-    let (response, _) = deny(r#"{"allow": false, "status": 302, "headers": {"Location": "https://login.test/"}, "body": ""}"#);
+    let (response, _) = deny(
+        r#"{"allow": false, "status": 302, "headers": {"Location": "https://login.test/"}, "body": ""}"#,
+    );
     assert_eq!((response.status, response.header("location")), (302, Some("https://login.test/")));
     let (response, _) = deny(r#"{"allow": false, "body": {"error": ["a", 1]}}"#);
-    assert_eq!((response.header("content-type"), response.text().as_str()), (Some("application/json"), r#"{"error":["a",1]}"#));
+    assert_eq!(
+        (response.header("content-type"), response.text().as_str()),
+        (Some("application/json"), r#"{"error":["a",1]}"#)
+    );
     let (response, _) = deny(r#"{"allow": false, "status": 304, "body": "never sent"}"#);
     assert_eq!((response.status, response.body.len()), (304, 0));
 }
@@ -50,7 +55,8 @@ fn the_policy_words_a_denial() {
 #[test]
 fn the_reason_is_shown_only_where_the_policy_exposes_it() {
     for (exposed, shown) in [(false, false), (true, true)] {
-        let (response, event) = deny(&format!(r#"{{"allow": false, "reason": "quota of acme", "expose_reason": {exposed}}}"#));
+        let (response, event) =
+            deny(&format!(r#"{{"allow": false, "reason": "quota of acme", "expose_reason": {exposed}}}"#));
         assert_eq!(response.text().contains("quota of acme"), shown);
         assert_eq!(event["gateway"]["reason"], "quota of acme");
     }
@@ -65,7 +71,11 @@ fn a_limit_is_kept_and_told() {
     let ask = |client: &str| get(gateway.address("public"), "/", &format!("X-Client: {client}\r\n"));
     let first = ask("a");
     assert_eq!((first.status, first.header("ratelimit-policy")), (200, Some("\"per-client\";q=2;w=3600")));
-    assert!(first.header("ratelimit").unwrap().starts_with("\"per-client\";r=1;t="), "{:?}", first.header("ratelimit"));
+    assert!(
+        first.header("ratelimit").unwrap().starts_with("\"per-client\";r=1;t="),
+        "{:?}",
+        first.header("ratelimit")
+    );
     assert_eq!(ask("a").status, 200);
     let refused = ask("a");
     assert_eq!(refused.status, 429);
@@ -80,7 +90,10 @@ fn a_limit_is_kept_and_told() {
     assert_eq!(told["limits"], json!([{"name": "per-client", "remaining": 0, "exceeded": true}]));
     assert_eq!(metric(&gateway, "postern_limit_keys"), Some(2));
     assert_eq!(
-        metric(&gateway, "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"limited\",status=\"4xx\"}"),
+        metric(
+            &gateway,
+            "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"limited\",status=\"4xx\"}"
+        ),
         Some(1)
     );
 }
@@ -117,18 +130,25 @@ fn a_denied_request_takes_nothing() {
 fn max_body_is_tighter_than_the_route() {
     let upstream = RecordingUpstream::start();
     for reads in ["", ", \"labels\": {\"state\": input.request.body_state}"] {
-        let gateway = start(&upstream, &format!("package gateway\n\ndecision := {{\"allow\": true, \"max_body\": 4{reads}}}\n"), "");
+        let gateway = start(
+            &upstream,
+            &format!("package gateway\n\ndecision := {{\"allow\": true, \"max_body\": 4{reads}}}\n"),
+            "",
+        );
         let address = gateway.address("public");
         let text = "Content-Type: text/plain\r\n";
         assert_eq!(send(address, "POST", "/", text, "1234").status, 200);
         assert_eq!(send(address, "POST", "/", text, "12345").status, 413);
         let chunked = |body: &str| {
             let length = body.len();
-            format!("POST / HTTP/1.1\r\nHost: gw.test\r\n{text}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n")
+            format!(
+                "POST / HTTP/1.1\r\nHost: gw.test\r\n{text}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+            )
         };
         assert_eq!(crate::wire::ask(address, chunked("1234")).status, 200);
         assert_eq!(crate::wire::ask(address, chunked("12345")).status, 413);
-        let outcomes: Vec<_> = gateway.events(4).iter().map(|event| event["gateway"]["outcome"].clone()).collect();
+        let outcomes: Vec<_> =
+            gateway.events(4).iter().map(|event| event["gateway"]["outcome"].clone()).collect();
         assert_eq!(outcomes, ["allowed", "refused", "allowed", "refused"]);
     }
 }
@@ -148,10 +168,16 @@ fn labels_fields_and_levels_shape_the_event() {
     assert_eq!(events[1]["input"]["request"]["headers"]["x-level"], "full");
     for event in &events {
         assert_eq!((&event["labels"]["app"], &event["labels"]["team"]), (&json!("orders"), &json!("pay")));
-        assert_eq!((&event["gateway"]["fields"], &event["gateway"]["reason"]), (&json!({"n": 1}), &json!("because")));
+        assert_eq!(
+            (&event["gateway"]["fields"], &event["gateway"]["reason"]),
+            (&json!({"n": 1}), &json!("because"))
+        );
     }
     assert_eq!(
-        metric(&gateway, "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"allowed\",status=\"2xx\"}"),
+        metric(
+            &gateway,
+            "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"allowed\",status=\"2xx\"}"
+        ),
         Some(3)
     );
 }
@@ -160,7 +186,8 @@ fn labels_fields_and_levels_shape_the_event() {
 fn the_policy_sets_a_response_timeout() {
     let upstream = RecordingUpstream::answering(b"");
     let policy = "package gateway\n\ndecision := {\"allow\": true, \"upstream\": {\"timeout\": \"100ms\"}}\n";
-    let config = plain_config(&upstream.url(), "").replace("endpoints:", "retries: {attempts: 0}, endpoints:");
+    let config =
+        plain_config(&upstream.url(), "").replace("endpoints:", "retries: {attempts: 0}, endpoints:");
     let gateway = TestGateway::start(&config, &[("policy/main.rego", policy)]);
     assert_eq!(get(gateway.address("public"), "/", "").status, 504);
 }

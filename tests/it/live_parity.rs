@@ -33,11 +33,16 @@ fn check_parity(gateway: &TestGateway, count: usize, runtime: &Value) {
         };
         let query = format!("data.{}", event["path"].as_str().unwrap().replace('/', "."));
         let rows = eval(&mut program.evaluator(), &query, facts);
-        let again = rows.ok().and_then(|rows| rows.into_iter().next()).map(|row| row.expressions[0].value.clone());
+        let again =
+            rows.ok().and_then(|rows| rows.into_iter().next()).map(|row| row.expressions[0].value.clone());
         match again {
             Some(value) => {
-                let written = line.split_once(",\"result\":").unwrap().1.rsplit_once(",\"requested_by\":").unwrap().0;
-                assert_eq!(written.split(",\"error\":").next().unwrap(), serde_json::to_string(&value).unwrap());
+                let written =
+                    line.split_once(",\"result\":").unwrap().1.rsplit_once(",\"requested_by\":").unwrap().0;
+                assert_eq!(
+                    written.split(",\"error\":").next().unwrap(),
+                    serde_json::to_string(&value).unwrap()
+                );
             }
             None => assert!(event.get("result").is_none() && event["error"].is_object(), "{event}"),
         }
@@ -86,7 +91,10 @@ response := {"allow": input.response.status < 300, "reason": sprintf("%v %v", [i
     let config = plain_config(&upstream.url(), "labels: {region: eu-1}")
         .replace("budget: 5s", "budget: 5s, response: gateway/response")
         .replace("upstream: up}]", "upstream: up, routes: [{name: facts, path: \"/facts/{id}\"}, {name: rest, path: \"/{*rest}\"}]}]");
-    let gateway = TestGateway::start(&config, &[("policy/main.rego", policy), ("policy/data.json", r#"{"rate": "1/1h"}"#)]);
+    let gateway = TestGateway::start(
+        &config,
+        &[("policy/main.rego", policy), ("policy/data.json", r#"{"rate": "1/1h"}"#)],
+    );
     let address = gateway.address("public");
     let requests = [
         ("/facts/a%20%C3%A9?x=1&x=%C3%A9&y=%22%5C%0A", 200),
@@ -108,9 +116,11 @@ response := {"allow": input.response.status < 300, "reason": sprintf("%v %v", [i
 
 #[test]
 fn a_stopped_response_can_be_decided_again() {
-    let upstream = RecordingUpstream::answering(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nX-A: 1\r\nX-A: 2\r\n\r\n");
+    let upstream =
+        RecordingUpstream::answering(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nX-A: 1\r\nX-A: 2\r\n\r\n");
     let policy = "package gateway\n\ndecision := true\n\nresponse := {\"allow\": false, \"body\": {\"r\": input.response, \"at\": time.now_ns()}}\n";
-    let config = plain_config(&upstream.url(), "").replace("budget: 5s", "budget: 5s, response: gateway/response");
+    let config =
+        plain_config(&upstream.url(), "").replace("budget: 5s", "budget: 5s, response: gateway/response");
     let gateway = TestGateway::start(&config, &[("policy/main.rego", policy)]);
     assert_eq!(get(gateway.address("public"), "/", "").status, 403);
     check_parity(&gateway, 1, &json!({}));

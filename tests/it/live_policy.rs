@@ -12,7 +12,8 @@ use crate::live_support::*;
 use crate::wire::{RawResponse, RecordingUpstream, ask, connect, get, read_response};
 
 fn with_response_rule(upstream: &RecordingUpstream, policy: &str) -> TestGateway {
-    let config = plain_config(&upstream.url(), "").replace("budget: 5s", "budget: 5s, response: gateway/response");
+    let config =
+        plain_config(&upstream.url(), "").replace("budget: 5s", "budget: 5s, response: gateway/response");
     TestGateway::start(&config, &[("policy/main.rego", policy)])
 }
 
@@ -47,7 +48,9 @@ response := {
 
 #[test]
 fn the_response_phase_may_stop_a_response_and_is_then_the_decision() {
-    let upstream = RecordingUpstream::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Class: secret\r\n\r\nsecret");
+    let upstream = RecordingUpstream::answering(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Class: secret\r\n\r\nsecret",
+    );
     let policy = "package gateway\n\ndecision := {\"allow\": true, \"reason\": \"fine\"}\n\n\
         response := {\"allow\": input.response.headers[\"x-class\"] != \"secret\", \"reason\": \"classified\", \"status\": 451}\n";
     let gateway = with_response_rule(&upstream, policy);
@@ -64,13 +67,18 @@ fn the_response_phase_may_stop_a_response_and_is_then_the_decision() {
 #[test]
 fn a_response_phase_without_an_answer_fails_closed() {
     let upstream = RecordingUpstream::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret");
-    for rule in ["response if input.response.status == 500", "response := {\"allow\": true, \"limits\": []}"] {
-        let gateway = with_response_rule(&upstream, &format!("package gateway\n\ndecision := true\n\n{rule}\n"));
+    for rule in ["response if input.response.status == 500", "response := {\"allow\": true, \"limits\": []}"]
+    {
+        let gateway =
+            with_response_rule(&upstream, &format!("package gateway\n\ndecision := true\n\n{rule}\n"));
         let response = get(gateway.address("public"), "/", "");
         assert_eq!(response.status, 503, "{rule}");
         assert!(!response.text().contains("secret"));
         let event = gateway.events(1)[0].clone();
-        assert_eq!((&event["gateway"]["reason"], &event["path"]), (&json!("policy_error"), &json!("gateway/response")));
+        assert_eq!(
+            (&event["gateway"]["reason"], &event["path"]),
+            (&json!("policy_error"), &json!("gateway/response"))
+        );
     }
 }
 
@@ -91,8 +99,8 @@ fn what_the_request_phase_keeps_out_of_the_log_stays_out() {
 /// A gateway whose route takes bodies of up to 8 MiB, on a listener with the default of 1 MiB.
 fn with_large_bodies(upstream: &RecordingUpstream, policy: &str) -> TestGateway {
     let routes = "routes: [{name: large, path: /large, body_bytes: 8MiB}, {name: rest, path: \"/{*rest}\"}]";
-    let config =
-        plain_config(&upstream.url(), "").replace("policy: main, upstream: up}]", &format!("policy: main, upstream: up, {routes}}}]"));
+    let config = plain_config(&upstream.url(), "")
+        .replace("policy: main, upstream: up}]", &format!("policy: main, upstream: up, {routes}}}]"));
     TestGateway::start(&config, &[("policy/main.rego", policy)])
 }
 
@@ -120,7 +128,9 @@ fn a_streamed_body_goes_out_before_it_is_whole() {
     let upstream = RecordingUpstream::start();
     let gateway = with_large_bodies(&upstream, ALLOW_ALL);
     let mut stream = connect(gateway.address("public"));
-    stream.write_all(b"POST / HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        .unwrap();
     crate::gateway::eventually("the first chunk", || upstream.received().contains("first").then_some(()));
     stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").unwrap();
     assert_eq!(read_response(&mut stream).unwrap().status, 200);
@@ -133,13 +143,26 @@ const TELLS_BODY: &str = "package gateway\n\nbody := input.request.body\n\ndefau
 #[test]
 fn a_body_the_policy_reads_is_parsed_by_its_type() {
     let upstream = RecordingUpstream::start();
-    let policy = TELLS_BODY.replace("body := input.request.body\n\ndefault body := \"none\"", "default body := \"none\"\n\nbody := input.request.body");
+    let policy = TELLS_BODY.replace(
+        "body := input.request.body\n\ndefault body := \"none\"",
+        "default body := \"none\"\n\nbody := input.request.body",
+    );
     let gateway = with_large_bodies(&upstream, &policy);
     let address = gateway.address("public");
     let bodies = [
-        ("application/json", r#"{"a":[1,2.5,"\u00e9"],"b":null}"#, json!({"a": [1, 2.5, "\u{e9}"], "b": null}), "parsed"),
+        (
+            "application/json",
+            r#"{"a":[1,2.5,"\u00e9"],"b":null}"#,
+            json!({"a": [1, 2.5, "\u{e9}"], "b": null}),
+            "parsed",
+        ),
         ("application/merge-patch+json; charset=utf-8", "[]", json!([]), "parsed"),
-        ("application/x-www-form-urlencoded", "a=1&a=2+3&b=%C3%A9", json!({"a": ["1", "2 3"], "b": ["\u{e9}"]}), "parsed"),
+        (
+            "application/x-www-form-urlencoded",
+            "a=1&a=2+3&b=%C3%A9",
+            json!({"a": ["1", "2 3"], "b": ["\u{e9}"]}),
+            "parsed",
+        ),
         ("text/plain", "hello", json!("hello"), "text"),
         ("application/octet-stream", "\u{1}\u{2}", json!("none"), "binary"),
     ];
@@ -160,7 +183,8 @@ fn a_body_the_policy_reads_is_parsed_by_its_type() {
 #[test]
 fn a_body_the_policy_cannot_read_as_the_upstream_will_is_refused() {
     let upstream = RecordingUpstream::start();
-    let gateway = with_large_bodies(&upstream, "package gateway\n\ndecision if input.request.body.amount < 10\n");
+    let gateway =
+        with_large_bodies(&upstream, "package gateway\n\ndecision if input.request.body.amount < 10\n");
     let address = gateway.address("public");
     let json = "Content-Type: application/json\r\n";
     let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
@@ -206,10 +230,30 @@ fn a_policy_that_does_not_decide_fails_closed_marked_and_counted() {
         ("decision := \"yes\" if input.request.path", "budget: 5s", "error", "must be"),
         ("decision := {\"reason\": input.request.path}", "budget: 5s", "error", "required"),
         ("decision := {\"allow\": true, \"alow\": input.request.path}", "budget: 5s", "error", "unknown key"),
-        ("decision := {\"allow\": \"true\", \"reason\": input.request.path}", "budget: 5s", "error", "boolean"),
-        ("decision := {\"allow\": false, \"status\": 200, \"reason\": input.request.path}", "budget: 5s", "error", "300 to 599"),
-        ("decision := {\"allow\": true, \"redact\": [], \"reason\": input.request.path}", "budget: 5s", "error", "not built"),
-        ("decision := true if input.request.path\ndecision := false if input.request.method", "budget: 5s", "error", ""),
+        (
+            "decision := {\"allow\": \"true\", \"reason\": input.request.path}",
+            "budget: 5s",
+            "error",
+            "boolean",
+        ),
+        (
+            "decision := {\"allow\": false, \"status\": 200, \"reason\": input.request.path}",
+            "budget: 5s",
+            "error",
+            "300 to 599",
+        ),
+        (
+            "decision := {\"allow\": true, \"redact\": [], \"reason\": input.request.path}",
+            "budget: 5s",
+            "error",
+            "not built",
+        ),
+        (
+            "decision := true if input.request.path\ndecision := false if input.request.method",
+            "budget: 5s",
+            "error",
+            "",
+        ),
         (slow, "budget: 5ms", "budget", "budget"),
     ];
     for (rule, options, kind, message) in failures {
@@ -237,17 +281,27 @@ fn an_obligation_that_is_not_built_is_never_ignored() {
 
 #[test]
 fn failing_open_is_marked_and_counted() {
-    let (response, event) =
-        failing("package gateway\n\ndecision if input.request.path == \"/other\"\n", "budget: 5s, on_error: allow", "fail_open");
+    let (response, event) = failing(
+        "package gateway\n\ndecision if input.request.path == \"/other\"\n",
+        "budget: 5s, on_error: allow",
+        "fail_open",
+    );
     assert_eq!(response.status, 200);
-    assert_eq!((&event["gateway"]["fail_open"], &event["gateway"]["outcome"]), (&json!(true), &json!("allowed")));
+    assert_eq!(
+        (&event["gateway"]["fail_open"], &event["gateway"]["outcome"]),
+        (&json!(true), &json!("allowed"))
+    );
     assert!(event["error"]["message"].as_str().unwrap().contains("undefined"));
 }
 
 #[test]
 fn a_malformed_query_is_refused_only_where_the_policy_reads_it() {
     let upstream = RecordingUpstream::start();
-    let reads = start(&upstream, "package gateway\n\ndecision := {\"allow\": true, \"labels\": {\"q\": input.request.query.q[0]}}\n", "");
+    let reads = start(
+        &upstream,
+        "package gateway\n\ndecision := {\"allow\": true, \"labels\": {\"q\": input.request.query.q[0]}}\n",
+        "",
+    );
     assert_eq!(get(reads.address("public"), "/?q=%zz", "").status, 400);
     assert_eq!(get(reads.address("public"), "/?q=a%20b", "").status, 200);
     assert_eq!(reads.events(2)[1]["labels"]["q"], "a b");
@@ -307,7 +361,9 @@ fn under_load_and_reloads_every_request_sees_one_snapshot() {
 
 #[test]
 fn an_upstream_that_answers_before_the_body_is_whole_is_passed_on() {
-    let upstream = RecordingUpstream::answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
+    let upstream = RecordingUpstream::answering(
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno",
+    );
     let gateway = start(&upstream, ALLOW_ALL, "");
     let mut stream = connect(gateway.address("public"));
     stream.write_all(b"POST / HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 3\r\n\r\nabc").unwrap();

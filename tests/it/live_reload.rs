@@ -46,7 +46,9 @@ fn a_changed_file_is_taken_up_without_being_told() {
     eventually("the new policy", || (ask_status(&gateway) == 402).then_some(()));
     // A further file, and a broken one that is mended.
     gateway.write("policy/data.json", "{");
-    eventually("the refusal", || status_page(&gateway)["snapshot"]["last_reload_error"].is_object().then_some(()));
+    eventually("the refusal", || {
+        status_page(&gateway)["snapshot"]["last_reload_error"].is_object().then_some(())
+    });
     assert_eq!(ask_status(&gateway), 402);
     gateway.write("policy/data.json", "{}");
     gateway.write("policy/main.rego", &status_policy(403));
@@ -71,7 +73,8 @@ fn a_kubernetes_volume_is_taken_up_when_its_link_moves() {
     }
     symlink("..v1", mount.join("..data")).unwrap();
     symlink("..data/main.rego", mount.join("main.rego")).unwrap();
-    let config = plain_config(&upstream.url(), "").replace("bundle: policy", &format!("bundle: \"{}\"", mount.display()));
+    let config = plain_config(&upstream.url(), "")
+        .replace("bundle: policy", &format!("bundle: \"{}\"", mount.display()));
     let gateway = TestGateway::start(&config, &[]);
     assert_eq!(ask_status(&gateway), 401);
     symlink("..v2", mount.join("..data_tmp")).unwrap();
@@ -120,7 +123,11 @@ fn a_bad_configuration_or_bundle_is_refused_and_visible() {
     check_refused(&[("gateway.yaml", "version: 1\nlisteners: []\n")], &[], &["gateway.yaml"]);
     check_refused(&[], &[("policy: main", "policy: mian")], &["mian", "gateway.yaml"]);
     check_refused(&[("policy/main.rego", "package gateway\n\ndecision := \n")], &[], &["main.rego:4:1"]);
-    check_refused(&[("policy/main.rego", "package gateway\n\nother := true\n")], &[], &["data.gateway.decision"]);
+    check_refused(
+        &[("policy/main.rego", "package gateway\n\nother := true\n")],
+        &[],
+        &["data.gateway.decision"],
+    );
     check_refused(
         &[("policy/main.rego", "package gateway\n\ndecision := http.send({\"url\": \"http://x\"})\n")],
         &[],
@@ -154,8 +161,13 @@ fn the_bundles_own_tests_are_a_gate() {
 #[test]
 fn a_bundle_whose_tests_fail_does_not_start() {
     let upstream = RecordingUpstream::start();
-    let files = [("policy/main.rego", ALLOW_ALL), ("policy/main_test.rego", "package gateway_test\n\ntest_no if false\n")];
-    let Err(error) = TestGateway::try_start(&plain_config(&upstream.url(), ""), &files) else { panic!("it started") };
+    let files = [
+        ("policy/main.rego", ALLOW_ALL),
+        ("policy/main_test.rego", "package gateway_test\n\ntest_no if false\n"),
+    ];
+    let Err(error) = TestGateway::try_start(&plain_config(&upstream.url(), ""), &files) else {
+        panic!("it started")
+    };
     assert!(error.to_string().contains("test_no"), "{error}");
 }
 
@@ -180,7 +192,8 @@ fn what_cannot_change_while_it_runs_needs_a_restart() {
 #[test]
 fn a_removed_listener_needs_a_restart() {
     let upstream = RecordingUpstream::start();
-    let two = r#"listeners: [{name: public, address: "127.0.0.1:0"}, {name: second, address: "127.0.0.1:0"}]"#;
+    let two =
+        r#"listeners: [{name: public, address: "127.0.0.1:0"}, {name: second, address: "127.0.0.1:0"}]"#;
     let one = r#"listeners: [{name: public, address: "127.0.0.1:0"}]"#;
     let config = plain_config(&upstream.url(), UNWATCHED).replace(one, two);
     let gateway = TestGateway::start(&config, &[("policy/main.rego", ALLOW_ALL)]);
@@ -189,7 +202,11 @@ fn a_removed_listener_needs_a_restart() {
     assert!(error.contains("listener `second`: its removal"), "{error}");
     assert_eq!(get(gateway.address("second"), "/", "").status, 200);
     // Their order does not matter.
-    edit(&gateway, one, r#"listeners: [{name: second, address: "127.0.0.1:0", apis: [all]}, {name: public, address: "127.0.0.1:0"}]"#);
+    edit(
+        &gateway,
+        one,
+        r#"listeners: [{name: second, address: "127.0.0.1:0", apis: [all]}, {name: public, address: "127.0.0.1:0"}]"#,
+    );
     reload(&gateway).unwrap();
     assert_eq!(get(gateway.address("second"), "/", "").status, 200);
     assert_eq!(gateway.events(2)[1]["gateway"]["listener"], "second");
@@ -209,7 +226,9 @@ fn rollback_goes_back_as_far_as_history_goes() {
     assert!(gateway.running().reloader().roll_back());
     assert_eq!(ask_status(&gateway), 403);
     let address = gateway.running().admin().unwrap();
-    let post = |path: &str| ask(address, format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"));
+    let post = |path: &str| {
+        ask(address, format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"))
+    };
     assert_eq!(post("/rollback").status, 200);
     assert_eq!(ask_status(&gateway), 402);
     assert_eq!(post("/rollback").status, 409);
@@ -269,7 +288,8 @@ fn a_request_in_flight_ends_on_the_snapshot_it_began_with() {
              {{\"X-Version\": sprintf(\"{version} %v\", [input.response.status])}}}}}}}}\n"
         )
     };
-    let config = plain_config(&url, UNWATCHED).replace("budget: 5s", "budget: 5s, response: gateway/response");
+    let config =
+        plain_config(&url, UNWATCHED).replace("budget: 5s", "budget: 5s, response: gateway/response");
     let gateway = TestGateway::start(&config, &[("policy/main.rego", &policy(1))]);
     let mut first = connect(gateway.address("public"));
     first.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n").unwrap();
@@ -309,10 +329,15 @@ fn limits_go_on_counting() {
 #[test]
 fn a_new_upstream_is_health_checked() {
     let good = RecordingUpstream::start();
-    let bad = RecordingUpstream::answering(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+    let bad =
+        RecordingUpstream::answering(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
     let gateway = start(&good, ALLOW_ALL, UNWATCHED);
     let health = "health: {path: /healthz, interval: 1s, unhealthy_after: 1}";
-    edit(&gateway, "upstreams: {up:", &format!("upstreams: {{sick: {{endpoints: [\"{}\"], {health}}}, up:", bad.url()));
+    edit(
+        &gateway,
+        "upstreams: {up:",
+        &format!("upstreams: {{sick: {{endpoints: [\"{}\"], {health}}}, up:", bad.url()),
+    );
     edit(&gateway, "upstream: up}", "upstream: sick}");
     reload(&gateway).unwrap();
     eventually("the endpoint is out", || {

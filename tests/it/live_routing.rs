@@ -6,7 +6,8 @@ use crate::gateway::{ALLOW_ALL, TestGateway};
 use crate::live_support::*;
 use crate::wire::{RawResponse, RecordingUpstream, ask, get};
 
-const TELLS_API: &str = "package gateway\n\ndecision := {\"allow\": true, \"log\": {\"fields\": {\"api\": input.api}}}\n";
+const TELLS_API: &str =
+    "package gateway\n\ndecision := {\"allow\": true, \"log\": {\"fields\": {\"api\": input.api}}}\n";
 
 fn config(upstream: &RecordingUpstream, apis: &str) -> String {
     let all = "apis: [{name: all, policy: main, upstream: up}]";
@@ -109,7 +110,10 @@ fn unrouted_requests_are_recorded_without_a_policy() {
     assert_eq!(get(gateway.address("public"), "/b?token=hush", "").status, 404);
     let event = &gateway.events(1)[0];
     let told = &event["gateway"];
-    assert_eq!((&told["path"], &told["outcome"], &told["reason"]), (&json!("/b"), &json!("refused"), &json!("no_route")));
+    assert_eq!(
+        (&told["path"], &told["outcome"], &told["reason"]),
+        (&json!("/b"), &json!("refused"), &json!("no_route"))
+    );
     assert!(event.get("input").is_none() && event.get("bundles").is_none() && told.get("api").is_none());
     assert_eq!(upstream.requests(), 0);
 }
@@ -120,12 +124,14 @@ fn each_listener_has_its_own_apis() {
     let apis = "apis: [{name: open, base_path: /open, policy: main, upstream: up}, \
         {name: inner, base_path: /inner, policy: main, upstream: up}]";
     let listeners = r#"listeners: [{name: public, address: "127.0.0.1:0", apis: [open]}, {name: internal, address: "127.0.0.1:0"}]"#;
-    let config = config(&upstream, apis).replace(r#"listeners: [{name: public, address: "127.0.0.1:0"}]"#, listeners);
+    let config =
+        config(&upstream, apis).replace(r#"listeners: [{name: public, address: "127.0.0.1:0"}]"#, listeners);
     let gateway = TestGateway::start(&config, &[("policy/main.rego", ALLOW_ALL)]);
     let status = |listener: &str, path: &str| get(gateway.address(listener), path, "").status;
     assert_eq!((status("public", "/open"), status("public", "/inner")), (200, 404));
     assert_eq!((status("internal", "/open"), status("internal", "/inner")), (200, 200));
-    let listeners: Vec<_> = gateway.events(4).iter().map(|event| event["gateway"]["listener"].clone()).collect();
+    let listeners: Vec<_> =
+        gateway.events(4).iter().map(|event| event["gateway"]["listener"].clone()).collect();
     assert_eq!(listeners, ["public", "public", "internal", "internal"]);
 }
 
@@ -142,7 +148,8 @@ fn two_versions_stand_side_by_side_each_with_its_own_bundle() {
             "apis: [{name: shop-1, version: v1, base_path: /v1, policy: old, upstream: up}, \
              {name: shop-2, version: v2, base_path: /v2, policy: new, upstream: up}]",
         );
-    let old = "package gateway\n\ndecision := {\"allow\": input.api.version == \"v1\", \"reason\": \"old\"}\n";
+    let old =
+        "package gateway\n\ndecision := {\"allow\": input.api.version == \"v1\", \"reason\": \"old\"}\n";
     let new = "package shop\n\nverdict := {\"allow\": false, \"status\": 402, \"reason\": \"new\"}\n";
     let manifest = r#"{"revision": "r2"}"#;
     let files = [("v1/p.rego", old), ("v2/p.rego", new), ("v2/.manifest", manifest)];
@@ -152,7 +159,12 @@ fn two_versions_stand_side_by_side_each_with_its_own_bundle() {
     let events = gateway.events(2);
     let told = |index: usize| {
         let event: &Value = &events[index];
-        json!([event["path"], event["gateway"]["policy"], event["gateway"]["version"], event["gateway"]["reason"]])
+        json!([
+            event["path"],
+            event["gateway"]["policy"],
+            event["gateway"]["version"],
+            event["gateway"]["reason"]
+        ])
     };
     assert_eq!(told(0), json!(["gateway/decision", "old", "v1", "old"]));
     assert_eq!(told(1), json!(["shop/verdict", "new", "v2", "new"]));
@@ -180,7 +192,8 @@ fn versions_of_one_name_are_told_apart() {
     };
     assert_eq!(get(gateway.address("public"), "/v1/x", "").status, 200);
     assert_eq!(get(gateway.address("public"), "/v2/x", "").status, 200);
-    let versions: Vec<_> = gateway.events(2).iter().map(|event| event["gateway"]["version"].clone()).collect();
+    let versions: Vec<_> =
+        gateway.events(2).iter().map(|event| event["gateway"]["version"].clone()).collect();
     assert_eq!(versions, ["v1", "v2"]);
 }
 
@@ -206,8 +219,11 @@ fn a_retired_api_is_gone_and_a_deprecated_one_says_so() {
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect::<Vec<_>>()
     };
     assert_eq!(lines("deprecation"), ["@1769817600"], "one date, and it is the gateway's");
-    let links =
-        ["</a>; rel=\"next\"", "</v3>; rel=\"successor-version\"", "<https://docs.test/v2>; rel=\"deprecation\""];
+    let links = [
+        "</a>; rel=\"next\"",
+        "</v3>; rel=\"successor-version\"",
+        "<https://docs.test/v2>; rel=\"deprecation\"",
+    ];
     assert_eq!(lines("link"), links);
     let events = gateway.events(2);
     assert_eq!(events[0]["gateway"]["reason"], "api_retired");

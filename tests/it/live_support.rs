@@ -109,7 +109,11 @@ impl Authority {
 }
 
 /// A TLS client that trusts `authority`, offers `alpn`, and shows `certificate`.
-pub(crate) fn tls_client(authority: &Authority, alpn: &[&str], certificate: Option<&Issued>) -> Arc<ClientConfig> {
+pub(crate) fn tls_client(
+    authority: &Authority,
+    alpn: &[&str],
+    certificate: Option<&Issued>,
+) -> Arc<ClientConfig> {
     tls_client_with(authority, alpn, certificate, &[&rustls::version::TLS13, &rustls::version::TLS12])
 }
 
@@ -159,7 +163,11 @@ pub(crate) fn tls_connect(
 }
 
 /// Sends a GET over an open connection.
-pub(crate) fn get_over(stream: &mut (impl io::Read + Write), host: &str, path: &str) -> io::Result<RawResponse> {
+pub(crate) fn get_over(
+    stream: &mut (impl io::Read + Write),
+    host: &str,
+    path: &str,
+) -> io::Result<RawResponse> {
     send_over(stream, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
 }
 
@@ -185,14 +193,17 @@ pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &str,
     let length = body.len();
     wire::ask(
         address,
-        format!("{method} {path} HTTP/1.1\r\nHost: gw.test\r\nContent-Length: {length}\r\n{headers}\r\n{body}"),
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: gw.test\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        ),
     )
 }
 
 /// Runs a test's asynchronous part on one thread; a hang fails.
 pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { tokio::time::timeout(TEST_LIMIT, test).await.expect("no hang") })
+    LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(TEST_LIMIT, test).await.expect("no hang") })
 }
 
 /// A whole HTTP/2 response.
@@ -222,7 +233,8 @@ impl H2Client {
     pub(crate) async fn tls(client: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> Self {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::clone(client)).connect(name, stream).await.unwrap();
+        let stream =
+            tokio_rustls::TlsConnector::from(Arc::clone(client)).connect(name, stream).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         Self::over(stream).await
     }

@@ -116,16 +116,25 @@ fn alpn_chooses_the_protocol() {
 fn the_certificate_is_chosen_by_server_name() {
     let upstream = RecordingUpstream::start();
     let authority = Authority::new("ca");
-    let issued = [authority.server(&["a.test"]), authority.server(&["*.b.test", "b.test"]), authority.server(&["x.b.test"])];
+    let issued = [
+        authority.server(&["a.test"]),
+        authority.server(&["*.b.test", "b.test"]),
+        authority.server(&["x.b.test"]),
+    ];
     let files: Vec<(String, String)> = issued
         .iter()
         .enumerate()
-        .flat_map(|(i, pair)| [(format!("{i}.pem"), pair.cert.clone()), (format!("{i}.key"), pair.key.clone())])
+        .flat_map(|(i, pair)| {
+            [(format!("{i}.pem"), pair.cert.clone()), (format!("{i}.key"), pair.key.clone())]
+        })
         .collect();
-    let mut files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut files: Vec<(&str, &str)> =
+        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     files.push(("policy/main.rego", TELLS_TLS));
-    let config = config(&upstream, "")
-        .replace("[{cert: server.pem, key: server.key}]", "[{cert: 0.pem, key: 0.key}, {cert: 1.pem, key: 1.key}, {cert: 2.pem, key: 2.key}]");
+    let config = config(&upstream, "").replace(
+        "[{cert: server.pem, key: server.key}]",
+        "[{cert: 0.pem, key: 0.key}, {cert: 1.pem, key: 1.key}, {cert: 2.pem, key: 2.key}]",
+    );
     let gateway = TestGateway::start(&config, &files);
     let client = tls_client(&authority, &[], None);
     let shown = |name: &str| {
@@ -137,8 +146,14 @@ fn the_certificate_is_chosen_by_server_name() {
     assert_eq!(shown("B.test"), 1);
     assert_eq!(shown("y.b.test"), 1);
     assert_eq!(shown("x.b.test"), 2, "an exact name beats a wildcard");
-    assert!(tls_connect(&client, gateway.address("public"), "z.y.b.test").is_err(), "a wildcard is one label");
-    assert!(tls_connect(&client, gateway.address("public"), "other.test").is_err(), "the first is shown, and does not fit");
+    assert!(
+        tls_connect(&client, gateway.address("public"), "z.y.b.test").is_err(),
+        "a wildcard is one label"
+    );
+    assert!(
+        tls_connect(&client, gateway.address("public"), "other.test").is_err(),
+        "the first is shown, and does not fit"
+    );
 }
 
 #[test]
@@ -268,7 +283,11 @@ fn a_session_never_resumes_where_a_certificate_is_asked_for_anew() {
         let setup = setup("", Authority::new("ca"), &[]);
         let client = tls_client_with(&setup.authority, &["http/1.1"], None, versions);
         assert_eq!(second_handshake(&setup, &client), Some(HandshakeKind::Full));
-        assert_eq!(second_handshake(&setup, &client), Some(HandshakeKind::Resumed), "resumption works at all");
+        assert_eq!(
+            second_handshake(&setup, &client),
+            Some(HandshakeKind::Resumed),
+            "resumption works at all"
+        );
         let required = std::fs::read_to_string(setup.gateway.path("gateway.yaml")).unwrap();
         let required = required.replace("tls: {", "tls: {client_auth: {mode: required, ca: ca.pem}, ");
         setup.gateway.write("gateway.yaml", &required);

@@ -51,7 +51,8 @@ decision := {
 	"response": {"headers": {"set": {"X-Frame-Options": "DENY"}, "add": {"X-Many": "gateway"}, "remove": ["Server"]}},
 }
 "#;
-    let config = plain_config(&api.url(), "").replace("}}\npolicies", &format!("}}, other: {{endpoints: [\"{}\"]}}}}\npolicies", other.url()));
+    let config = plain_config(&api.url(), "")
+        .replace("}}\npolicies", &format!("}}, other: {{endpoints: [\"{}\"]}}}}\npolicies", other.url()));
     let gateway = TestGateway::start(&config, &[("policy/main.rego", policy)]);
     let headers = "X-Tenant-Id: evil\r\nX.Tenant.Id: evil\r\nAuthorization: Bearer client\r\nCookie: a=b\r\nX-Tag: client\r\nX-User: mallory\r\n";
     let response = get(gateway.address("public"), "/orders?debug=1&x=%7e&tenant=evil&debug", headers);
@@ -95,7 +96,9 @@ fn edits_cannot_smuggle_another_request() {
     check_policy_error(r#"{"allow": true, "upstream": {"path": "/a/../b"}}"#);
     check_policy_error(r#"{"allow": true, "upstream": {"path": "a"}}"#);
     check_policy_error(r#"{"allow": true, "upstream": {"headers": {"set": {"x": "a\r\nb: c"}}}}"#);
-    check_policy_error(r#"{"allow": true, "upstream": {"headers": {"set": {"Transfer-Encoding": "chunked"}}}}"#);
+    check_policy_error(
+        r#"{"allow": true, "upstream": {"headers": {"set": {"Transfer-Encoding": "chunked"}}}}"#,
+    );
     check_policy_error(r#"{"allow": true, "upstream": {"headers": {"set": {"Host": "elsewhere"}}}}"#);
     check_policy_error(r#"{"allow": true, "response": {"headers": {"set": {"Content-Length": "1"}}}}"#);
 }
@@ -103,7 +106,8 @@ fn edits_cannot_smuggle_another_request() {
 #[test]
 fn a_path_with_a_question_mark_is_no_query() {
     let upstream = RecordingUpstream::start();
-    let policy = "package gateway\n\ndecision := {\"allow\": true, \"upstream\": {\"path\": \"/a?admin=1\"}}\n";
+    let policy =
+        "package gateway\n\ndecision := {\"allow\": true, \"upstream\": {\"path\": \"/a?admin=1\"}}\n";
     let gateway = start(&upstream, policy, "");
     let response = get(gateway.address("public"), "/", "");
     assert!(!upstream.received().contains("?admin"), "{}", upstream.received());
@@ -113,8 +117,11 @@ fn a_path_with_a_question_mark_is_no_query() {
 #[test]
 fn an_upstream_that_does_not_exist_fails_closed() {
     let upstream = RecordingUpstream::start();
-    let gateway =
-        start(&upstream, "package gateway\n\ndecision := {\"allow\": true, \"upstream\": {\"name\": \"gone\"}}\n", "");
+    let gateway = start(
+        &upstream,
+        "package gateway\n\ndecision := {\"allow\": true, \"upstream\": {\"name\": \"gone\"}}\n",
+        "",
+    );
     assert_eq!(get(gateway.address("public"), "/", "").status, 503);
     assert_eq!(upstream.requests(), 0);
     assert_eq!(gateway.events(1)[0]["gateway"]["reason"], "unknown_upstream");
@@ -129,11 +136,13 @@ fn the_chain_of_proxies_is_believed_only_from_trusted_ones() {
         let upstream = RecordingUpstream::start();
         let policy = "package gateway\n\ndecision := {\"allow\": true, \"log\": {\"fields\": {\"ip\": input.source.ip, \
             \"scheme\": input.request.scheme}}}\n";
-        let config = plain_config(&upstream.url(), "")
-            .replace(r#"address: "127.0.0.1:0"}]"#, &format!(r#"address: "127.0.0.1:0", trusted_proxies: {trusted}}}]"#));
+        let config = plain_config(&upstream.url(), "").replace(
+            r#"address: "127.0.0.1:0"}]"#,
+            &format!(r#"address: "127.0.0.1:0", trusted_proxies: {trusted}}}]"#),
+        );
         let gateway = TestGateway::start(&config, &[("policy/main.rego", policy)]);
         let headers = "X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 6.6.6.6\r\n\
-            X-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\n";
+            X-Forwarded-Host: evil\r\nForwarded: for=203.0.113.7\r\n";
         assert_eq!(get(gateway.address("public"), "/", headers).status, 200);
         let sent = received_headers(&upstream);
         assert!(sent.contains(&format!("x-forwarded-for: {forwarded}")), "{sent:?}");
@@ -151,7 +160,10 @@ fn a_request_that_comes_round_again_ends() {
     let gateway = start(&upstream, ALLOW_ALL, "reload: {watch: false}");
     // The gateway becomes its own upstream.
     let config = std::fs::read_to_string(gateway.path("gateway.yaml")).unwrap();
-    gateway.write("gateway.yaml", &config.replace(&upstream.url(), &format!("http://{}", gateway.address("public"))));
+    gateway.write(
+        "gateway.yaml",
+        &config.replace(&upstream.url(), &format!("http://{}", gateway.address("public"))),
+    );
     gateway.running().reloader().reload().unwrap();
     assert_eq!(get(gateway.address("public"), "/", "").status, 508);
     let statuses: Vec<_> = gateway.events(9).iter().map(|event| event["gateway"]["status"].clone()).collect();
@@ -160,17 +172,29 @@ fn a_request_that_comes_round_again_ends() {
 
 /// Status and reason of a GET whose upstream is at `url`.
 fn failure(url: &str) -> (u16, Value) {
-    let config = plain_config(url, "").replace("endpoints:", "timeouts: {connect: 300ms, response: 300ms}, retries: {attempts: 0}, endpoints:");
+    let config = plain_config(url, "").replace(
+        "endpoints:",
+        "timeouts: {connect: 300ms, response: 300ms}, retries: {attempts: 0}, endpoints:",
+    );
     let gateway = TestGateway::start(&config, &[("policy/main.rego", ALLOW_ALL)]);
     let response = get(gateway.address("public"), "/", "");
     let event = &gateway.events(1)[0];
     assert_eq!(event["gateway"]["outcome"], "failed");
     assert_eq!(event["gateway"]["status"], response.status);
-    assert_eq!(metric(&gateway, &format!("postern_refusals_total{{reason=\"{}\"}}", match response.status {
-        502 => "upstream_failed",
-        503 => "upstream_unavailable",
-        _ => "upstream_timeout",
-    })), Some(1));
+    assert_eq!(
+        metric(
+            &gateway,
+            &format!(
+                "postern_refusals_total{{reason=\"{}\"}}",
+                match response.status {
+                    502 => "upstream_failed",
+                    503 => "upstream_unavailable",
+                    _ => "upstream_timeout",
+                }
+            )
+        ),
+        Some(1)
+    );
     assert!(!response.text().contains("127.0.0.1"), "no internal address: {}", response.text());
     (response.status, event["gateway"]["reason"].clone())
 }
@@ -227,8 +251,13 @@ fn a_response_that_breaks_off_is_cut_and_recorded() {
 #[test]
 fn a_second_try_goes_to_another_endpoint() {
     let upstream = RecordingUpstream::start();
-    let config = plain_config(&upstream.url(), "")
-        .replace("endpoints: [", &format!("balance: round_robin, retries: {{attempts: 1, budget: 1.0}}, endpoints: [\"http://{}\", ", dead()));
+    let config = plain_config(&upstream.url(), "").replace(
+        "endpoints: [",
+        &format!(
+            "balance: round_robin, retries: {{attempts: 1, budget: 1.0}}, endpoints: [\"http://{}\", ",
+            dead()
+        ),
+    );
     let gateway = TestGateway::start(&config, &[("policy/main.rego", ALLOW_ALL)]);
     for _ in 0..4 {
         assert_eq!(send(gateway.address("public"), "POST", "/", "", "x").status, 200);
@@ -243,7 +272,8 @@ fn tls_upstream(authority: &Authority) -> u16 {
     let mut roots = RootCertStore::empty();
     roots.add(authority.root()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config
         .with_client_cert_verifier(verifier)
@@ -276,8 +306,10 @@ fn an_upstream_may_want_the_gateways_certificate() {
     let own = authority.client("gateway");
     let ca = authority.pem();
     let config = |tls: &str| {
-        plain_config(&format!("https://127.0.0.1:{port}"), "")
-            .replace("endpoints:", &format!("tls: {{ca: up.pem, server_name: orders.internal{tls}}}, endpoints:"))
+        plain_config(&format!("https://127.0.0.1:{port}"), "").replace(
+            "endpoints:",
+            &format!("tls: {{ca: up.pem, server_name: orders.internal{tls}}}, endpoints:"),
+        )
     };
     let files = [
         ("policy/main.rego", ALLOW_ALL),
@@ -312,7 +344,8 @@ async fn grpc_upstream() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<Re
                             bytes.extend_from_slice(&chunk);
                         }
                         drop(seen.send(Request::from_parts(parts, ())));
-                        let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                        let response =
+                            Response::builder().header("content-type", "application/grpc").body(()).unwrap();
                         let mut stream = respond.send_response(response, false).unwrap();
                         stream.send_data(Bytes::from(bytes), false).unwrap();
                         let mut trailers = HeaderMap::new();
@@ -331,7 +364,8 @@ async fn grpc_upstream() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<Re
 fn grpc_passes_with_its_trailers() {
     block_on(async {
         let (upstream, mut requests) = grpc_upstream().await;
-        let config = plain_config(&format!("http://{upstream}"), "").replace("endpoints:", "protocol: h2, endpoints:");
+        let config =
+            plain_config(&format!("http://{upstream}"), "").replace("endpoints:", "protocol: h2, endpoints:");
         let gateway = TestGateway::start(&config, &[("policy/main.rego", ALLOW_ALL)]);
         let mut client = H2Client::plaintext(gateway.address("public")).await;
         let request = Request::post("http://grpc.test/pkg.Service/Method")
@@ -343,16 +377,25 @@ fn grpc_passes_with_its_trailers() {
         let response = client.send(request, b"\0\0\0\0\x03abc").await.unwrap();
         assert_eq!((response.status(), response.body.as_slice()), (200, &b"\0\0\0\0\x03abc"[..]));
         let trailers = response.trailers.unwrap();
-        assert_eq!((&trailers["grpc-status"], &trailers["grpc-message"]), (&"7".parse().unwrap(), &"denied".parse().unwrap()));
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["grpc-message"]),
+            (&"7".parse().unwrap(), &"denied".parse().unwrap())
+        );
         assert_eq!(response.head.headers()["content-type"], "application/grpc");
         let seen = requests.recv().await.unwrap();
         assert_eq!(seen.uri(), "http://grpc.test/pkg.Service/Method");
-        assert_eq!((&seen.headers()["te"], &seen.headers()["grpc-timeout"]), (&"trailers".parse().unwrap(), &"1S".parse().unwrap()));
+        assert_eq!(
+            (&seen.headers()["te"], &seen.headers()["grpc-timeout"]),
+            (&"trailers".parse().unwrap(), &"1S".parse().unwrap())
+        );
         assert_eq!(seen.headers()["via"], "2 postern");
         drop(client);
         tokio::task::spawn_blocking(move || {
             let event = gateway.events(1)[0].clone();
-            assert_eq!((&event["gateway"]["outcome"], &event["gateway"]["status"]), (&json!("allowed"), &json!(200)));
+            assert_eq!(
+                (&event["gateway"]["outcome"], &event["gateway"]["status"]),
+                (&json!("allowed"), &json!(200))
+            );
             assert!(event["gateway"].get("aborted").is_none());
         })
         .await
@@ -364,11 +407,15 @@ fn grpc_passes_with_its_trailers() {
 fn an_http1_client_and_an_http2_upstream_understand_each_other() {
     block_on(async {
         let (upstream, mut requests) = grpc_upstream().await;
-        let config = plain_config(&format!("http://{upstream}"), "").replace("endpoints:", "protocol: h2, endpoints:");
+        let config =
+            plain_config(&format!("http://{upstream}"), "").replace("endpoints:", "protocol: h2, endpoints:");
         let gateway = TestGateway::start(&config, &[("policy/main.rego", ALLOW_ALL)]);
         let address = gateway.address("public");
         let response = tokio::task::spawn_blocking(move || {
-            ask(address, "POST /a?b HTTP/1.1\r\nHost: gw.test:81\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+            ask(
+                address,
+                "POST /a?b HTTP/1.1\r\nHost: gw.test:81\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            )
         });
         let response = response.await.unwrap();
         assert_eq!((response.status, response.text().as_str()), (200, "abc"));

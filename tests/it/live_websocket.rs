@@ -20,7 +20,8 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 fn config(url: &str) -> String {
     let routes = "routes: [{name: chat, path: /chat, websocket: true}, {name: rest, path: \"/{*rest}\"}]";
-    plain_config(url, "").replace("policy: main, upstream: up}]", &format!("policy: main, upstream: up, {routes}}}]"))
+    plain_config(url, "")
+        .replace("policy: main, upstream: up}]", &format!("policy: main, upstream: up, {routes}}}]"))
 }
 
 fn gateway(url: &str, policy: &str) -> TestGateway {
@@ -75,7 +76,10 @@ fn messages_pass_both_ways_and_the_event_is_written_at_the_end() {
         drop(socket);
         tokio::task::spawn_blocking(move || {
             let told = gateway.events(1)[0]["gateway"].clone();
-            assert_eq!((&told["status"], &told["outcome"], &told["route"]), (&json!(101), &json!("allowed"), &json!("chat")));
+            assert_eq!(
+                (&told["status"], &told["outcome"], &told["route"]),
+                (&json!(101), &json!("allowed"), &json!("chat"))
+            );
             assert!(told.get("aborted").is_none(), "{told}");
             assert!(told["response_bytes"].as_u64().unwrap() > 200_000);
         })
@@ -147,7 +151,9 @@ fn the_response_phase_judges_a_switch_too() {
     let gateway = TestGateway::start(&config, &[("policy/main.rego", policy)]);
     for (origin, status) in [("https://good.test", 101), ("https://evil.test", 418)] {
         let mut stream = connect(gateway.address("public"));
-        stream.write_all(format!("GET /chat HTTP/1.1\r\n{HANDSHAKE}Origin: {origin}\r\n\r\n").as_bytes()).unwrap();
+        stream
+            .write_all(format!("GET /chat HTTP/1.1\r\n{HANDSHAKE}Origin: {origin}\r\n\r\n").as_bytes())
+            .unwrap();
         let response = read_response(&mut stream).unwrap();
         assert_eq!(response.status, status, "{origin}");
         if status == 101 {
@@ -169,7 +175,11 @@ fn an_upstream_may_refuse_the_handshake() {
     }
     assert!(upstream.received().to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n"));
     let events = gateway.events(2);
-    assert!(events.iter().all(|event| event["gateway"]["outcome"] == "allowed" && event["gateway"]["status"] == 403));
+    assert!(
+        events
+            .iter()
+            .all(|event| event["gateway"]["outcome"] == "allowed" && event["gateway"]["status"] == 403)
+    );
 }
 
 #[test]

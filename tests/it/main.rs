@@ -1,12 +1,16 @@
 //! The integration tests, one binary: real sockets, real servers, the real binary.
 
 mod config;
+mod demo;
+mod edge_attacks;
+mod edge_limits;
+mod edge_support;
+mod examples;
 mod gateway;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
-mod live_support;
 mod live_admin;
 mod live_events;
 mod live_identity;
@@ -15,12 +19,18 @@ mod live_parity;
 mod live_policy;
 mod live_reload;
 mod live_routing;
+mod live_support;
 mod live_tls;
 mod live_upstream;
 mod live_websocket;
+mod policy_cli;
 mod proxy;
 mod rego_conformance;
+mod rego_footprint;
 mod rego_golden;
+mod rego_traps;
+mod schema;
+mod tidy;
 mod token;
 mod upstream;
 mod wire;

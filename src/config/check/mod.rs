@@ -88,12 +88,7 @@ fn all<T>(items: impl IntoIterator<Item = Result<T, Reported>>) -> Result<Vec<T>
 }
 
 impl Check<'_> {
-    fn gateway(
-        mut self,
-        written: &raw::Gateway,
-        file: &Path,
-        revision: String,
-    ) -> Result<Config, Reported> {
+    fn gateway(mut self, written: &raw::Gateway, file: &Path, revision: String) -> Result<Config, Reported> {
         let root = Place::root();
         let known = Known::of(self.root);
         let version = self.part(&root.key("version"), &written.version).map(|_| ());
@@ -149,10 +144,10 @@ impl Check<'_> {
         })
     }
 
-    /// Notes a fault that lies in several values of `scope` together, unless one of them is at fault by itself and
-    /// may not be what is meant.
+    /// Notes a fault that lies in several values right in `scope` together, unless one of them is at fault by itself
+    /// and may not be what is meant.
     fn together(&mut self, scope: &Place, at: &Place, message: impl Into<String>, help: &str) -> Reported {
-        let noted = self.report.settled_within(scope);
+        let noted = self.report.settled_in(scope);
         noted.unwrap_or_else(|| self.report.error_with(at, message, help))
     }
 

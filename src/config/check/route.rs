@@ -15,7 +15,7 @@ use crate::config::report::Reported;
 
 /// A route seen before.
 struct Earlier<'w> {
-    place: Place,
+    path: Place,
     methods: Option<&'w [String]>,
 }
 
@@ -99,16 +99,20 @@ impl Check<'_> {
     fn distinct_routes(&mut self, list: &Place, written: &[raw::Route]) {
         let mut earlier: HashMap<String, Vec<Earlier<'_>>> = HashMap::new();
         for (index, route) in written.iter().enumerate() {
-            let place = list.index(index).key("path");
+            let place = list.index(index);
+            if self.report.settled_in(&place).is_some() {
+                continue;
+            }
+            let path = place.key("path");
             let methods = route.methods.as_deref();
             let same = earlier.entry(shape(&route.path)).or_default();
             if let Some(other) = same.iter().find(|other| overlap(other.methods, methods)) {
-                let line = self.root.position(&other.place).line;
+                let line = self.root.position(&other.path).line;
                 let message =
-                    format!("`{}` takes the same requests as the route in line {line}", self.shown(&place));
-                self.together(list, &place, message, "give them different methods or paths");
+                    format!("`{}` takes the same requests as the route in line {line}", self.shown(&path));
+                self.report.error_with(&path, message, "give them different methods or paths");
             }
-            same.push(Earlier { place, methods });
+            same.push(Earlier { path, methods });
         }
     }
 }

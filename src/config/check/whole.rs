@@ -76,6 +76,9 @@ impl Check<'_> {
 
     fn distinct_apis(&mut self, apis: &[(usize, &Api)], listeners: &[(usize, &Listener)]) {
         let root = Place::root().key("apis");
+        // An API with a mistyped key may not be for the hosts and paths that it seems to be for.
+        let apis: Vec<_> =
+            apis.iter().filter(|(index, _)| self.report.settled_in(&root.index(*index)).is_none()).collect();
         for (position, (index, api)) in apis.iter().enumerate() {
             let place = root.index(*index);
             for (other, earlier) in apis.iter().take(position) {

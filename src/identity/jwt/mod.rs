@@ -24,6 +24,7 @@ pub mod fault;
 pub mod jwk;
 pub mod jws;
 pub mod key_set;
+pub mod key_sets;
 
 /// No key set has been fetched yet, or the last good one has gone stale.
 const NO_KEYS: &str = "keys_unavailable";

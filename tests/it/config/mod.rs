@@ -114,7 +114,7 @@ fn the_full_example_loads() {
     let api = &config.apis[0];
     assert_eq!((api.base_path.as_str(), api.lifecycle.clone()), ("/v2", Lifecycle::Active));
     assert_eq!(api.routes[1].body_bytes.unwrap().bytes(), 64 * 1024);
-    assert_eq!(api.identity_headers.len(), 15);
+    assert_eq!(api.identity_headers.len(), 19);
     let names: Vec<String> =
         config.files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect();
     let want = [
@@ -210,7 +210,7 @@ fn a_file_that_is_no_configuration() {
     check_error("just text", "1:1: the configuration must be a mapping, not a text");
     check_error(
         &format!("{LEAST}\n---\na: 1\n"),
-        "8:1: a second document begins here | one file holds one configuration; take out the `---`",
+        "8:1: a second document begins here | one file holds one document; take out the `---`",
     );
     check_error(
         &LEAST.replace("version: 1", "version: 2"),
@@ -290,6 +290,7 @@ fn the_opposite_of_a_refusal_loads() {
         ),
         ("balance: p2c", "balance: hash:X-User-Id"),
         ("path: /healthz", "path: \"/healthz?deep=1\""),
+        ("workers: 4", "workers: 4.0"),
         ("budget: 5ms", "budget: 250us"),
         ("body_bytes: 1MiB", "body_bytes: 65536"),
         ("hosts: [orders.example.com]", "hosts: [\"*.example.com\", \"[::1]\", 10.0.0.1]"),
@@ -346,20 +347,26 @@ fn two_apis_may_share_a_host_but_no_request() {
     let twin = "name: twin, hosts: [orders.example.com], base_path: /v2, routes: [{name: a, path: \"/orders/{key}\"}]";
     check_error(
         &here(twin),
-        "64:94: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
+        "64:88: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
     );
     good(&api(twin));
     good(&here(&twin.replace("{name: a", "{name: a, methods: [PUT]")));
     good(&here(&twin.replace("[orders.example.com]", "[\"*.example.com\"]")));
     good(&here(&twin.replace("/v2", "/v3")));
     good(&here("name: twin, hosts: [orders.example.com], base_path: /v2"));
-    check_error(&here(&twin.replace("/v2", "/").replace("/orders", "/v2/orders")), "x");
+    check_error(
+        &here(&twin.replace("/v2", "/").replace("/orders", "/v2/orders")),
+        "64:86: this takes the same requests as the API in line 61 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
+    );
     let same = "name: orders, version: v2, base_path: /other";
     check_error(
         &api(same),
         "64:12: the API `orders` in line 52 has the same version | give each version of an API its own `version`",
     );
-    check_error(&LEAST.replace("apis: [", "apis: [{name: all, policy: main, upstream: app}, "), "x");
+    check_error(
+        &LEAST.replace("apis: [", "apis: [{name: all, policy: main, upstream: app}, "),
+        "6:50: this takes the same requests as the API in line 6 | give them different `hosts`, `base_path` or routes, or serve them on different listeners",
+    );
 }
 
 #[test]
@@ -404,6 +411,27 @@ fn a_fault_does_not_cause_others() {
         "gateway.yaml:28:83: `jwks_uri` must be a text, not a number",
     ];
     assert_eq!(lines, want);
+}
+
+#[test]
+fn a_fault_does_not_hide_others() {
+    let both = errors_of_listener("limits: {heders: 5}");
+    assert!(both.contains("unknown key `heders`") && both.contains("needs `tls`"), "{both}");
+    let mistyped = errors_of_listener("tsl: {certificates: [{cert: server.pem, key: server.key}]}");
+    assert_eq!(mistyped.lines().next(), Some("gateway.yaml:3:50: unknown key `tsl`"));
+    assert!(!mistyped.contains("needs `tls`"), "the mistyped key is it: {mistyped}");
+}
+
+/// The errors of a listener that others can reach, with `more` in it.
+fn errors_of_listener(more: &str) -> String {
+    errors(&LEAST.replace("127.0.0.1:8080}", &format!("0.0.0.0:8080, {more}}}")))
+}
+
+#[test]
+fn an_api_with_a_mistyped_key_is_not_said_to_clash() {
+    let text =
+        LEAST.replace("apis: [", "apis: [{name: all, host: [a.example], policy: main, upstream: app}, ");
+    check_error(&text, "6:20: unknown key `host` | did you mean `hosts`?");
 }
 
 #[test]
@@ -529,6 +557,7 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
+        (-3_i32..10).prop_map(|number| Value::from(f64::from(number))),
         prop::sample::select(vec![
             "",
             "/",

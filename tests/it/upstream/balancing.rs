@@ -159,8 +159,14 @@ fn unhealthy_endpoints_get_no_requests_until_they_recover() {
 fn an_endpoint_that_is_gone_is_down() {
     worker(async {
         let cluster = Cluster::new(checked(&[dead_address().await])).unwrap();
-        let health = spawn_local(cluster.health_task());
+        let first = spawn_local(cluster.health_task());
         eventually("it is down", || !cluster.endpoints()[0].is_healthy()).await;
+        cluster.health_task().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled(), "a second task ends at once, the first goes on");
+        let health = spawn_local(cluster.health_task());
+        tokio::task::yield_now().await;
+        assert!(!health.is_finished(), "the first is gone");
         drop(cluster);
         health.await.unwrap();
     });

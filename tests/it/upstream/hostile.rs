@@ -105,7 +105,7 @@ fn large_heads_are_refused() {
     refused(format!("HTTP/1.1 200 OK\r\nx: {long}\r\ncontent-length: 2\r\n\r\nok"), |error| {
         matches!(error, UpstreamError::InvalidResponse(_))
     });
-    let many: String = (0..200).map(|n| format!("x-{n}: a\r\n")).collect();
+    let many = "x: a\r\n".repeat(200);
     refused(format!("HTTP/1.1 200 OK\r\n{many}content-length: 2\r\n\r\nok"), |error| {
         matches!(error, UpstreamError::InvalidResponse(_))
     });
@@ -199,5 +199,60 @@ fn a_longer_body_than_declared_is_cut_and_its_rest_never_seen() {
         assert_eq!(fetch(&pool, "/longer").await, (200, "ok".into()));
         assert_eq!(fetch(&pool, "/").await, (200, "ok".into()));
         assert_eq!(server.accepted(), 2);
+    });
+}
+
+/// An HTTP/2 frame without payload checks: kind, flags, stream, payload.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// An HTTP/2 server that greets, waits for a request, and then sends one frame without end.
+async fn flooding(flood: Vec<u8>) -> (Server, Rc<Cell<usize>>) {
+    let sent = Rc::new(Cell::new(0));
+    let count = Rc::clone(&sent);
+    let server = Server::start(move |mut peer| {
+        let (flood, count) = (flood.repeat(100), Rc::clone(&count));
+        async move {
+            peer.send(frame(4, 0, 0, &[])).await;
+            // The preface, and something of the request.
+            peer.body(100).await;
+            while peer.send(&flood).await {
+                count.set(count.get() + 100);
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+    .await;
+    (server, sent)
+}
+
+#[test]
+fn http2_control_frame_floods_are_cut_off() {
+    for flood in [frame(6, 0, 0, &[0; 8]), frame(4, 0, 0, &[])] {
+        worker(async {
+            let (server, sent) = flooding(flood).await;
+            let mut settings = settings(&[server.address]);
+            settings.http2 = true;
+            let pool = pool(settings);
+            let error = error_of(get(&pool, "/").await);
+            assert!(matches!(error, UpstreamError::Broken(_)), "{error:?}");
+            assert!(sent.get() < 200_000, "{} frames", sent.get());
+        });
+    }
+}
+
+#[test]
+fn an_http2_flood_of_interim_responses_is_cut_off() {
+    worker(async {
+        // `:status: 103`, not indexed.
+        let early = frame(1, 4, 1, b"\x08\x03103");
+        let (server, sent) = flooding(early).await;
+        let mut settings = settings(&[server.address]);
+        settings.http2 = true;
+        let error = error_of(get(&pool(settings), "/").await);
+        assert!(matches!(error, UpstreamError::Broken(_)), "{error:?}");
+        assert!(sent.get() < 200_000, "{} frames", sent.get());
     });
 }

@@ -308,14 +308,14 @@ fn a_silent_connection_takes_no_new_exchanges() {
 #[test]
 fn a_body_that_stalls_is_an_error() {
     worker(async {
-        let held = Rc::new(RefCell::new(None));
-        let hold = Rc::clone(&held);
+        // Kept, so that the body does not end.
+        let senders = Rc::new(RefCell::new(Vec::new()));
         let server = Http2Server::start(move |_| {
             let (sender, body) = TestBody::stream();
-            let hold = Rc::clone(&hold);
+            let senders = Rc::clone(&senders);
             spawn_local(async move {
                 sender.send(Ok(Frame::data(Bytes::from("half")))).await.unwrap();
-                *hold.borrow_mut() = Some(sender);
+                senders.borrow_mut().push(sender);
             });
             Box::pin(async move { Response::new(body) })
         })
@@ -364,7 +364,7 @@ fn idle_connections_are_closed_in_time() {
         virtual_time();
         tokio::time::advance(Duration::from_secs(31)).await;
         assert_eq!(endpoint.open_connections(), 1);
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(endpoint.open_connections(), 0);
     });
 }

@@ -127,7 +127,7 @@ pub(super) fn settings(endpoints: &[SocketAddr]) -> Upstream {
         http2: false,
         connect_timeout: Duration::from_secs(2),
         response_timeout: Duration::from_secs(15),
-        idle_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_mins(1),
         retries: Retries { attempts: 0, budget: 0.2 },
         health: None,
         tls: UpstreamTls::default(),
@@ -203,7 +203,7 @@ impl Peer {
     /// The next byte.
     pub(super) async fn byte(&mut self) -> Option<u8> {
         if self.unread.is_empty() {
-            let mut buffer = [0; 16 << 10];
+            let mut buffer = [0; 4 << 10];
             let read = self.stream.read(&mut buffer).await.unwrap_or(0);
             self.unread.extend(&buffer[..read]);
         }

@@ -99,6 +99,48 @@ fn the_connect_timeout_covers_the_tls_handshake() {
 }
 
 #[test]
+fn the_deadline_covers_connecting() {
+    worker(async {
+        let connected = Rc::new(Notify::new());
+        let tell = Rc::clone(&connected);
+        let server = Server::start(move |mut peer| {
+            let tell = Rc::clone(&tell);
+            async move {
+                peer.byte().await;
+                tell.notify_one();
+                peer.closed().await;
+            }
+        })
+        .await;
+        let mut settings = settings(&[server.address]);
+        settings.endpoints[0].tls = true;
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        let options = SendOptions { deadline, ..SendOptions::default() };
+        let task = sending(&pool(settings), request(Method::GET, "/"), options);
+        connected.notified().await;
+        virtual_time();
+        let error = error_of(task.await.unwrap());
+        assert!(matches!(error, UpstreamError::DeadlineExceeded), "{error:?}");
+    });
+}
+
+#[test]
+fn endless_timeouts_are_no_panic() {
+    worker(async {
+        let server = Server::echo().await;
+        let mut settings = settings(&[server.address]);
+        settings.connect_timeout = Duration::MAX;
+        settings.response_timeout = Duration::MAX;
+        settings.idle_timeout = Duration::MAX;
+        let pool = pool(settings);
+        for _ in 0..2 {
+            assert_eq!(fetch(&pool, "/").await.0, 200);
+        }
+        assert_eq!(server.accepted(), 1);
+    });
+}
+
+#[test]
 fn no_answer_within_the_response_timeout() {
     worker(async {
         let (server, asked) = silent().await;
