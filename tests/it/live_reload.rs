@@ -134,8 +134,6 @@ fn a_bad_configuration_or_bundle_is_refused_and_visible() {
         &["http.send", "main.rego:3"],
     );
     check_refused(&[("policy/data.json", "{\"a\": ")], &[], &["data.json"]);
-    let both = [("policy/main.rego", "package gateway\n\ndecision := x\n"), ("policy/data.json", "[]")];
-    check_refused(&both, &[], &["main.rego:3", "data.json"]);
 }
 
 #[test]

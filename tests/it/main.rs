@@ -1,5 +1,14 @@
 //! The integration tests, one binary: real sockets, real servers, the real binary.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and one that is skipped says so"
+)]
+
 mod config;
 mod demo;
 mod edge_attacks;
