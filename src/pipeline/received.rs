@@ -15,7 +15,7 @@ use crate::pipeline::Worker;
 use crate::pipeline::connection::{Connection, REFUSED};
 use crate::pipeline::exchange::{Evidence, Exchange};
 use crate::pipeline::forwarded;
-use crate::pipeline::framing::FramingError;
+use crate::pipeline::framing::{self, FramingError};
 use crate::pipeline::hop::{self, HopRequest};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
@@ -153,7 +153,8 @@ fn authority(parts: &Parts) -> Result<String, Cause> {
         (Some(host), None) => Some(host.to_str().map_err(|_| Cause::Host)?),
         (None, None) => None,
     };
-    if !parts.uri.path().starts_with('/') {
+    // Not the path, for which an empty one is `/`: `?a` is no target.
+    if !parts.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('/')) {
         return Err(Cause::Target);
     }
     let target = parts.uri.authority().map(http::uri::Authority::as_str);
@@ -232,6 +233,9 @@ fn check_fields(headers: &mut HeaderMap, listener: &Listener) -> Result<(), Caus
         if !value.as_bytes().is_ascii() && std::str::from_utf8(value.as_bytes()).is_err() {
             return Err(Cause::HeaderText);
         }
+    }
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|length| !framing::is_length(length.as_bytes())) {
+        return Err(Cause::Framing(FramingError::ContentLength));
     }
     for name in
         [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH]

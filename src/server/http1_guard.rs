@@ -412,13 +412,12 @@ where
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let guard = &mut *self;
-        let mut linger = match guard.linger.take() {
-            Some(linger) => linger,
-            None => {
-                let outcome = Pin::new(&mut guard.stream).poll_shutdown(context);
-                ready!(guard.written(outcome, context))?;
-                guard.linger()
-            }
+        let mut linger = if let Some(linger) = guard.linger.take() {
+            linger
+        } else {
+            let outcome = Pin::new(&mut guard.stream).poll_shutdown(context);
+            ready!(guard.written(outcome, context))?;
+            guard.linger()
         };
         while linger.left > 0 && !guard.end_of_stream {
             guard.start = 0;
