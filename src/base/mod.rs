@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod id;
+pub mod json;
 pub mod net;
 pub mod path;
 pub mod pem;

@@ -8,7 +8,7 @@ const LIKENESS_MIN: f32 = 0.6;
 const LISTED_MAX: usize = 30;
 
 /// A question about the name in `known` that looks most like `word`.
-pub(super) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let folded = known.iter().find(|name| name.eq_ignore_ascii_case(word)).copied();
     let close = || get_close_matches(word, &known, 1, LIKENESS_MIN).first().copied();
@@ -16,7 +16,7 @@ pub(super) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str
 }
 
 /// Names in a sentence.
-pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
+pub(crate) fn listed(names: &[impl AsRef<str>]) -> String {
     let mut out = String::new();
     for (index, name) in names.iter().enumerate() {
         if index == LISTED_MAX {

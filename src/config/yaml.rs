@@ -23,16 +23,16 @@ const QUOTE_MAX: usize = 80;
 
 /// A value and where it begins.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Where it begins.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// What it is.
-    pub(super) data: Data,
+    pub(crate) data: Data,
 }
 
 /// What a value is.
 #[derive(Debug, Clone)]
-pub(super) enum Data {
+pub(crate) enum Data {
     /// A scalar.
     Scalar(Scalar),
     /// A list.
@@ -43,35 +43,35 @@ pub(super) enum Data {
 
 /// A scalar: what stands in the file, and what it means.
 #[derive(Debug, Clone)]
-pub(super) struct Scalar {
+pub(crate) struct Scalar {
     /// The text in the file, quotes taken off.
-    pub(super) source: String,
+    pub(crate) source: String,
     /// Null, a boolean, a number or a string; a string after its interpolation.
-    pub(super) value: Value,
+    pub(crate) value: Value,
     /// The value holds something that came from the environment or another file, and is a secret.
-    pub(super) interpolated: bool,
+    pub(crate) interpolated: bool,
 }
 
 /// One key of a mapping.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The key.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// Where the key begins.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// Its value.
-    pub(super) value: Node,
+    pub(crate) value: Node,
 }
 
 /// A fault of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct YamlFault {
+pub(crate) struct YamlFault {
     /// Where.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// What is wrong.
-    pub(super) message: String,
+    pub(crate) message: String,
     /// What to do.
-    pub(super) help: &'static str,
+    pub(crate) help: &'static str,
 }
 
 // === impl Node ===
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// The keys of the mapping here, none if it is no mapping.
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry] {
         match &self.data {
             Data::Mapping(entries) => entries,
             Data::Sequence(_) | Data::Scalar(_) => &[],
@@ -101,7 +101,7 @@ impl Node {
     }
 
     /// The items of the list here, none if it is no list.
-    pub(super) fn items(&self) -> &[Self] {
+    pub(crate) fn items(&self) -> &[Self] {
         match &self.data {
             Data::Sequence(items) => items,
             Data::Mapping(_) | Data::Scalar(_) => &[],
@@ -134,7 +134,7 @@ impl Node {
     }
 
     /// The value without its places.
-    pub(super) fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         match &self.data {
             Data::Scalar(scalar) => scalar.value.clone(),
             Data::Sequence(items) => items.iter().map(Self::to_value).collect(),
@@ -207,7 +207,7 @@ impl Node {
 }
 
 /// `text` cut to a length and freed of control characters, for one line of a message.
-pub(super) fn quotable(text: &str) -> String {
+pub(crate) fn quotable(text: &str) -> String {
     let mut out = String::new();
     for (index, c) in text.chars().enumerate() {
         if index == QUOTE_MAX {
@@ -225,7 +225,7 @@ pub(super) fn quotable(text: &str) -> String {
 
 /// Parses one document. The second list holds the faults that reading could go on after; an error is one that it
 /// could not.
-pub(super) fn parse(text: &str) -> Result<(Node, Vec<YamlFault>), YamlFault> {
+pub(crate) fn parse(text: &str) -> Result<(Node, Vec<YamlFault>), YamlFault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = Parser::new_from_str(text);
     let mut builder = Builder::default();
@@ -282,7 +282,7 @@ impl Builder {
                     return Err(YamlFault {
                         position: at,
                         message: "a second document begins here".to_owned(),
-                        help: "one file holds one configuration; take out the `---`",
+                        help: "one file holds one document; take out the `---`",
                     });
                 }
             }
@@ -450,7 +450,7 @@ fn too_deep(at: Position) -> YamlFault {
     YamlFault {
         position: at,
         message: format!("nested deeper than {DEPTH_MAX} levels"),
-        help: "a configuration needs fewer",
+        help: "write it flatter",
     }
 }
 
@@ -458,7 +458,7 @@ fn too_many(at: Position) -> YamlFault {
     YamlFault {
         position: at,
         message: format!("more than {NODES_MAX} values, aliases written out"),
-        help: "use fewer aliases, or split the gateway",
+        help: "use fewer aliases, or split the file",
     }
 }
 

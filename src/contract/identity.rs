@@ -47,7 +47,7 @@ pub struct Facts {
 pub struct Failure {
     /// The provider that refused it.
     pub provider: Arc<str>,
-    /// Why, a stable snake_case word: `expired`, `bad_signature`, `unknown_key`, ...
+    /// Why, a stable `snake_case` word: `expired`, `bad_signature`, `unknown_key`, ...
     pub reason: &'static str,
 }
 
@@ -67,8 +67,13 @@ impl Identity {
 
     /// Nobody in particular, because a credential was refused and the API wants the policy to know.
     pub fn failed(failure: &Failure) -> Self {
+        Self::refused(&failure.provider, failure.reason)
+    }
+
+    /// As [`Identity::failed`], in words that no provider has to know.
+    pub fn refused(provider: &str, reason: &str) -> Self {
         let facts = Facts::default();
-        let document = document(&facts, false, Some(failure));
+        let document = document(&facts, false, Some((provider, reason)));
         Self { facts, document }
     }
 
@@ -88,7 +93,7 @@ impl Identity {
     }
 }
 
-fn document(facts: &Facts, authenticated: bool, failure: Option<&Failure>) -> Value {
+fn document(facts: &Facts, authenticated: bool, failure: Option<(&str, &str)>) -> Value {
     let mut object = BTreeMap::new();
     let mut put = |key: &str, value: Value| object.insert(Value::from(key), value);
     put("authenticated", Value::from(authenticated));
@@ -125,8 +130,8 @@ fn document(facts: &Facts, authenticated: bool, failure: Option<&Failure>) -> Va
     if let Some(expires_at) = facts.expires_at {
         put("expires_at", Value::from(expires_at.as_secs()));
     }
-    if let Some(failure) = failure {
-        let fields = [("provider", &*failure.provider), ("reason", failure.reason)];
+    if let Some((provider, reason)) = failure {
+        let fields = [("provider", provider), ("reason", reason)];
         let fields = fields.into_iter().map(|(key, text)| (Value::from(key), Value::from(text)));
         put("failure", Value::from(fields.collect::<BTreeMap<_, _>>()));
     }

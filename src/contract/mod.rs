@@ -3,8 +3,11 @@
 //! What stands here is public API (see CHANGELOG.md): the gateway, `policy eval`, test cases and replay all build the
 //! policy's input and read its result through this module, so that they cannot disagree.
 
+pub mod body;
+pub mod canonical;
 pub mod decision;
 pub mod event;
+pub mod hop;
 pub mod identity;
 pub mod input;
 pub mod rate;

@@ -1,5 +1,6 @@
 //! The canonical request and where it came from: the facts that policy, routing and upstream share.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -61,6 +62,20 @@ pub struct TlsFacts {
     pub client_certificate: Option<ClientCertificate>,
     /// The document at `input.source.tls`, built once for the connection.
     pub document: Value,
+}
+
+impl TlsFacts {
+    /// The facts with their document.
+    pub fn new(
+        version: &'static str,
+        cipher: String,
+        sni: Option<String>,
+        client_certificate: Option<ClientCertificate>,
+    ) -> Self {
+        let mut facts = Self { version, cipher, sni, client_certificate, document: Value::Undefined };
+        facts.document = document(&facts);
+        facts
+    }
 }
 
 /// A verified client certificate.
@@ -137,4 +152,44 @@ pub struct ResponseFacts<'a> {
     pub headers: &'a HeaderMap,
     /// Time from the request to its head, in milliseconds.
     pub latency_ms: u64,
+}
+
+/// `input.source.tls` (contract section 3).
+fn document(facts: &TlsFacts) -> Value {
+    let mut object = BTreeMap::new();
+    let mut put = |key: &str, value: Value| object.insert(Value::from(key), value);
+    put("version", Value::from(facts.version));
+    put("cipher", Value::from(facts.cipher.as_str()));
+    if let Some(sni) = &facts.sni {
+        put("sni", Value::from(sni.as_str()));
+    }
+    if let Some(certificate) = &facts.client_certificate {
+        put("client_certificate", certificate_document(certificate));
+    }
+    Value::from(object)
+}
+
+fn certificate_document(certificate: &ClientCertificate) -> Value {
+    let list = |names: &[String]| {
+        Value::from(names.iter().map(|name| Value::from(name.as_str())).collect::<Vec<_>>())
+    };
+    let addresses = certificate.san_ip.iter().map(|ip| Value::from(ip.to_string())).collect::<Vec<_>>();
+    let san = BTreeMap::from([
+        (Value::from("dns"), list(&certificate.san_dns)),
+        (Value::from("uri"), list(&certificate.san_uri)),
+        (Value::from("email"), list(&certificate.san_email)),
+        (Value::from("ip"), Value::from(addresses)),
+    ]);
+    let mut object = BTreeMap::from([
+        (Value::from("subject"), Value::from(certificate.subject.as_str())),
+        (Value::from("issuer"), Value::from(certificate.issuer.as_str())),
+        (Value::from("serial"), Value::from(certificate.serial.as_str())),
+        (Value::from("fingerprint_sha256"), Value::from(certificate.fingerprint_sha256.as_str())),
+        (Value::from("not_after"), Value::from(certificate.not_after)),
+        (Value::from("san"), Value::from(san)),
+    ]);
+    if let Some(id) = certificate.spiffe_id() {
+        object.insert(Value::from("spiffe_id"), Value::from(id));
+    }
+    Value::from(object)
 }

@@ -25,7 +25,6 @@ pub mod chain;
 pub mod client_certificate;
 mod digest;
 mod header;
-pub mod json;
 pub mod jwt;
 pub mod provider;
 

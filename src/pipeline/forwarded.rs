@@ -1,7 +1,9 @@
 //! Who the client is when proxies stand in between, believed only from proxies that are trusted.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::base::net::{NetworkSet, canonical_ip};
@@ -123,13 +125,13 @@ pub(crate) fn write(
     scheme: &'static str,
     authority: &str,
 ) {
-    let mut buffer = String::with_capacity(48);
+    let mut chain = String::with_capacity(48);
     for address in forwarded {
-        buffer.push_str(&address.to_string());
-        buffer.push_str(", ");
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(chain, "{address}, ");
     }
-    buffer.push_str(&canonical_ip(peer).to_string());
-    if let Ok(value) = HeaderValue::from_str(&buffer) {
+    let _infallible = write!(chain, "{}", canonical_ip(peer));
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
         headers.insert(X_FORWARDED_FOR, value);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
     use crate::base::net::parse_network;
 
-    fn from(peer: &str, name: HeaderName, values: &[&'static str]) -> Forwarded {
+    fn from(peer: &str, name: &HeaderName, values: &[&'static str]) -> Forwarded {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(name.clone(), HeaderValue::from_static(value));
@@ -154,7 +156,7 @@ mod tests {
 
     #[track_caller]
     fn check(peer: &str, values: &[&'static str], client: &str, chain: &[&str]) {
-        let got = from(peer, X_FORWARDED_FOR, values);
+        let got = from(peer, &X_FORWARDED_FOR, values);
         assert_eq!(got.client_ip, client.parse::<IpAddr>().unwrap());
         assert_eq!(got.chain, chain.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>());
     }
@@ -192,9 +194,9 @@ mod tests {
 
     #[test]
     fn forwarded_elements() {
-        let got = from("10.0.0.1", header::FORWARDED, &["for=\"[2001:db8::1]:80\";proto=https"]);
+        let got = from("10.0.0.1", &header::FORWARDED, &["for=\"[2001:db8::1]:80\";proto=https"]);
         assert_eq!(got.client_ip, "2001:db8::1".parse::<IpAddr>().unwrap());
         assert_eq!(got.scheme, Some("https"));
-        assert_eq!(from("192.0.2.1", header::FORWARDED, &["for=10.0.0.1;proto=https"]).scheme, None);
+        assert_eq!(from("192.0.2.1", &header::FORWARDED, &["for=10.0.0.1;proto=https"]).scheme, None);
     }
 }

@@ -22,7 +22,6 @@ pub mod connection;
 mod exchange;
 mod forwarded;
 pub mod framing;
-mod hop;
 mod identified;
 mod inspected;
 mod received;

@@ -3,6 +3,7 @@
 use http::{HeaderValue, StatusCode};
 
 use crate::base::path::PathError;
+use crate::contract::canonical::Refusal;
 use crate::contract::decision::Deny;
 use crate::contract::event::Outcome;
 use crate::pipeline::framing::FramingError;
@@ -216,7 +217,7 @@ impl Cause {
         }
     }
 
-    /// A stable snake_case word, for events and metrics.
+    /// A stable `snake_case` word, for events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Framing(error) => framing_reason(*error),
@@ -258,17 +259,32 @@ impl Cause {
         }
     }
 
+    /// The policy's denial, where it is one.
+    pub(crate) fn denial(&self) -> Option<&Deny> {
+        if let Self::Denied(deny) | Self::ResponseDenied(deny) = self { Some(deny) } else { None }
+    }
+
+    /// The kind that stands for all reasons that another module gives.
+    fn kind(&self) -> Option<&'static str> {
+        let is_credential = matches!(self, Self::BadCredential { .. });
+        let is_identity = matches!(self, Self::IdentityUnavailable { .. });
+        let is_unavailable = matches!(self, Self::UpstreamUnavailable { .. });
+        let is_failed = matches!(self, Self::UpstreamFailed { .. });
+        let is_timeout = matches!(self, Self::UpstreamTimeout { .. });
+        let kinds = [
+            (is_credential, "bad_credential"),
+            (is_identity, "identity_unavailable"),
+            (is_unavailable, "upstream_unavailable"),
+            (is_failed, "upstream_failed"),
+            (is_timeout, "upstream_timeout"),
+        ];
+        kinds.into_iter().find_map(|(is_it, kind)| is_it.then_some(kind))
+    }
+
     /// Its place in [`COUNTED`]. Decisions of policies and limits are counted elsewhere; reasons that come from other
     /// modules are counted by their kind.
     pub fn counted(&self) -> Option<usize> {
-        let word = match self {
-            Self::BadCredential { .. } => "bad_credential",
-            Self::IdentityUnavailable { .. } => "identity_unavailable",
-            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
-            Self::UpstreamFailed { .. } => "upstream_failed",
-            Self::UpstreamTimeout { .. } => "upstream_timeout",
-            other => other.reason(),
-        };
+        let word = self.kind().unwrap_or_else(|| self.reason());
         COUNTED.iter().position(|counted| *counted == word)
     }
 
@@ -299,8 +315,9 @@ impl Cause {
             | Self::BodyUnsupported
             | Self::BodyTimeout
             | Self::BodyBroken
-            | Self::Limited { .. } => Fault::Client,
-            Self::Denied(_) | Self::ResponseDenied(_) => Fault::Client,
+            | Self::Limited { .. }
+            | Self::Denied(_)
+            | Self::ResponseDenied(_) => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
             Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
             Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
@@ -398,8 +415,8 @@ impl Cause {
             | Self::HeaderTimeout
             | Self::BodyTimeout
             | Self::BodyBroken
-            | Self::Draining => true,
-            Self::Target
+            | Self::Draining
+            | Self::Target
             | Self::Path(_)
             | Self::Host
             | Self::Internal
@@ -429,6 +446,27 @@ impl Cause {
             | Self::UpstreamUnavailable { .. }
             | Self::UpstreamFailed { .. }
             | Self::UpstreamTimeout { .. } => false,
+        }
+    }
+}
+
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Method => Self::MethodNotSupported,
+            Refusal::Target => Self::Target,
+            Refusal::Path(error) => Self::Path(error),
+            Refusal::QueryTooLarge => Self::QueryTooLarge,
+            Refusal::QueryMalformed => Self::QueryMalformed,
+            Refusal::Host => Self::Host,
+            Refusal::HeaderUnderscore => Self::Framing(FramingError::HeaderUnderscore),
+            Refusal::HeaderText => Self::HeaderText,
+            Refusal::RepeatedHeader => Self::RepeatedHeader,
+            Refusal::ConnectionHeader => Self::ConnectionHeader,
+            Refusal::Expectation => Self::Expectation,
+            Refusal::Loop => Self::Loop,
+            Refusal::BodyMalformed => Self::BodyMalformed,
+            Refusal::BodyUnsupported => Self::BodyUnsupported,
         }
     }
 }
@@ -483,5 +521,33 @@ fn path_reason(error: PathError) -> &'static str {
         PathError::AboveRoot => "path_above_root",
         PathError::EmptySegment => "path_empty_segment",
         PathError::PathParameter => "path_parameter",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_cases_of_policies_see_the_statuses_that_clients_get() {
+        let refusals = [
+            Refusal::Method,
+            Refusal::Target,
+            Refusal::Path(PathError::DotSegment),
+            Refusal::QueryTooLarge,
+            Refusal::QueryMalformed,
+            Refusal::Host,
+            Refusal::HeaderUnderscore,
+            Refusal::HeaderText,
+            Refusal::RepeatedHeader,
+            Refusal::ConnectionHeader,
+            Refusal::Expectation,
+            Refusal::Loop,
+            Refusal::BodyMalformed,
+            Refusal::BodyUnsupported,
+        ];
+        for refusal in refusals {
+            assert_eq!(Cause::from(refusal).status(), refusal.status(), "{refusal}");
+        }
     }
 }

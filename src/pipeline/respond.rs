@@ -19,7 +19,14 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 
 /// A request that leaves the pipeline early, with all that was learned about it.
 #[derive(Debug)]
-pub(crate) struct Reject(Box<(Exchange, Cause, Vec<(http::HeaderName, HeaderValue)>)>);
+pub(crate) struct Reject(Box<Rejected>);
+
+#[derive(Debug)]
+struct Rejected {
+    exchange: Box<Exchange>,
+    cause: Cause,
+    headers: Vec<(http::HeaderName, HeaderValue)>,
+}
 
 /// A response's body. It holds the exchange, so that the event is written when the body ends or is dropped.
 #[derive(Debug)]
@@ -39,35 +46,32 @@ enum Content {
 // === impl Reject ===
 
 impl Reject {
-    pub(crate) fn new(exchange: Exchange, cause: Cause) -> Self {
-        Self(Box::new((exchange, cause, Vec::new())))
+    pub(crate) fn new(exchange: Box<Exchange>, cause: Cause) -> Self {
+        Self(Box::new(Rejected { exchange, cause, headers: Vec::new() }))
     }
 
     /// Headers that the response carries whatever the cause (limits that were taken).
     pub(crate) fn with_headers(mut self, headers: Vec<(http::HeaderName, HeaderValue)>) -> Self {
-        self.0.2 = headers;
+        self.0.headers = headers;
         self
     }
 
     /// The response that says so.
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
-        let (mut exchange, cause, extra) = *self.0;
+        let Rejected { mut exchange, cause, headers: extra } = *self.0;
         exchange.evidence.rejected(&cause);
         exchange.count_refusal(&cause);
-        let mut response = match &cause {
-            Cause::Denied(deny) | Cause::ResponseDenied(deny) => denial(deny, &exchange, &cause),
-            other => problem(&exchange, other),
+        let mut response = match cause.denial() {
+            Some(deny) => denial(deny, &exchange, &cause),
+            None => problem(&exchange, &cause),
         };
         let headers = response.headers_mut();
-        match &cause {
-            Cause::MethodNotAllowed { allow } => drop(headers.insert(header::ALLOW, allow.clone())),
-            Cause::BadCredential { challenge, .. } => {
-                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
-            }
-            Cause::Limited { retry_after: Some(seconds) } => {
-                headers.insert(header::RETRY_AFTER, seconds.clone());
-            }
-            _ => {}
+        if let Cause::MethodNotAllowed { allow } = &cause {
+            headers.insert(header::ALLOW, allow.clone());
+        } else if let Cause::BadCredential { challenge, .. } = &cause {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+        } else if let Cause::Limited { retry_after: Some(seconds) } = &cause {
+            headers.insert(header::RETRY_AFTER, seconds.clone());
         }
         for (name, value) in extra {
             headers.append(name, value);
@@ -79,7 +83,7 @@ impl Reject {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let is_head = exchange.head.method == http::Method::HEAD;
-        response.body_mut().exchange = Some(Box::new(exchange));
+        response.body_mut().exchange = Some(exchange);
         if is_head || response.status() == StatusCode::NOT_MODIFIED {
             without_content(&mut response);
         }
@@ -226,9 +230,10 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body that had nothing to give (HEAD, 204, 304) is dropped without being asked.
-        if self.is_end_stream()
-            || self.exchange.as_ref().is_some_and(|exchange| exchange.head.method == http::Method::HEAD)
-        {
+        let has_none = |exchange: &Exchange| {
+            exchange.head.method == http::Method::HEAD || matches!(exchange.evidence.status, 204 | 304)
+        };
+        if self.is_end_stream() || self.exchange.as_deref().is_some_and(has_none) {
             self.complete();
         }
     }

@@ -47,22 +47,31 @@ pub struct Bundle {
     pub modules: Vec<Module>,
     /// Modules of `*_test.rego` files, which never decide.
     pub tests: Vec<Module>,
-    /// Paths of `*.case.yaml` files.
-    pub case_files: Vec<PathBuf>,
+    /// `*.case.yaml` files.
+    pub case_files: Vec<CaseFile>,
     /// The merged base documents.
     pub data: Value,
+}
+
+/// One file of cases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseFile {
+    /// The path messages name it by.
+    pub path: String,
+    /// Its text, YAML.
+    pub text: String,
 }
 
 impl Bundle {
     /// Compiles what decides, without the tests.
     pub fn compile(&self, options: Options) -> Result<Program, BundleErrors> {
-        program::compile(self.modules.clone(), self.data.clone(), options)
+        program::compile(&self.modules, self.data.clone(), options)
     }
 
     /// Compiles everything, tests included.
     pub fn compile_with_tests(&self, options: Options) -> Result<Program, BundleErrors> {
-        let modules = self.modules.iter().chain(&self.tests).cloned().collect();
-        program::compile(modules, self.data.clone(), options)
+        let modules: Vec<Module> = self.modules.iter().chain(&self.tests).cloned().collect();
+        program::compile(&modules, self.data.clone(), options)
     }
 }
 
@@ -85,7 +94,7 @@ struct Reader {
     purpose: Purpose,
     modules: Vec<Module>,
     tests: Vec<Module>,
-    case_files: Vec<PathBuf>,
+    case_files: Vec<CaseFile>,
     documents: Documents,
     revisions: Vec<String>,
     hash: digest::Context,
@@ -131,7 +140,7 @@ impl Reader {
             Ok(metadata) if metadata.is_dir() => self.read_directory(root),
             Ok(_) => {
                 let name = file_name(root);
-                if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+                if [".tar.gz", ".tgz"].iter().any(|ending| name.ends_with(ending)) {
                     let hint = "unpack it and give the directory";
                     self.fault(root, "archive", "bundle archives cannot be loaded yet".to_owned(), hint);
                 } else if kind_of(&name) == Kind::Other {
@@ -156,7 +165,9 @@ impl Reader {
         }
         let (modules, tests) = (self.modules.len(), self.tests.len());
         let documents = self.documents.len();
-        found.iter().for_each(|found| self.read_file(found));
+        for found in &found {
+            self.read_file(found);
+        }
         let Some(manifest) = manifest else { return };
         let fresh = self.modules.iter().skip(modules).chain(self.tests.iter().skip(tests));
         self.faults.extend(manifest.check_packages(fresh));
@@ -261,7 +272,7 @@ impl Reader {
         match kind_of(name) {
             Kind::Policy => self.modules.push(Module { path: shown, text }),
             Kind::Test => self.tests.push(Module { path: shown, text }),
-            Kind::Cases => self.case_files.push(path.clone()),
+            Kind::Cases => self.case_files.push(CaseFile { path: shown, text }),
             Kind::Json | Kind::Yaml => {
                 let mount = found.inside.split_last().map_or(&[][..], |(_, directories)| directories);
                 let parsed = data::parse(&shown, &text, kind_of(name) == Kind::Yaml);
@@ -296,7 +307,10 @@ impl Reader {
             return Err(self.faults.into());
         }
         let revision = if self.revisions.is_empty() {
-            self.hash.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+            let digest = self.hash.finish();
+            let start =
+                digest.as_ref().iter().take(6).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
+            format!("{start:012x}")
         } else {
             self.revisions.join("+")
         };
@@ -321,13 +335,12 @@ enum Kind {
 }
 
 fn kind_of(name: &str) -> Kind {
+    const ENDINGS: [(&str, Kind); 3] =
+        [("_test.rego", Kind::Test), (".rego", Kind::Policy), (".case.yaml", Kind::Cases)];
     match name {
         "data.json" => Kind::Json,
         "data.yaml" | "data.yml" => Kind::Yaml,
-        _ if name.ends_with("_test.rego") => Kind::Test,
-        _ if name.ends_with(".rego") => Kind::Policy,
-        _ if name.ends_with(".case.yaml") => Kind::Cases,
-        _ => Kind::Other,
+        _ => ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map_or(Kind::Other, |(_, kind)| *kind),
     }
 }
 

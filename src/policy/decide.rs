@@ -102,6 +102,11 @@ impl Decider {
         self.reads_query
     }
 
+    /// What asks, for what an evaluation leaves behind: prints and coverage.
+    pub fn evaluator(&mut self) -> &mut Evaluator {
+        &mut self.evaluator
+    }
+
     /// Asks about `facts`. In a phase without a rule the answer is a plain allow.
     pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase) -> Ruling {
         let question = match phase {

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use regorus::Value;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -173,16 +172,10 @@ pub(crate) fn facts(connection: &ServerConnection) -> TlsFacts {
     };
     let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     let leaf = connection.peer_certificates().and_then(|chain| chain.first());
-    let mut facts = TlsFacts {
-        version,
-        // rustls prefixes TLS 1.3 suites with `TLS13_`; IANA names them `TLS_`.
-        cipher: cipher.unwrap_or("unknown").replace("TLS13_", "TLS_"),
-        sni: connection.server_name().map(str::to_ascii_lowercase),
-        client_certificate: leaf.and_then(|der| client_certificate(der)),
-        document: Value::Undefined,
-    };
-    facts.document = document(&facts);
-    facts
+    // rustls prefixes TLS 1.3 suites with `TLS13_`; IANA names them `TLS_`.
+    let cipher = cipher.unwrap_or("unknown").replace("TLS13_", "TLS_");
+    let sni = connection.server_name().map(str::to_ascii_lowercase);
+    TlsFacts::new(version, cipher, sni, leaf.and_then(|der| client_certificate(der)))
 }
 
 fn client_certificate(der: &[u8]) -> Option<ClientCertificate> {
@@ -215,7 +208,12 @@ fn alternative_names(
             GeneralName::URI(name) => uri.push((*name).to_owned()),
             GeneralName::RFC822Name(name) => email.push((*name).to_owned()),
             GeneralName::IPAddress(bytes) => ip.extend(ip_address(bytes)),
-            _ => {}
+            GeneralName::OtherName(..)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => {}
         }
     }
     (dns, uri, email, ip)
@@ -236,44 +234,4 @@ fn hex(bytes: &[u8]) -> String {
         let _infallible = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// `input.source.tls` (contract section 3).
-fn document(facts: &TlsFacts) -> Value {
-    let mut object = BTreeMap::new();
-    let mut put = |key: &str, value: Value| object.insert(Value::from(key), value);
-    put("version", Value::from(facts.version));
-    put("cipher", Value::from(facts.cipher.as_str()));
-    if let Some(sni) = &facts.sni {
-        put("sni", Value::from(sni.as_str()));
-    }
-    if let Some(certificate) = &facts.client_certificate {
-        put("client_certificate", certificate_document(certificate));
-    }
-    Value::from(object)
-}
-
-fn certificate_document(certificate: &ClientCertificate) -> Value {
-    let list = |names: &[String]| {
-        Value::from(names.iter().map(|name| Value::from(name.as_str())).collect::<Vec<_>>())
-    };
-    let addresses = certificate.san_ip.iter().map(|ip| Value::from(ip.to_string())).collect::<Vec<_>>();
-    let san = BTreeMap::from([
-        (Value::from("dns"), list(&certificate.san_dns)),
-        (Value::from("uri"), list(&certificate.san_uri)),
-        (Value::from("email"), list(&certificate.san_email)),
-        (Value::from("ip"), Value::from(addresses)),
-    ]);
-    let mut object = BTreeMap::from([
-        (Value::from("subject"), Value::from(certificate.subject.as_str())),
-        (Value::from("issuer"), Value::from(certificate.issuer.as_str())),
-        (Value::from("serial"), Value::from(certificate.serial.as_str())),
-        (Value::from("fingerprint_sha256"), Value::from(certificate.fingerprint_sha256.as_str())),
-        (Value::from("not_after"), Value::from(certificate.not_after)),
-        (Value::from("san"), Value::from(san)),
-    ]);
-    if let Some(id) = certificate.spiffe_id() {
-        object.insert(Value::from("spiffe_id"), Value::from(id));
-    }
-    Value::from(object)
 }

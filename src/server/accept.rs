@@ -2,7 +2,7 @@
 //!
 //! One task for each listener, on the control runtime. It checks what can be checked before a byte is read, and gives
 //! the connection to the worker with the fewest open ones: few long-lived HTTP/2 connections then spread as evenly as
-//! many short ones, which the kernel's hashing over one socket for each worker does not do.
+//! many short ones, which the kernel's `SO_REUSEPORT` hashing does not do.
 
 use std::io;
 use std::net::SocketAddr;

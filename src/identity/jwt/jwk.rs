@@ -21,7 +21,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use crate::identity::json::{self, StrictJsonError};
+use crate::base::json::{self, StrictJsonError};
 use crate::identity::jwt::fault::Fault;
 
 /// Largest document read.

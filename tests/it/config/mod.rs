@@ -114,7 +114,7 @@ fn the_full_example_loads() {
     let api = &config.apis[0];
     assert_eq!((api.base_path.as_str(), api.lifecycle.clone()), ("/v2", Lifecycle::Active));
     assert_eq!(api.routes[1].body_bytes.unwrap().bytes(), 64 * 1024);
-    assert_eq!(api.identity_headers.len(), 15);
+    assert_eq!(api.identity_headers.len(), 19);
     let names: Vec<String> =
         config.files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect();
     let want = [
@@ -210,7 +210,7 @@ fn a_file_that_is_no_configuration() {
     check_error("just text", "1:1: the configuration must be a mapping, not a text");
     check_error(
         &format!("{LEAST}\n---\na: 1\n"),
-        "8:1: a second document begins here | one file holds one configuration; take out the `---`",
+        "8:1: a second document begins here | one file holds one document; take out the `---`",
     );
     check_error(
         &LEAST.replace("version: 1", "version: 2"),
