@@ -126,7 +126,8 @@ pub fn authority(parts: &Parts) -> Result<String, Refusal> {
         (Some(host), None) => Some(host.to_str().map_err(|_| Refusal::Host)?),
         (None, None) => None,
     };
-    if !parts.uri.path().starts_with('/') {
+    // Not of the path, for which an empty one is `/`: `?a` is no target.
+    if !parts.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('/')) {
         return Err(Refusal::Target);
     }
     let target = parts.uri.authority().map(http::uri::Authority::as_str);
