@@ -8,6 +8,8 @@ mod file;
 mod identity;
 mod reader;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

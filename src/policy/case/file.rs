@@ -100,6 +100,10 @@ fn read(reader: &mut Reader, root: &Node, path: &str) -> Cases {
     let mut names = BTreeSet::new();
     let mut cases = Vec::new();
     for node in nodes {
+        if !matches!(node.data, Data::Mapping(_)) {
+            reader.fault(node.position, "a case must be a mapping", "begin it with `- name: ..`");
+            continue;
+        }
         let merged = defaults.map_or_else(|| node.clone(), |defaults| merge(defaults, node));
         let fields = reader.fields(&merged, "", &CASE);
         if fields.get("response").is_some() && response.is_none() {
