@@ -47,7 +47,7 @@ pub struct Facts {
 pub struct Failure {
     /// The provider that refused it.
     pub provider: Arc<str>,
-    /// Why, a stable snake_case word: `expired`, `bad_signature`, `unknown_key`, ...
+    /// Why, a stable `snake_case` word: `expired`, `bad_signature`, `unknown_key`, ...
     pub reason: &'static str,
 }
 

@@ -78,10 +78,10 @@ impl Reader {
     }
 
     pub(super) fn text_of(&mut self, node: &Node, path: &str) -> Option<String> {
-        if let Data::Scalar(scalar) = &node.data {
-            if let Some(text) = scalar.value.as_str() {
-                return Some(text.to_owned());
-            }
+        if let Data::Scalar(scalar) = &node.data
+            && let Some(text) = scalar.value.as_str()
+        {
+            return Some(text.to_owned());
         }
         self.fault(node.position, format!("`{path}` must be text"), "put it in quotes");
         None

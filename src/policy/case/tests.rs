@@ -210,14 +210,14 @@ fn cases_are_chosen_by_file_and_name_and_count_for_coverage() {
     let chosen =
         TestOptions { run: Some(Regex::new("p.case.yaml: two").unwrap()), coverage: true, ..options() };
     let run = run_text(POLICY, cases, &chosen).unwrap();
-    assert_eq!(run.results.iter().map(|result| result.full_name()).collect::<Vec<_>>(), ["two"]);
+    assert_eq!(run.results.iter().map(TestResult::full_name).collect::<Vec<_>>(), ["two"]);
     let lines = &run.coverage[0][0];
     assert!(lines.covered.contains(&4) && lines.not_covered.contains(&11), "{lines:?}");
 }
 
 #[track_caller]
 fn refused(text: &str, want: &[&str]) {
-    let errors = run_text(POLICY, text, &options()).err().expect("refused");
+    let errors = run_text(POLICY, text, &options()).expect_err("refused");
     let got: Vec<String> =
         errors.faults().iter().map(|fault| format!("{}: {}", fault.place, fault.message)).collect();
     assert_eq!(got, want);
