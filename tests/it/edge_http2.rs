@@ -307,7 +307,8 @@ const IN_FLIGHT: usize = 60_000;
 fn floods_of_control_frames_are_cut_off() {
     let (_upstream, gateway) = allowing();
     let stream = |at: usize| u32::try_from(at).unwrap() * 2 + 1;
-    let floods: [(&str, Box<dyn Fn(usize) -> Vec<u8>>); 7] = [
+    type Flood = Box<dyn Fn(usize) -> Vec<u8>>;
+    let floods: [(&str, Flood); 7] = [
         ("ping", Box::new(|_| frame(PING, 0, 0, &[0; 8]))),
         ("settings", Box::new(|_| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]))),
         ("settings acknowledgement", Box::new(|_| frame(SETTINGS, ACK, 0, &[]))),

@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
+    clippy::pedantic,
     reason = "a test that cannot go on fails, and one that is skipped says so"
 )]
 
