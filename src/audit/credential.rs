@@ -29,8 +29,9 @@ const WORDS: [&str; 17] = [
     "assertion",
 ];
 
-/// Headers that carry credentials and hold none of the words.
-const HEADERS: [&str; 4] = ["auth", "x-auth", "dpop", "x-amzn-oidc-data"];
+/// Headers that carry credentials: the frequent ones, which then need no search for words, and those that hold no word.
+const HEADERS: [&str; 8] =
+    ["authorization", "cookie", "set-cookie", "x-api-key", "auth", "x-auth", "dpop", "x-amzn-oidc-data"];
 
 /// Query parameters that carry credentials and hold none of the words.
 const PARAMETERS: [&str; 16] = [
@@ -72,6 +73,8 @@ pub enum Rule {
     Secret,
     /// The whole where its text is longer than 16 KiB.
     Body,
+    /// Nothing, and requests share it: its text is remembered.
+    Shared,
 }
 
 /// Rules of the policy's input (contract section 3).
@@ -87,6 +90,8 @@ pub const INPUT: Rule = Rule::Members(&[
         ]),
     ),
     ("response", Rule::Members(&[("headers", Rule::Headers)])),
+    ("identity", Rule::Shared),
+    ("source", Rule::Members(&[("tls", Rule::Shared)])),
 ]);
 
 /// Rules of the policy's result (contract section 4).
@@ -116,7 +121,7 @@ pub fn is_credential_header(name: &str, configured: &[HeaderName]) -> bool {
 
 /// Whether a query parameter of this name carries a credential.
 pub fn is_credential_parameter(name: &str) -> bool {
-    has_word(name) || is_one_of(name, &PARAMETERS)
+    is_one_of(name, &PARAMETERS) || has_word(name)
 }
 
 /// Whether a header's value carries a credential whatever its name is: an authentication scheme, or a URL with a
@@ -158,19 +163,48 @@ fn has_word(name: &str) -> bool {
         return false;
     }
     let folded: SmallVec<[u8; 64]> = name.bytes().map(fold).collect();
-    WORDS.iter().any(|word| folded.windows(word.len()).any(|window| window == word.as_bytes()))
+    let begins_with_word = |at: usize| {
+        let rest = folded.get(at..).unwrap_or_default();
+        // The first byte rules out most words without a call.
+        WORDS.iter().any(|word| rest.first() == word.as_bytes().first() && rest.starts_with(word.as_bytes()))
+    };
+    (0..folded.len()).any(begins_with_word)
 }
 
 /// Whether `name` can hold one of the [`WORDS`] at all; a cheap test that most names fail.
 fn may_have_word(name: &str) -> bool {
-    let (mut may, mut previous) = (false, 0);
+    let (mut may, mut previous) = (0, 0);
     for byte in name.bytes() {
-        let byte = byte.to_ascii_lowercase();
-        may |= matches!((previous, byte), (_, b'k' | b'w' | b'z') | (b'c', b'r') | (b's', b's'));
-        previous = byte;
+        let class = CLASSES.get(usize::from(byte)).copied().unwrap_or_default();
+        may |= class & ALONE | (previous & class & S) | ((previous & C) << 1 & class);
+        previous = class;
     }
-    may
+    may != 0
 }
+
+/// `k`, `w` and `z`.
+const ALONE: u8 = 1;
+/// `s`.
+const S: u8 = 2;
+/// `c`, which must be followed by the next bit.
+const C: u8 = 4;
+/// `r`.
+const R: u8 = C << 1;
+
+/// What a byte can mean for [`may_have_word`].
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let letters = [(b'k', ALONE), (b'w', ALONE), (b'z', ALONE), (b's', S), (b'c', C), (b'r', R)];
+    let mut index = 0;
+    #[expect(clippy::indexing_slicing, reason = "evaluated when the program is compiled")]
+    while index < letters.len() {
+        let (letter, class) = letters[index];
+        classes[letter as usize] = class;
+        classes[letter.to_ascii_uppercase() as usize] = class;
+        index += 1;
+    }
+    classes
+};
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use crate::audit::credential::{self, Rule};
 use crate::audit::json::{Unwritable, is_undefined, push_key, push_value};
+use crate::audit::memo::Memo;
 
 /// Bytes of a body at most, in a request or in a deny's answer.
 pub(super) const BODY_MAX: usize = 16 * 1024;
@@ -40,6 +41,7 @@ pub(super) struct Place<'a> {
 pub(super) struct Document<'a, 'v> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) erased: &'a mut Erased<'v>,
+    pub(super) memo: &'a mut Memo,
     /// Configured headers that carry credentials.
     pub(super) credential_headers: &'a [HeaderName],
 }
@@ -70,7 +72,7 @@ impl<'v> Document<'_, 'v> {
             if is_undefined(key) || is_undefined(value) {
                 continue;
             }
-            let name = key.as_string().map_or("", |name| name);
+            let name = text_of(key).unwrap_or_default();
             let place = Place { parent: Some(place), name };
             let rule = self.rule_of_member(rule, name, value);
             first &= !self.push_member((key, value), rule, &place, first, end)?;
@@ -87,7 +89,13 @@ impl<'v> Document<'_, 'v> {
             Rule::Headers if credential::is_credential_header(name, self.credential_headers) => Rule::Secret,
             Rule::Headers if has_credential_value(value) => Rule::Secret,
             Rule::Query if credential::is_credential_parameter(name) => Rule::Secret,
-            Rule::Keep | Rule::Headers | Rule::Query | Rule::Url | Rule::Secret | Rule::Body => Rule::Keep,
+            Rule::Keep
+            | Rule::Headers
+            | Rule::Query
+            | Rule::Url
+            | Rule::Secret
+            | Rule::Body
+            | Rule::Shared => Rule::Keep,
         }
     }
 
@@ -110,6 +118,7 @@ impl<'v> Document<'_, 'v> {
         match rule {
             Rule::Members(_) | Rule::Headers | Rule::Query => self.push_ruled(value, rule, place, end)?,
             Rule::Keep | Rule::Url | Rule::Secret => push_value(self.out, value, end)?,
+            Rule::Shared => self.push_shared(value, end)?,
             Rule::Body => {
                 let body_end = end.min(self.out.len() + BODY_MAX);
                 if push_value(self.out, value, body_end).is_err() {
@@ -120,6 +129,17 @@ impl<'v> Document<'_, 'v> {
             }
         }
         Ok(true)
+    }
+
+    fn push_shared(&mut self, value: &Value, end: usize) -> Result<(), Unwritable> {
+        if let Some(text) = self.memo.get(value) {
+            self.out.extend_from_slice(text);
+            return if self.out.len() > end { Err(Unwritable::TooLarge) } else { Ok(()) };
+        }
+        let start = self.out.len();
+        push_value(self.out, value, end)?;
+        self.memo.put(value, self.out.get(start..).unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -154,19 +174,19 @@ impl<'v> Erased<'v> {
     /// Keeps the texts of what is left out: of a header without its scheme, of a query parameter or cookie each value.
     fn remember(&mut self, value: &'v Value) {
         match value {
-            Value::String(text) => {
-                let bare = text.rsplit(' ').next().unwrap_or_default();
-                if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
-                    self.credentials.push(bare);
-                }
-            }
-            Value::Array(items) => {
-                items.iter().filter(|item| item.as_string().is_ok()).for_each(|item| self.remember(item));
-            }
+            Value::String(text) => self.remember_text(text),
+            Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember_text(text)),
             Value::Object(members) => {
-                members.values().filter(|item| item.as_string().is_ok()).for_each(|item| self.remember(item));
+                members.values().filter_map(text_of).for_each(|text| self.remember_text(text));
             }
             Value::Null | Value::Undefined | Value::Bool(_) | Value::Number(_) | Value::Set(_) => {}
+        }
+    }
+
+    fn remember_text(&mut self, text: &'v str) {
+        let bare = text.rsplit(' ').next().unwrap_or_default();
+        if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
+            self.credentials.push(bare);
         }
     }
 }
@@ -187,11 +207,11 @@ fn is_equal(one: &str, other: &str) -> bool {
 fn must_go(value: &Value, rule: Rule) -> bool {
     match rule {
         Rule::Secret => !is_empty(value),
-        Rule::Url => value.as_string().is_ok_and(|url| credential::is_credential_url(url)),
+        Rule::Url => text_of(value).is_some_and(credential::is_credential_url),
         // A list where an object of names belongs is a policy's mistake; nothing tells what stands in it.
         Rule::Headers | Rule::Query => !matches!(value, Value::Object(_)) && !is_empty(value),
         Rule::Members(_) => matches!(value, Value::Array(_) | Value::Set(_)) && !is_empty(value),
-        Rule::Keep | Rule::Body => false,
+        Rule::Keep | Rule::Body | Rule::Shared => false,
     }
 }
 
@@ -206,8 +226,12 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
+fn text_of(value: &Value) -> Option<&str> {
+    if let Value::String(text) = value { Some(text) } else { None }
+}
+
 fn has_credential_value(value: &Value) -> bool {
-    let tells = |value: &Value| value.as_string().is_ok_and(|text| credential::is_credential_value(text));
+    let tells = |value: &Value| text_of(value).is_some_and(credential::is_credential_value);
     match value {
         Value::Array(items) => items.iter().any(tells),
         Value::Set(items) => items.iter().any(tells),

@@ -12,6 +12,7 @@ use crate::audit::credential::{self, Rule};
 use crate::audit::document::{Document, Erased, Place};
 use crate::audit::json::{is_undefined, push_string, push_u64, push_value};
 use crate::audit::label::EncodedLabels;
+use crate::audit::memo::Memo;
 use crate::base::clock::rfc3339;
 use crate::contract::event::{Event, Gateway, LogLevel};
 
@@ -22,12 +23,13 @@ const RESULT_MAX: usize = 64 * 1024;
 /// Bytes of `gateway.fields` at most.
 const FIELDS_MAX: usize = 16 * 1024;
 
-/// Appends `event` to `out`, without a line end; nothing at [`LogLevel::None`].
-pub fn encode(event: &Event<'_>, labels: &EncodedLabels, out: &mut Vec<u8>) {
+/// Appends `event` to `out`, without a line end; nothing at [`LogLevel::None`]. `memo` is the caller's own, kept from event
+/// to event.
+pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &mut Vec<u8>) {
     if event.level == LogLevel::None {
         return;
     }
-    let mut encoder = Encoder { out, event, erased: Erased::default() };
+    let mut encoder = Encoder { out, event, memo, erased: Erased::default() };
     encoder.push_head();
     encoder.push_documents();
     encoder.push_labels(labels);
@@ -41,6 +43,7 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, out: &mut Vec<u8>) {
 struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     event: &'a Event<'a>,
+    memo: &'a mut Memo,
     erased: Erased<'a>,
 }
 
@@ -90,8 +93,12 @@ impl<'a> Encoder<'a> {
         let Some(value) = value.filter(|value| !is_undefined(value)) else { return };
         let start = self.out.len();
         self.raw(before);
-        let (erased, credential_headers) = (&mut self.erased, self.event.credential_headers);
-        let mut document = Document { out: self.out, erased, credential_headers };
+        let mut document = Document {
+            out: self.out,
+            erased: &mut self.erased,
+            memo: self.memo,
+            credential_headers: self.event.credential_headers,
+        };
         if !document.push(value, rule, &Place::root(name), start + bytes_max) {
             self.out.truncate(start);
         }
@@ -265,7 +272,7 @@ mod tests {
 
     fn text(event: &Event<'_>) -> String {
         let mut out = Vec::new();
-        encode(event, &labels(), &mut out);
+        encode(event, &labels(), &mut Memo::default(), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -478,6 +485,25 @@ mod tests {
             ]));
             assert_eq!(json["labels"]["app"], "orders");
         }
+    }
+
+    #[test]
+    fn an_identity_that_requests_share_is_written_the_same_each_time() {
+        let input =
+            json!({"identity": {"subject": "al\"ice", "claims": {"exp": 1}}, "request": {"method": "GET"}});
+        let input = value(&input);
+        let identity = input[&Value::from("identity")].clone();
+        let _cached = identity.clone();
+        let event = event(Some(&input), None);
+        let mut memo = Memo::default();
+        let mut texts = [(); 3].map(|()| {
+            let mut out = Vec::new();
+            encode(&event, &labels(), &mut memo, &mut out);
+            String::from_utf8(out).unwrap()
+        });
+        assert!(memo.get(&identity).is_some());
+        texts.sort();
+        assert_eq!(texts, [(); 3].map(|()| text(&event)));
     }
 
     #[test]

@@ -9,9 +9,6 @@ use regorus::Value;
 /// (many JSON libraries stop at 128, and an event adds a few levels of its own).
 const DEPTH_MAX: usize = 96;
 
-/// Strings shorter than this are copied without a call.
-const SHORT: usize = 64;
-
 /// Why a value was not written. What was written of it stays in the buffer: the caller truncates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unwritable {
@@ -26,19 +23,15 @@ pub(super) fn push_value(out: &mut Vec<u8>, value: &Value, end: usize) -> Result
     push_nested(out, value, end, DEPTH_MAX)
 }
 
-/// Writes an object's member with its separator, unless the value (or the key) is undefined.
+/// Writes an object's key: a name, or the text of a key that is no string as a name (as OPA does it).
 pub(super) fn push_key(out: &mut Vec<u8>, key: &Value, first: bool, end: usize) -> Result<(), Unwritable> {
-    if !first {
-        out.push(b',');
-    }
     if let Value::String(name) = key {
-        push_string(out, name);
+        push_name(out, name, first);
     } else {
         let mut text = Vec::new();
         push_nested(&mut text, key, end.saturating_sub(out.len()), DEPTH_MAX)?;
-        push_string(out, &String::from_utf8_lossy(&text));
+        push_name(out, &String::from_utf8_lossy(&text), first);
     }
-    out.push(b':');
     Ok(())
 }
 
@@ -115,48 +108,38 @@ pub(super) const fn is_undefined(value: &Value) -> bool {
 
 /// Writes a string with its quotes.
 pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    out.reserve(bytes.len() + 2);
-    out.push(b'"');
-    if bytes.len() < SHORT {
-        push_short(out, bytes);
+    push_between(out, b"\"", text, b"\"");
+}
+
+/// Writes a member's name, with the comma before it unless it is the first.
+pub(super) fn push_name(out: &mut Vec<u8>, name: &str, first: bool) {
+    if first {
+        push_between(out, b"\"", name, b"\":");
     } else {
-        push_long(out, bytes);
-    }
-    out.push(b'"');
-}
-
-/// Most strings of an event are short: they are copied in steps of fixed size, which costs no call, while each step is
-/// looked at for bytes to escape.
-fn push_short(out: &mut Vec<u8>, bytes: &[u8]) {
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        if special_bytes(u64::from_le_bytes(*word)) != 0 {
-            return push_long(out, bytes.get(index * 8..).unwrap_or_default());
-        }
-        out.extend_from_slice(word);
-    }
-    let mut rest = tail;
-    if let Some((four, after)) = rest.split_first_chunk::<4>() {
-        // The same bytes twice make a whole word that holds nothing else.
-        let half = u64::from(u32::from_le_bytes(*four));
-        if special_bytes(half << 32 | half) != 0 {
-            return push_long(out, rest);
-        }
-        out.extend_from_slice(four);
-        rest = after;
-    }
-    for (index, byte) in rest.iter().enumerate() {
-        if is_special(*byte) {
-            return push_long(out, rest.get(index..).unwrap_or_default());
-        }
-        out.push(*byte);
+        push_between(out, b",\"", name, b"\":");
     }
 }
 
-fn push_long(out: &mut Vec<u8>, bytes: &[u8]) {
+#[inline]
+fn push_between<const N: usize, const M: usize>(
+    out: &mut Vec<u8>,
+    before: &[u8; N],
+    text: &str,
+    after: &[u8; M],
+) {
+    out.reserve(N + text.len() + M);
+    out.extend_from_slice(before);
+    if is_plain(text.as_bytes()) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        push_escaped(out, text.as_bytes());
+    }
+    out.extend_from_slice(after);
+}
+
+fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     let mut rest = bytes;
-    while let Some(at) = first_special(rest) {
+    while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
         let Some((byte, after)) = special.split_first() else { break };
@@ -184,26 +167,28 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// The place of the first byte that a JSON string must escape (RFC 8259 section 7).
-fn first_special(bytes: &[u8]) -> Option<usize> {
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let marks = special_bytes(u64::from_le_bytes(*word));
-        if marks != 0 {
-            return Some(index * 8 + marks.trailing_zeros() as usize / 8);
-        }
+/// Whether no byte must be escaped (RFC 8259 section 7). Nearly all strings are plain and short, so the last bytes are
+/// looked at in a word that overlaps the one before rather than one by one.
+fn is_plain(bytes: &[u8]) -> bool {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        let (words, _) = bytes.as_chunks::<8>();
+        let last = special_bytes(u64::from_le_bytes(*last));
+        return words.iter().fold(last, |marks, word| marks | special_bytes(u64::from_le_bytes(*word))) == 0;
     }
-    tail.iter().position(|byte| is_special(*byte)).map(|at| words.len() * 8 + at)
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let word = u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last));
+        return special_bytes(word) == 0;
+    }
+    !bytes.iter().any(|byte| is_special(*byte))
 }
 
-/// Marks the special ones of eight bytes in their high bits. A borrow may mark a byte above a special one too, but never
-/// below it, and the lowest is the one that is asked for.
+/// Marks in the high bit of each of eight bytes whether it must be escaped; a byte above such a one may be marked too.
 const fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     let quote = word ^ (ONES * b'"' as u64);
     let backslash = word ^ (ONES * b'\\' as u64);
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    (control | quote.wrapping_sub(ONES) & !quote | backslash.wrapping_sub(ONES) & !backslash) & (ONES << 7)
+    let below = word.wrapping_sub(ONES * 0x20) | quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES);
+    below & !word & (ONES << 7)
 }
 
 const fn is_special(byte: u8) -> bool {

@@ -107,6 +107,11 @@ impl ConnectionControl {
         mark
     }
 
+    /// Whether a watched response has not ended.
+    pub fn has_open_response(&self) -> bool {
+        self.unread.borrow().iter().any(|mark| mark.strong_count() > 0)
+    }
+
     /// The longest that bytes handed out have not been followed by a demand for more.
     pub fn oldest_unread(&self) -> Option<Instant> {
         self.unread.borrow().iter().filter_map(|mark| mark.upgrade()?.get()).min()

@@ -16,7 +16,7 @@ use crate::pipeline::Worker;
 use crate::pipeline::connection::{Connection, REFUSED};
 use crate::pipeline::exchange::{Evidence, Exchange};
 use crate::pipeline::forwarded;
-use crate::pipeline::framing::FramingError;
+use crate::pipeline::framing::{self, FramingError};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
 
@@ -95,6 +95,10 @@ fn read_head(
     let mut headers = std::mem::take(&mut parts.headers);
     if headers.len() > listener.limits.headers {
         return Err(Cause::Framing(FramingError::TooManyHeaders));
+    }
+    // HTTP/2 has no guard that looks at bytes.
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|length| !framing::is_length(length.as_bytes())) {
+        return Err(Cause::Framing(FramingError::ContentLength));
     }
     let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies)
         .map_err(|_| Cause::ForwardedConflict)?;

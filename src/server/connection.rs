@@ -374,15 +374,15 @@ impl Watch {
 
     /// A client that opens no window for a response's bytes holds them, and the upstream, for ever: it is cut off.
     fn poll_stalled(&mut self, connection: &Connection, context: &mut Context<'_>) -> Poll<()> {
-        let Some(oldest) = connection.control.oldest_unread() else {
-            // Bytes may be handed out without waking this task, so a timer makes it look again.
-            if connection.control.is_busy() && !self.stall_timer.is_armed() {
-                let again = Instant::now() + self.stall_timeout;
-                let _waits = self.stall_timer.poll_expired(again, context);
+        let deadline = match connection.control.oldest_unread() {
+            Some(oldest) => oldest + self.stall_timeout,
+            // Bytes that find no window do not wake this task, so a timer makes it look again.
+            None if connection.control.has_open_response() && !self.stall_timer.is_armed() => {
+                Instant::now() + self.stall_timeout
             }
-            return Poll::Pending;
+            None => return Poll::Pending,
         };
-        self.stall_timer.poll_expired(oldest + self.stall_timeout, context)
+        self.stall_timer.poll_expired(deadline, context)
     }
 
     /// A client that was told to go away, and waits for no response, need not answer: it is not waited for long.

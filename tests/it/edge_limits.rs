@@ -163,15 +163,12 @@ fn bodies_are_bounded_on_http2() {
     let mut client = RawHttp2::connect(gateway.address("public"), &[]);
     client.request(1, &post(&[("content-length", "1025")]), false);
     assert_eq!(client.answer(1), Answer::Status(413));
-    // Each on a connection of its own: a second answer's head is compressed by what the first has said.
-    let mut client = RawHttp2::connect(gateway.address("public"), &[]);
-    client.request(1, &post(&[]), false);
-    client.send(DATA, 0, 1, &[b'b'; 1025]).unwrap();
-    assert_eq!(client.answer(1), Answer::Status(413));
-    let mut client = RawHttp2::connect(gateway.address("public"), &[]);
-    client.request(1, &post(&[]), false);
-    client.send(DATA, 1, 1, &[b'b'; 1024]).unwrap();
-    assert_eq!(client.answer(1), Answer::Status(200));
+    client.request(3, &post(&[]), false);
+    client.send(DATA, 0, 3, &[b'b'; 1025]).unwrap();
+    assert_eq!(client.answer(3), Answer::Status(413));
+    client.request(5, &post(&[]), false);
+    client.send(DATA, 1, 5, &[b'b'; 1024]).unwrap();
+    assert_eq!(client.answer(5), Answer::Status(200));
 }
 
 #[test]
@@ -228,15 +225,13 @@ fn half_a_head_gets_408_in_its_time() {
     for part in [
         "G",
         "GET",
-        "PRI * HTTP/2.0\r\n",
+        "PRI * HTTP/2",
         "GET / HTTP/1.1\r\nHost: gw",
         "GET / HTTP/1.1\r\nHost: gw.test\r\n",
         "\r\nG",
     ] {
         let ((responses, end), took) = timed(|| converse(gateway.address("public"), part));
-        // What began like HTTP/2 and did not go on is told that it is not HTTP/1 either.
-        let want = if part.starts_with("PRI") { 505 } else { 408 };
-        assert_eq!((statuses(&responses), end), (vec![want], End::Closed), "{part:?}");
+        assert_eq!((statuses(&responses), end), (vec![408], End::Closed), "{part:?}");
         assert!(took > Duration::from_millis(150) && took < SOON, "{part:?}: {took:?}");
     }
     assert_eq!(upstream.requests(), 0);
@@ -428,7 +423,7 @@ fn endless() -> (String, std::sync::mpsc::Receiver<()>) {
             drop(stream.read(&mut buffer));
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"));
             while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
-            drop(gone.send(()));
+            let _test_is_over = gone.send(()).is_err();
         }
     });
     (url, is_gone)
@@ -455,7 +450,7 @@ fn an_http2_client_that_opens_no_window_is_cut_off() {
         let mut client = RawHttp2::connect(gateway.address("public"), settings);
         client.request(1, &get_fields("/", &[]), true);
         assert_eq!(client.answer(1), Answer::Status(200));
-        assert!(upstream_gone.recv_timeout(SOON).is_ok(), "not cut off with {settings:?}");
+        upstream_gone.recv_timeout(SOON).unwrap_or_else(|_| panic!("{settings:?}"));
         while client.read().is_some() {}
     }
     // A small answer of the gateway's own needs a window as well.

@@ -210,8 +210,10 @@ impl RawHttp2 {
     pub(crate) fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut client = Self { stream: connect(address) };
         client.stream.write_all(PREFACE).unwrap();
-        let payload: Vec<u8> = settings
+        // No dynamic table, so that a response's status can be read by itself.
+        let payload: Vec<u8> = [(1, 0)]
             .iter()
+            .chain(settings)
             .flat_map(|(id, value)| [id.to_be_bytes().to_vec(), value.to_be_bytes().to_vec()].concat())
             .collect();
         client.send(SETTINGS, 0, 0, &payload).unwrap();

@@ -12,6 +12,9 @@
 mod config;
 mod demo;
 mod edge_attacks;
+mod edge_bodies;
+mod edge_drain;
+mod edge_http2;
 mod edge_limits;
 mod edge_support;
 mod examples;

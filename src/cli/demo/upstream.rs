@@ -52,7 +52,7 @@ async fn accept(listener: TcpListener) {
         let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(echo(&request))));
         // The gateway closes its connections as it likes.
         tokio::spawn(async move {
-            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await)
+            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
         });
     }
 }
