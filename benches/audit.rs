@@ -1,4 +1,5 @@
 //! What a request pays for its decision event, its limits and its metrics.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may panic")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -8,6 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::Method;
 use postern::audit::encode::encode;
 use postern::audit::label::EncodedLabels;
+use postern::audit::memo::Memo;
 use postern::base::id::DecisionIds;
 use postern::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
 use postern::contract::rate::{Quota, Rate};
@@ -78,24 +80,28 @@ fn event_encoding(criterion: &mut Criterion) {
         labels: None,
         credential_headers: &[],
     };
+    // A cached identity: the cache and the request hold it beside the input.
+    let identity = input[&Value::from("identity")].clone();
+    let _cached = identity.clone();
     let labels =
         BTreeMap::from([("app".to_owned(), "orders".to_owned()), ("region".to_owned(), "eu-1".to_owned())]);
     let labels = EncodedLabels::new(&labels, "01890a5d-ac96-774b-bcce-b302099a8057");
     let mut out = Vec::with_capacity(64 * 1024);
-    encode(&event, &labels, &mut out);
+    let mut memo = Memo::default();
+    encode(&event, &labels, &mut memo, &mut out);
     let mut group = criterion.benchmark_group("event");
     group.throughput(Throughput::Bytes(out.len() as u64));
     group.bench_function("full", |bencher| {
         bencher.iter(|| {
             out.clear();
-            encode(black_box(&event), &labels, &mut out);
+            encode(black_box(&event), &labels, &mut memo, &mut out);
         });
     });
     let summary = Event { level: LogLevel::Summary, ..event };
     group.bench_function("summary", |bencher| {
         bencher.iter(|| {
             out.clear();
-            encode(black_box(&summary), &labels, &mut out);
+            encode(black_box(&summary), &labels, &mut memo, &mut out);
         });
     });
 }
@@ -129,7 +135,7 @@ fn limits(criterion: &mut Criterion) {
     group.bench_function("parse a rate", |bencher| bencher.iter(|| Rate::parse(black_box("100/1m"))));
     let verdict = store.take("orders", &one, NOW);
     group.bench_function("response fields", |bencher| {
-        bencher.iter(|| limit_fields(black_box(&one), &verdict))
+        bencher.iter(|| limit_fields(black_box(&one), &verdict));
     });
 }
 

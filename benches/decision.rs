@@ -4,7 +4,7 @@
     clippy::missing_docs_in_private_items,
     reason = "a benchmark stops at the first surprise"
 )]
-//! What one decision costs: building its input, evaluating the policy, encoding its event.
+//! What one decision costs: building its input and evaluating the policy. `audit` has what its event costs.
 //!
 //! Requests go round a set of different ones, so that nothing is measured on repeated identical input.
 
@@ -15,12 +15,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use postern::audit::encode::encode;
-use postern::audit::label::EncodedLabels;
 use postern::base::id::DecisionIds;
 use postern::base::path::{CanonicalPath, PathRules};
 use postern::contract::decision::Phase;
-use postern::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
 use postern::contract::identity::{Facts as IdentityFacts, Identity};
 use postern::contract::input::{Facts, InputBuilder};
 use postern::contract::reads::Reads;
@@ -152,63 +149,5 @@ fn decision(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn event(criterion: &mut Criterion) {
-    let requests: Vec<_> = (0..REQUESTS).map(request).collect();
-    let lifecycle = Value::new_object();
-    let mut ids = DecisionIds::new();
-    let program = program("benches/proxy/policy");
-    let mut decider = Decider::new(&program, &rules(&program));
-    let rulings: Vec<_> = requests
-        .iter()
-        .map(|request| decider.decide(&facts(request, &mut ids, &lifecycle), Phase::Request))
-        .collect();
-    let labels = EncodedLabels::new(&[("app".to_owned(), "orders".to_owned())].into(), "bench");
-    let limits = [LimitTaken { name: "subject".to_owned(), remaining: 99, exceeded: false }];
-    let mut turn = requests.iter().zip(&rulings).cycle();
-    let mut out = Vec::with_capacity(1 << 16);
-    criterion.bench_function("event/encode", |bencher| {
-        bencher.iter(|| {
-            let (request, ruling) = turn.next().unwrap();
-            let event = Event {
-                decision_id: ids.next(NOW),
-                timestamp: NOW,
-                bundle: Some(Bundle { name: "main", revision: "f8a1665edfff", path: "gateway/decision" }),
-                input: ruling.input.as_ref(),
-                result: ruling.result.as_ref(),
-                error: None,
-                requested_by: request.source.peer,
-                gateway: Gateway {
-                    listener: "public",
-                    api: Some("orders"),
-                    version: Some("v2"),
-                    route: Some("read-order"),
-                    method: &request.head.method,
-                    path: request.head.path.as_str(),
-                    status: 200,
-                    outcome: Outcome::Allowed,
-                    reason: Some("role"),
-                    provider: Some("corp"),
-                    subject: request.identity.facts().subject.as_deref(),
-                    identity_failure: None,
-                    policy: Some("main"),
-                    upstream: Some("127.0.0.1:9000"),
-                    limits: &limits,
-                    fail_open: false,
-                    response_bytes: 1024,
-                    aborted: false,
-                    timings: Timings { total_us: 300, identity_us: 1, policy_us: 10, upstream_us: 200 },
-                },
-                level: LogLevel::Full,
-                fields: None,
-                labels: None,
-                credential_headers: &[],
-            };
-            out.clear();
-            encode(&event, &labels, &mut out);
-            black_box(out.len())
-        });
-    });
-}
-
-criterion_group!(benches, input, decision, event);
+criterion_group!(benches, input, decision);
 criterion_main!(benches);

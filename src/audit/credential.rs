@@ -8,7 +8,7 @@ use http::HeaderName;
 use smallvec::SmallVec;
 
 /// Words that make a name a credential's. Each holds a `k`, `w` or `z`, or one of the pairs `cr` and `ss`: see
-/// [`Folded::suspicious`].
+/// [`may_have_word`].
 const WORDS: [&str; 17] = [
     "token",
     "cookie",
@@ -29,8 +29,9 @@ const WORDS: [&str; 17] = [
     "assertion",
 ];
 
-/// Headers that carry credentials and hold none of the words.
-const HEADERS: [&str; 4] = ["auth", "x-auth", "dpop", "x-amzn-oidc-data"];
+/// Headers that carry credentials: the frequent ones, which then need no search for words, and those that hold no word.
+const HEADERS: [&str; 8] =
+    ["authorization", "cookie", "set-cookie", "x-api-key", "auth", "x-auth", "dpop", "x-amzn-oidc-data"];
 
 /// Query parameters that carry credentials and hold none of the words.
 const PARAMETERS: [&str; 16] = [
@@ -72,6 +73,8 @@ pub enum Rule {
     Secret,
     /// The whole where its text is longer than 16 KiB.
     Body,
+    /// Nothing, and requests share it: its text is remembered.
+    Shared,
 }
 
 /// Rules of the policy's input (contract section 3).
@@ -87,6 +90,8 @@ pub const INPUT: Rule = Rule::Members(&[
         ]),
     ),
     ("response", Rule::Members(&[("headers", Rule::Headers)])),
+    ("identity", Rule::Shared),
+    ("source", Rule::Members(&[("tls", Rule::Shared)])),
 ]);
 
 /// Rules of the policy's result (contract section 4).
@@ -109,16 +114,14 @@ pub const RESULT: Rule = Rule::Members(&[
 
 /// Whether a header of this name carries a credential; `configured` are the gateway's own API-key headers.
 pub fn is_credential_header(name: &str, configured: &[HeaderName]) -> bool {
-    let folded = Folded::new(name);
-    folded.is_one_of(&HEADERS)
-        || folded.has_word()
-        || configured.iter().any(|header| folded.equals(header.as_str()))
+    has_word(name)
+        || is_one_of(name, &HEADERS)
+        || configured.iter().any(|header| is_same(name, header.as_str()))
 }
 
 /// Whether a query parameter of this name carries a credential.
 pub fn is_credential_parameter(name: &str) -> bool {
-    let folded = Folded::new(name);
-    folded.is_one_of(&PARAMETERS) || folded.has_word()
+    is_one_of(name, &PARAMETERS) || has_word(name)
 }
 
 /// Whether a header's value carries a credential whatever its name is: an authentication scheme, or a URL with a
@@ -143,44 +146,65 @@ pub fn is_credential_url(url: &str) -> bool {
     })
 }
 
-/// A name in lower case with `_` as `-`.
-struct Folded {
-    bytes: SmallVec<[u8; 64]>,
-    /// Whether it can hold one of the words at all; a cheap test that most names fail.
-    suspicious: bool,
-}
-
-impl Folded {
-    fn new(name: &str) -> Self {
-        let mut bytes = SmallVec::with_capacity(name.len());
-        let (mut suspicious, mut previous) = (false, 0);
-        for byte in name.bytes() {
-            let byte = fold(byte);
-            suspicious |= matches!((previous, byte), (_, b'k' | b'w' | b'z') | (b'c', b'r') | (b's', b's'));
-            previous = byte;
-            bytes.push(byte);
-        }
-        Self { bytes, suspicious }
-    }
-
-    fn equals(&self, name: &str) -> bool {
-        self.bytes.len() == name.len()
-            && name.bytes().zip(&self.bytes).all(|(byte, folded)| fold(byte) == *folded)
-    }
-
-    fn is_one_of(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| name.as_bytes() == &*self.bytes)
-    }
-
-    fn has_word(&self) -> bool {
-        let has = |word: &str| self.bytes.windows(word.len()).any(|window| window == word.as_bytes());
-        self.suspicious && WORDS.into_iter().any(has)
-    }
-}
-
 const fn fold(byte: u8) -> u8 {
     if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
 }
+
+fn is_same(name: &str, other: &str) -> bool {
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|known| is_same(name, known))
+}
+
+fn has_word(name: &str) -> bool {
+    if !may_have_word(name) {
+        return false;
+    }
+    let folded: SmallVec<[u8; 64]> = name.bytes().map(fold).collect();
+    let begins_with_word = |at: usize| {
+        let rest = folded.get(at..).unwrap_or_default();
+        // The first byte rules out most words without a call.
+        WORDS.iter().any(|word| rest.first() == word.as_bytes().first() && rest.starts_with(word.as_bytes()))
+    };
+    (0..folded.len()).any(begins_with_word)
+}
+
+/// Whether `name` can hold one of the [`WORDS`] at all; a cheap test that most names fail.
+fn may_have_word(name: &str) -> bool {
+    let (mut may, mut previous) = (0, 0);
+    for byte in name.bytes() {
+        let class = CLASSES.get(usize::from(byte)).copied().unwrap_or_default();
+        may |= class & ALONE | (previous & class & S) | ((previous & C) << 1 & class);
+        previous = class;
+    }
+    may != 0
+}
+
+/// `k`, `w` and `z`.
+const ALONE: u8 = 1;
+/// `s`.
+const S: u8 = 2;
+/// `c`, which must be followed by the next bit.
+const C: u8 = 4;
+/// `r`.
+const R: u8 = C << 1;
+
+/// What a byte can mean for [`may_have_word`].
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let letters = [(b'k', ALONE), (b'w', ALONE), (b'z', ALONE), (b's', S), (b'c', C), (b'r', R)];
+    let mut index = 0;
+    #[expect(clippy::indexing_slicing, reason = "evaluated when the program is compiled")]
+    while index < letters.len() {
+        let (letter, class) = letters[index];
+        classes[letter as usize] = class;
+        classes[letter.to_ascii_uppercase() as usize] = class;
+        index += 1;
+    }
+    classes
+};
 
 #[cfg(test)]
 mod tests {
@@ -309,7 +333,7 @@ mod tests {
     #[test]
     fn every_word_passes_the_cheap_test() {
         for word in WORDS {
-            assert!(Folded::new(word).suspicious, "{word}");
+            assert!(may_have_word(word), "{word}");
         }
     }
 }

@@ -7,7 +7,8 @@ use regorus::Value;
 use smallvec::SmallVec;
 
 use crate::audit::credential::{self, Rule};
-use crate::audit::json::{Unwritable, push_key, push_value};
+use crate::audit::json::{Unwritable, is_undefined, push_key, push_value};
+use crate::audit::memo::Memo;
 
 /// Bytes of a body at most, in a request or in a deny's answer.
 pub(super) const BODY_MAX: usize = 16 * 1024;
@@ -15,9 +16,19 @@ pub(super) const BODY_MAX: usize = 16 * 1024;
 /// Quoted JSON pointers with commas between them.
 type Pointers = SmallVec<[u8; 256]>;
 
-/// Pointers to what was left out, in OPA's form: their segments are escaped as those of a URL's path.
-#[derive(Debug, Default)]
-pub(super) struct Erased(Pointers);
+/// Credentials shorter than this are not looked for elsewhere: what is short is found by chance.
+const CREDENTIAL_MIN: usize = 12;
+/// Credentials of one event that are looked for elsewhere.
+const CREDENTIALS_MAX: usize = 16;
+
+/// What was left out of an event.
+#[derive(Default)]
+pub(super) struct Erased<'v> {
+    /// Where it stood, in OPA's form: segments are escaped as those of a URL's path.
+    pointers: Pointers,
+    /// What it was, to find copies of it in what a policy made.
+    credentials: SmallVec<[&'v str; 4]>,
+}
 
 /// Where in a document we are: a list from the inside out, so that a pointer costs something only when one is written.
 #[derive(Debug, Clone, Copy)]
@@ -27,18 +38,18 @@ pub(super) struct Place<'a> {
 }
 
 /// Writes a document by its rules.
-#[derive(Debug)]
-pub(super) struct Document<'a> {
+pub(super) struct Document<'a, 'v> {
     pub(super) out: &'a mut Vec<u8>,
-    pub(super) erased: &'a mut Erased,
+    pub(super) erased: &'a mut Erased<'v>,
+    pub(super) memo: &'a mut Memo,
     /// Configured headers that carry credentials.
     pub(super) credential_headers: &'a [HeaderName],
 }
 
-impl Document<'_> {
+impl<'v> Document<'_, 'v> {
     /// Writes `value`, for which the buffer may grow to `end` bytes. Where that is not enough, where it is nested too
     /// deeply, or where its shape does not tell what is in it, it is listed as erased as a whole: the caller truncates.
-    pub(super) fn push(&mut self, value: &Value, rule: Rule, place: &Place<'_>, end: usize) -> bool {
+    pub(super) fn push(&mut self, value: &'v Value, rule: Rule, place: &Place<'_>, end: usize) -> bool {
         let written = !must_go(value, rule) && self.push_ruled(value, rule, place, end).is_ok();
         if !written {
             self.erased.add(place);
@@ -49,7 +60,7 @@ impl Document<'_> {
     /// Writes `value` without what `rule` leaves out of it. An error means that the whole of it must go.
     fn push_ruled(
         &mut self,
-        value: &Value,
+        value: &'v Value,
         rule: Rule,
         place: &Place<'_>,
         end: usize,
@@ -58,10 +69,10 @@ impl Document<'_> {
         self.out.push(b'{');
         let mut first = true;
         for (key, value) in members.iter() {
-            if *key == Value::Undefined || *value == Value::Undefined {
+            if is_undefined(key) || is_undefined(value) {
                 continue;
             }
-            let name = key.as_string().map_or("", |name| name);
+            let name = text_of(key).unwrap_or_default();
             let place = Place { parent: Some(place), name };
             let rule = self.rule_of_member(rule, name, value);
             first &= !self.push_member((key, value), rule, &place, first, end)?;
@@ -73,19 +84,25 @@ impl Document<'_> {
     fn rule_of_member(&self, rule: Rule, name: &str, value: &Value) -> Rule {
         match rule {
             Rule::Members(rules) => {
-                rules.iter().find(|(known, _)| *known == name).map_or(Rule::Keep, |(_, rule)| *rule)
+                rules.iter().find(|(known, _)| is_equal(known, name)).map_or(Rule::Keep, |(_, rule)| *rule)
             }
             Rule::Headers if credential::is_credential_header(name, self.credential_headers) => Rule::Secret,
             Rule::Headers if has_credential_value(value) => Rule::Secret,
             Rule::Query if credential::is_credential_parameter(name) => Rule::Secret,
-            Rule::Keep | Rule::Headers | Rule::Query | Rule::Url | Rule::Secret | Rule::Body => Rule::Keep,
+            Rule::Keep
+            | Rule::Headers
+            | Rule::Query
+            | Rule::Url
+            | Rule::Secret
+            | Rule::Body
+            | Rule::Shared => Rule::Keep,
         }
     }
 
     /// Writes a member or erases it; whether it was written.
     fn push_member(
         &mut self,
-        (key, value): (&Value, &Value),
+        (key, value): (&Value, &'v Value),
         rule: Rule,
         place: &Place<'_>,
         first: bool,
@@ -93,6 +110,7 @@ impl Document<'_> {
     ) -> Result<bool, Unwritable> {
         if must_go(value, rule) {
             self.erased.add(place);
+            self.erased.remember(value);
             return Ok(false);
         }
         let start = self.out.len();
@@ -100,6 +118,7 @@ impl Document<'_> {
         match rule {
             Rule::Members(_) | Rule::Headers | Rule::Query => self.push_ruled(value, rule, place, end)?,
             Rule::Keep | Rule::Url | Rule::Secret => push_value(self.out, value, end)?,
+            Rule::Shared => self.push_shared(value, end)?,
             Rule::Body => {
                 let body_end = end.min(self.out.len() + BODY_MAX);
                 if push_value(self.out, value, body_end).is_err() {
@@ -111,22 +130,63 @@ impl Document<'_> {
         }
         Ok(true)
     }
+
+    fn push_shared(&mut self, value: &Value, end: usize) -> Result<(), Unwritable> {
+        if let Some(text) = self.memo.get(value) {
+            self.out.extend_from_slice(text);
+            return if self.out.len() > end { Err(Unwritable::TooLarge) } else { Ok(()) };
+        }
+        let start = self.out.len();
+        push_value(self.out, value, end)?;
+        self.memo.put(value, self.out.get(start..).unwrap_or_default());
+        Ok(())
+    }
 }
 
-impl Erased {
+impl<'v> Erased<'v> {
     /// Lists `place`.
     pub(super) fn add(&mut self, place: &Place<'_>) {
-        self.0.extend_from_slice(if self.0.is_empty() { b"\"" } else { b",\"" });
-        push_pointer(&mut self.0, place);
-        self.0.push(b'"');
+        self.pointers.extend_from_slice(if self.pointers.is_empty() { b"\"" } else { b",\"" });
+        push_pointer(&mut self.pointers, place);
+        self.pointers.push(b'"');
+    }
+
+    /// Forgets the places, and keeps what was found there.
+    pub(super) fn forget_places(&mut self) {
+        self.pointers.clear();
+    }
+
+    /// Whether `text` holds a copy of a credential that was left out elsewhere: a policy may have made it a limit's key
+    /// or a field of the log.
+    pub(super) fn is_copied_into(&self, text: &[u8]) -> bool {
+        self.credentials.iter().any(|credential| memchr::memmem::find(text, credential.as_bytes()).is_some())
     }
 
     /// Writes the event's member `erased`, if anything was.
     pub(super) fn push_member(&self, out: &mut Vec<u8>) {
-        if !self.0.is_empty() {
+        if !self.pointers.is_empty() {
             out.extend_from_slice(b",\"erased\":[");
-            out.extend_from_slice(&self.0);
+            out.extend_from_slice(&self.pointers);
             out.push(b']');
+        }
+    }
+
+    /// Keeps the texts of what is left out: of a header without its scheme, of a query parameter or cookie each value.
+    fn remember(&mut self, value: &'v Value) {
+        match value {
+            Value::String(text) => self.remember_text(text),
+            Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember_text(text)),
+            Value::Object(members) => {
+                members.values().filter_map(text_of).for_each(|text| self.remember_text(text));
+            }
+            Value::Null | Value::Undefined | Value::Bool(_) | Value::Number(_) | Value::Set(_) => {}
+        }
+    }
+
+    fn remember_text(&mut self, text: &'v str) {
+        let bare = text.rsplit(' ').next().unwrap_or_default();
+        if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
+            self.credentials.push(bare);
         }
     }
 }
@@ -138,15 +198,20 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Compares names that mostly differ in length or in the first byte, which then costs no call.
+fn is_equal(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.as_bytes().first() == other.as_bytes().first() && one == other
+}
+
 /// Whether a member is left out by its rule and what it is, before it is written.
 fn must_go(value: &Value, rule: Rule) -> bool {
     match rule {
         Rule::Secret => !is_empty(value),
-        Rule::Url => value.as_string().is_ok_and(|url| credential::is_credential_url(url)),
+        Rule::Url => text_of(value).is_some_and(credential::is_credential_url),
         // A list where an object of names belongs is a policy's mistake; nothing tells what stands in it.
         Rule::Headers | Rule::Query => !matches!(value, Value::Object(_)) && !is_empty(value),
         Rule::Members(_) => matches!(value, Value::Array(_) | Value::Set(_)) && !is_empty(value),
-        Rule::Keep | Rule::Body => false,
+        Rule::Keep | Rule::Body | Rule::Shared => false,
     }
 }
 
@@ -161,8 +226,12 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
+fn text_of(value: &Value) -> Option<&str> {
+    if let Value::String(text) = value { Some(text) } else { None }
+}
+
 fn has_credential_value(value: &Value) -> bool {
-    let tells = |value: &Value| value.as_string().is_ok_and(|text| credential::is_credential_value(text));
+    let tells = |value: &Value| text_of(value).is_some_and(credential::is_credential_value);
     match value {
         Value::Array(items) => items.iter().any(tells),
         Value::Set(items) => items.iter().any(tells),

@@ -10,9 +10,10 @@ use regorus::Value;
 
 use crate::audit::credential::{self, Rule};
 use crate::audit::document::{Document, Erased, Place};
-use crate::audit::json::{push_string, push_u64, push_value};
+use crate::audit::json::{is_undefined, push_string, push_u64, push_value};
 use crate::audit::label::EncodedLabels;
-use crate::base::clock::write_rfc3339;
+use crate::audit::memo::Memo;
+use crate::base::clock::rfc3339;
 use crate::contract::event::{Event, Gateway, LogLevel};
 
 /// Bytes of `input` at most.
@@ -22,17 +23,16 @@ const RESULT_MAX: usize = 64 * 1024;
 /// Bytes of `gateway.fields` at most.
 const FIELDS_MAX: usize = 16 * 1024;
 
-/// Appends `event` to `out`, without a line end; nothing at [`LogLevel::None`].
-pub fn encode(event: &Event<'_>, labels: &EncodedLabels, out: &mut Vec<u8>) {
+/// Appends `event` to `out`, without a line end; nothing at [`LogLevel::None`]. `memo` is the caller's own, kept from event
+/// to event.
+pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &mut Vec<u8>) {
     if event.level == LogLevel::None {
         return;
     }
-    let mut encoder = Encoder { out, event, erased: Erased::default() };
-    encoder.push_head(labels);
-    if event.level == LogLevel::Full {
-        encoder.push_document(",\"input\":", "input", event.input, credential::INPUT, INPUT_MAX);
-        encoder.push_document(",\"result\":", "result", event.result, credential::RESULT, RESULT_MAX);
-    }
+    let mut encoder = Encoder { out, event, memo, erased: Erased::default() };
+    encoder.push_head();
+    encoder.push_documents();
+    encoder.push_labels(labels);
     encoder.push_tail();
     encoder.push_gateway();
     // Last, because only now it is known what was left out.
@@ -43,14 +43,13 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, out: &mut Vec<u8>) {
 struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     event: &'a Event<'a>,
-    erased: Erased,
+    memo: &'a mut Memo,
+    erased: Erased<'a>,
 }
 
-impl Encoder<'_> {
-    fn push_head(&mut self, labels: &EncodedLabels) {
-        self.raw("{\"labels\":");
-        labels.push(self.out, self.event.labels);
-        self.raw(",\"decision_id\":\"");
+impl<'a> Encoder<'a> {
+    fn push_head(&mut self) {
+        self.raw("{\"decision_id\":\"");
         self.raw(self.event.decision_id.encode(&mut [0; 36]));
         self.raw("\"");
         if let Some(bundle) = &self.event.bundle {
@@ -61,22 +60,67 @@ impl Encoder<'_> {
         }
     }
 
+    fn push_documents(&mut self) {
+        let event = self.event;
+        let start = self.out.len();
+        match event.level {
+            LogLevel::Full => {
+                self.push_document(",\"input\":", "input", event.input, credential::INPUT, INPUT_MAX);
+                let result_start = self.out.len();
+                self.push_document(",\"result\":", "result", event.result, credential::RESULT, RESULT_MAX);
+                self.erase_copies(result_start, &Place::root("result"));
+            }
+            // What a policy adds to a summary must not hold a credential either, so the input is looked through for them.
+            LogLevel::Summary
+                if event.labels.is_some() || event.fields.is_some() || event.gateway.reason.is_some() =>
+            {
+                self.push_document("", "input", event.input, credential::INPUT, INPUT_MAX);
+                self.out.truncate(start);
+                self.erased.forget_places();
+            }
+            LogLevel::Summary | LogLevel::None => {}
+        }
+    }
+
     fn push_document(
         &mut self,
         before: &str,
         name: &str,
-        value: Option<&Value>,
+        value: Option<&'a Value>,
         rule: Rule,
         bytes_max: usize,
     ) {
-        let Some(value) = value.filter(|value| **value != Value::Undefined) else { return };
+        let Some(value) = value.filter(|value| !is_undefined(value)) else { return };
         let start = self.out.len();
         self.raw(before);
-        let (erased, credential_headers) = (&mut self.erased, self.event.credential_headers);
-        let mut document = Document { out: self.out, erased, credential_headers };
+        let mut document = Document {
+            out: self.out,
+            erased: &mut self.erased,
+            memo: self.memo,
+            credential_headers: self.event.credential_headers,
+        };
         if !document.push(value, rule, &Place::root(name), start + bytes_max) {
             self.out.truncate(start);
         }
+    }
+
+    /// Takes back what was written since `start` where it holds a credential that was left out elsewhere.
+    fn erase_copies(&mut self, start: usize, place: &Place<'_>) {
+        if self.out.get(start..).is_some_and(|text| self.erased.is_copied_into(text)) {
+            self.out.truncate(start);
+            self.erased.add(place);
+        }
+    }
+
+    fn push_labels(&mut self, labels: &EncodedLabels) {
+        self.raw(",\"labels\":{");
+        labels.push_configured(self.out);
+        if let Some(of_decision) = self.event.labels {
+            let start = self.out.len();
+            labels.push_others(self.out, of_decision);
+            self.erase_copies(start, &Place::root("labels"));
+        }
+        self.raw("}");
     }
 
     fn push_tail(&mut self) {
@@ -87,9 +131,7 @@ impl Encoder<'_> {
         self.raw(",\"requested_by\":\"");
         self.push_address(self.event.requested_by);
         self.raw("\",\"timestamp\":\"");
-        let mut timestamp = String::with_capacity(30);
-        write_rfc3339(&mut timestamp, self.event.timestamp);
-        self.raw(&timestamp);
+        self.out.extend_from_slice(&rfc3339(self.event.timestamp));
         self.raw("\",\"metrics\":{");
         let timings = self.event.gateway.timings;
         if self.event.bundle.is_some() {
@@ -110,7 +152,7 @@ impl Encoder<'_> {
         self.text(",\"path\":", gateway.path);
         self.number(",\"status\":", u64::from(gateway.status));
         self.text(",\"outcome\":", gateway.outcome.as_str());
-        self.optional_text(",\"reason\":", gateway.reason);
+        self.push_reason(gateway.reason);
         self.push_identity(gateway);
         self.optional_text(",\"policy\":", gateway.policy);
         self.optional_text(",\"upstream\":", gateway.upstream);
@@ -164,13 +206,21 @@ impl Encoder<'_> {
     }
 
     fn push_fields(&mut self) {
-        let Some(fields) = self.event.fields.filter(|fields| **fields != Value::Undefined) else { return };
+        let Some(fields) = self.event.fields.filter(|fields| !is_undefined(fields)) else { return };
+        let place = Place { parent: Some(&Place::root("gateway")), name: "fields" };
         let start = self.out.len();
         self.raw(",\"fields\":");
         if push_value(self.out, fields, start + FIELDS_MAX).is_err() {
             self.out.truncate(start);
-            self.erased.add(&Place { parent: Some(&Place::root("gateway")), name: "fields" });
+            self.erased.add(&place);
         }
+        self.erase_copies(start, &place);
+    }
+
+    fn push_reason(&mut self, reason: Option<&str>) {
+        let start = self.out.len();
+        self.optional_text(",\"reason\":", reason);
+        self.erase_copies(start, &Place { parent: Some(&Place::root("gateway")), name: "reason" });
     }
 
     fn push_address(&mut self, address: SocketAddr) {
@@ -222,7 +272,7 @@ mod tests {
 
     fn text(event: &Event<'_>) -> String {
         let mut out = Vec::new();
-        encode(event, &labels(), &mut out);
+        encode(event, &labels(), &mut Memo::default(), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -406,6 +456,54 @@ mod tests {
         let erased = ["/result/headers", "/result/response/headers/set", "/result/upstream"];
         check_erased(&json!({}), &lists, &erased, (&json!({}), &json!({"response": {"headers": {}}})));
         assert_eq!(parse(&event(None, Some(&Value::from(true))))["result"], true);
+    }
+
+    #[test]
+    fn a_credential_that_a_policy_copied_is_erased_with_what_it_stands_in() {
+        let input = json!({"request": {
+            "headers": {"authorization": "Bearer hush-hush-hush-1", "x-api-key": "hush-hush-hush-2"},
+            "cookies": {"id": "hush-hush-hush-3"},
+        }});
+        let result =
+            json!({"allow": true, "limits": [{"name": "l", "key": "hush-hush-hush-2", "rate": "1/s"}]});
+        let (input, result) = (value(&input), value(&result));
+        let (fields, of_decision) =
+            (value(&json!({"k": "hush-hush-hush-1"})), value(&json!({"k": "hush-hush-hush-3"})));
+        let mut event = event(Some(&input), Some(&result));
+        (event.fields, event.labels) = (Some(&fields), Some(&of_decision));
+        event.gateway.reason = Some("bad token hush-hush-hush-1");
+        for (level, erased) in [(LogLevel::Full, 7), (LogLevel::Summary, 3)] {
+            event.level = level;
+            assert!(!text(&event).contains("hush"), "{}", text(&event));
+            let json = parse(&event);
+            let pointers = json["erased"].as_array().unwrap();
+            assert_eq!(pointers.len(), erased, "{pointers:?}");
+            assert!(pointers.ends_with(&[
+                json!("/labels"),
+                json!("/gateway/reason"),
+                json!("/gateway/fields")
+            ]));
+            assert_eq!(json["labels"]["app"], "orders");
+        }
+    }
+
+    #[test]
+    fn an_identity_that_requests_share_is_written_the_same_each_time() {
+        let input =
+            json!({"identity": {"subject": "al\"ice", "claims": {"exp": 1}}, "request": {"method": "GET"}});
+        let input = value(&input);
+        let identity = input[&Value::from("identity")].clone();
+        let _cached = identity.clone();
+        let event = event(Some(&input), None);
+        let mut memo = Memo::default();
+        let mut texts = [(); 3].map(|()| {
+            let mut out = Vec::new();
+            encode(&event, &labels(), &mut memo, &mut out);
+            String::from_utf8(out).unwrap()
+        });
+        assert!(memo.get(&identity).is_some());
+        texts.sort();
+        assert_eq!(texts, [(); 3].map(|()| text(&event)));
     }
 
     #[test]

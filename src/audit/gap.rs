@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::audit::json::{push_string, push_u64};
-use crate::base::clock::write_rfc3339;
+use crate::base::clock::rfc3339;
 
 /// Why records were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +66,10 @@ impl Gaps {
             push_string(out, sink);
             out.extend_from_slice(b",\"dropped\":");
             push_u64(out, gap.dropped);
-            for (name, time) in [(",\"since\":", gap.since), (",\"until\":", gap.until)] {
-                let mut text = String::new();
-                write_rfc3339(&mut text, time);
+            for (name, time) in [(",\"since\":\"", gap.since), (",\"until\":\"", gap.until)] {
                 out.extend_from_slice(name.as_bytes());
-                push_string(out, &text);
+                out.extend_from_slice(&rfc3339(time));
+                out.push(b'"');
             }
             out.extend_from_slice(b",\"reason\":");
             push_string(out, reason.as_str());

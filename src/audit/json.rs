@@ -23,19 +23,15 @@ pub(super) fn push_value(out: &mut Vec<u8>, value: &Value, end: usize) -> Result
     push_nested(out, value, end, DEPTH_MAX)
 }
 
-/// Writes an object's member with its separator, unless the value (or the key) is undefined.
+/// Writes an object's key: a name, or the text of a key that is no string as a name (as OPA does it).
 pub(super) fn push_key(out: &mut Vec<u8>, key: &Value, first: bool, end: usize) -> Result<(), Unwritable> {
-    if !first {
-        out.push(b',');
-    }
     if let Value::String(name) = key {
-        push_string(out, name);
+        push_name(out, name, first);
     } else {
         let mut text = Vec::new();
         push_nested(&mut text, key, end.saturating_sub(out.len()), DEPTH_MAX)?;
-        push_string(out, &String::from_utf8_lossy(&text));
+        push_name(out, &String::from_utf8_lossy(&text), first);
     }
-    out.push(b':');
     Ok(())
 }
 
@@ -54,7 +50,7 @@ fn push_nested(out: &mut Vec<u8>, value: &Value, end: usize, depth: usize) -> Re
             out.push(b'{');
             let mut first = true;
             for (key, value) in members.iter() {
-                if *key != Value::Undefined && *value != Value::Undefined {
+                if !is_undefined(key) && !is_undefined(value) {
                     push_key(out, key, first, end)?;
                     push_nested(out, value, end, depth)?;
                     first = false;
@@ -75,7 +71,7 @@ fn push_items<'a>(
     let depth = depth.checked_sub(1).ok_or(Unwritable::TooDeep)?;
     out.push(b'[');
     let mut first = true;
-    for item in items.filter(|item| **item != Value::Undefined) {
+    for item in items.filter(|item| !is_undefined(item)) {
         if !first {
             out.push(b',');
         }
@@ -105,12 +101,45 @@ pub(super) fn push_u64(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// Whether there is no value. (A comparison would compare whole values.)
+pub(super) const fn is_undefined(value: &Value) -> bool {
+    matches!(value, Value::Undefined)
+}
+
 /// Writes a string with its quotes.
 pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
-    out.reserve(text.len() + 2);
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some(at) = first_special(rest) {
+    push_between(out, b"\"", text, b"\"");
+}
+
+/// Writes a member's name, with the comma before it unless it is the first.
+pub(super) fn push_name(out: &mut Vec<u8>, name: &str, first: bool) {
+    if first {
+        push_between(out, b"\"", name, b"\":");
+    } else {
+        push_between(out, b",\"", name, b"\":");
+    }
+}
+
+#[inline]
+fn push_between<const N: usize, const M: usize>(
+    out: &mut Vec<u8>,
+    before: &[u8; N],
+    text: &str,
+    after: &[u8; M],
+) {
+    out.reserve(N + text.len() + M);
+    out.extend_from_slice(before);
+    if is_plain(text.as_bytes()) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        push_escaped(out, text.as_bytes());
+    }
+    out.extend_from_slice(after);
+}
+
+fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
         let Some((byte, after)) = special.split_first() else { break };
@@ -118,7 +147,6 @@ pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
         rest = after;
     }
     out.extend_from_slice(rest);
-    out.push(b'"');
 }
 
 fn push_escape(out: &mut Vec<u8>, byte: u8) {
@@ -139,26 +167,32 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// The place of the first byte that a JSON string must escape (RFC 8259 section 7).
-fn first_special(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH_BITS: u64 = ONES << 7;
-    // Eight bytes at a time. The high bit of each byte of `mask` says that the byte is special; a borrow may mark a byte
-    // above a special one too, but never below it, and the lowest is the one that is asked for.
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * u64::from(b'"'));
-        let backslash = word ^ (ONES * u64::from(b'\\'));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let mask = (control | quote.wrapping_sub(ONES) & !quote | backslash.wrapping_sub(ONES) & !backslash)
-            & HIGH_BITS;
-        if mask != 0 {
-            return Some(index * 8 + mask.trailing_zeros() as usize / 8);
-        }
+/// Whether no byte must be escaped (RFC 8259 section 7). Nearly all strings are plain and short, so the last bytes are
+/// looked at in a word that overlaps the one before rather than one by one.
+fn is_plain(bytes: &[u8]) -> bool {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        let (words, _) = bytes.as_chunks::<8>();
+        let last = special_bytes(u64::from_le_bytes(*last));
+        return words.iter().fold(last, |marks, word| marks | special_bytes(u64::from_le_bytes(*word))) == 0;
     }
-    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    tail.iter().position(special).map(|at| words.len() * 8 + at)
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let word = u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last));
+        return special_bytes(word) == 0;
+    }
+    !bytes.iter().any(|byte| is_special(*byte))
+}
+
+/// Marks in the high bit of each of eight bytes whether it must be escaped; a byte above such a one may be marked too.
+const fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let below = word.wrapping_sub(ONES * 0x20) | quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES);
+    below & !word & (ONES << 7)
+}
+
+const fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 #[cfg(test)]

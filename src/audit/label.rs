@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use regorus::Value;
 
-use crate::audit::json::{push_key, push_string, push_value};
+use crate::audit::json::{is_undefined, push_key, push_string, push_value};
 
 /// Bytes of a decision's own labels at most; more are left out together.
 const DECISION_LABELS_MAX: usize = 4 * 1024;
@@ -34,26 +34,27 @@ impl EncodedLabels {
         Self { members, names: all.into_keys().map(str::to_owned).collect() }
     }
 
-    /// Writes the object: these labels, and those of `decision` that do not take the name of one of them. A policy adds
-    /// labels; it cannot pass an event off as another gateway's.
-    pub(super) fn push(&self, out: &mut Vec<u8>, decision: Option<&Value>) {
-        out.push(b'{');
+    /// Writes the configured labels, members without braces; there is always one.
+    pub(super) fn push_configured(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.members);
-        if let Some(Value::Object(members)) = decision {
-            let start = out.len();
-            for (key, value) in members.iter() {
-                let Value::String(name) = key else { continue };
-                if *value == Value::Undefined || self.names.iter().any(|known| **known == **name) {
-                    continue;
-                }
-                let end = start + DECISION_LABELS_MAX;
-                if push_key(out, key, false, end).and_then(|()| push_value(out, value, end)).is_err() {
-                    out.truncate(start);
-                    break;
-                }
+    }
+
+    /// Writes those labels of a decision that do not take the name of a configured one, each after a comma. A policy adds
+    /// labels; it cannot pass an event off as another gateway's.
+    pub(super) fn push_others(&self, out: &mut Vec<u8>, decision: &Value) {
+        let Value::Object(members) = decision else { return };
+        let start = out.len();
+        let end = start + DECISION_LABELS_MAX;
+        for (key, value) in members.iter() {
+            let Value::String(name) = key else { continue };
+            if is_undefined(value) || self.names.iter().any(|known| **known == **name) {
+                continue;
+            }
+            if push_key(out, key, false, end).and_then(|()| push_value(out, value, end)).is_err() {
+                out.truncate(start);
+                return;
             }
         }
-        out.push(b'}');
     }
 }
 
@@ -68,8 +69,10 @@ mod tests {
         let configured = [("app", "orders"), ("region", "eu-1")];
         let configured = configured.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let labels = EncodedLabels::new(&configured, "here");
-        let mut out = Vec::new();
-        labels.push(&mut out, Some(&Value::from_json_str(&decision.to_string()).unwrap()));
+        let mut out = b"{".to_vec();
+        labels.push_configured(&mut out);
+        labels.push_others(&mut out, &Value::from_json_str(&decision.to_string()).unwrap());
+        out.push(b'}');
         assert_eq!(&serde_json::from_slice::<serde_json::Value>(&out).unwrap(), want);
     }
 

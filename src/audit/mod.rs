@@ -15,6 +15,7 @@ mod json;
 pub mod label;
 mod line;
 pub mod log;
+pub mod memo;
 pub mod queue;
 pub mod recorder;
 pub mod sink;

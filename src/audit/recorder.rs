@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::audit::encode::encode;
 use crate::audit::label::EncodedLabels;
 use crate::audit::log::Log;
+use crate::audit::memo::Memo;
 use crate::contract::event::Event;
 
 /// Bytes from which on a buffer is handed over at once.
@@ -16,12 +17,12 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// The longest that a record waits for others in the buffer.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// A worker's buffer. A record costs its encoding; a timer is set at most once for each [`LINGER`], never for a record.
+/// A worker's buffer. A record costs its encoding; a timer is set at most every 20 ms, never for a record.
 #[derive(Debug)]
 pub struct Recorder {
     log: Arc<Log>,
     buffer: RefCell<Buffer>,
-    /// [`Recorder::run`] will flush within [`LINGER`].
+    /// [`Recorder::run`] will flush within 20 ms.
     flush_due: Cell<bool>,
     first_record: Notify,
 }
@@ -30,6 +31,7 @@ pub struct Recorder {
 struct Buffer {
     lines: Vec<u8>,
     records: u64,
+    memo: Memo,
 }
 
 impl Recorder {
@@ -43,16 +45,16 @@ impl Recorder {
         if self.log.is_empty() {
             return;
         }
-        let mut buffer = self.buffer.borrow_mut();
+        let buffer = &mut *self.buffer.borrow_mut();
         let before = buffer.lines.len();
-        encode(event, labels, &mut buffer.lines);
+        encode(event, labels, &mut buffer.memo, &mut buffer.lines);
         if buffer.lines.len() == before {
             return;
         }
         buffer.lines.push(b'\n');
         buffer.records += 1;
         if buffer.lines.len() >= BATCH_BYTES {
-            self.hand_over(&mut buffer);
+            self.hand_over(buffer);
         } else if !self.flush_due.replace(true) {
             self.first_record.notify_one();
         }

@@ -1,4 +1,4 @@
-//! Where decision events go. A new kind of sink is one file that implements [`Sink`] and one arm in [`open`].
+//! Where decision events go. A new kind of sink is one file that implements [`Sink`] and one arm in `open`.
 
 use std::fmt::Debug;
 use std::io;

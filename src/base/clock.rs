@@ -51,34 +51,34 @@ pub fn saturating_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Writes `now` (since the epoch) as RFC 3339 in UTC with nanoseconds, `2026-01-31T08:00:00.000000001Z`.
-pub fn write_rfc3339(out: &mut String, now: Duration) {
+/// `now` (since the epoch) as RFC 3339 in UTC with nanoseconds, `2026-01-31T08:00:00.000000001Z`.
+pub fn rfc3339(now: Duration) -> [u8; 30] {
     let seconds = now.as_secs();
     let (year, month, day) = civil_from_days(seconds / 86_400);
     let of_day = seconds % 86_400;
-    let fields: [(u64, usize, char); 6] = [
-        (year, 4, '-'),
-        (month, 2, '-'),
-        (day, 2, 'T'),
-        (of_day / 3600, 2, ':'),
-        (of_day / 60 % 60, 2, ':'),
-        (of_day % 60, 2, '.'),
-    ];
-    for (value, width, separator) in fields {
-        push_padded(out, value, width);
-        out.push(separator);
-    }
-    push_padded(out, u64::from(now.subsec_nanos()), 9);
-    out.push('Z');
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    put_digits(&mut text, 0, 4, year);
+    put_digits(&mut text, 5, 2, month);
+    put_digits(&mut text, 8, 2, day);
+    put_digits(&mut text, 11, 2, of_day / 3600);
+    put_digits(&mut text, 14, 2, of_day / 60 % 60);
+    put_digits(&mut text, 17, 2, of_day % 60);
+    put_digits(&mut text, 20, 9, u64::from(now.subsec_nanos()));
+    text
 }
 
-fn push_padded(out: &mut String, value: u64, width: usize) {
-    let mut digits = itoa::Buffer::new();
-    let text = digits.format(value);
-    for _ in text.len()..width {
-        out.push('0');
+/// Writes [`rfc3339`] to `out`.
+pub fn write_rfc3339(out: &mut String, now: Duration) {
+    out.extend(rfc3339(now).map(char::from));
+}
+
+/// Puts the last `width` digits of `value` at `start`.
+fn put_digits(text: &mut [u8; 30], start: usize, width: usize, value: u64) {
+    let mut rest = value;
+    for place in text.iter_mut().skip(start).take(width).rev() {
+        *place = b"0123456789".get((rest % 10) as usize).copied().unwrap_or(b'0');
+        rest /= 10;
     }
-    out.push_str(text);
 }
 
 /// Proleptic Gregorian date of a day count since 1970-01-01 (Howard Hinnant's `civil_from_days`).

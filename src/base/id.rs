@@ -30,14 +30,15 @@ impl DecisionIds {
         self.low = self.low.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.low ^ (self.low >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let low = (mixed ^ (mixed >> 31)).to_be_bytes();
-        let high = (self.high ^ self.low.rotate_left(32)).to_be_bytes();
-        let [a, b, c, d, e, f, g, h] = low;
-        let [i, j, ..] = high;
+        let mixed = mixed ^ (mixed >> 31);
+        let other = self.high ^ self.low.rotate_left(32);
+        let mut random = [0; 10];
+        let bytes = mixed.to_be_bytes().into_iter().chain(other.to_be_bytes());
+        for (place, byte) in random.iter_mut().zip(bytes) {
+            *place = byte;
+        }
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        DecisionId(
-            uuid::Builder::from_unix_timestamp_millis(millis, &[a, b, c, d, e, f, g, h, i, j]).into_uuid(),
-        )
+        DecisionId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 }
 
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn ids_are_version_7_unique_and_sorted_by_millisecond() {
         let mut ids = DecisionIds::new();
-        let first = ids.next(Duration::from_millis(1_000));
+        let first = ids.next(Duration::from_secs(1));
         let second = ids.next(Duration::from_millis(1_001));
         assert_eq!(first.0.get_version_num(), 7);
         assert!(first.to_string() < second.to_string());

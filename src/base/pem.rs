@@ -56,10 +56,12 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 
 fn described(what: &'static str, path: &Path, error: &pem::Error) -> PemError {
     let path = path.to_owned();
-    match error {
-        pem::Error::Io(error) => PemError::Read { what, path, kind: error.kind() },
-        pem::Error::NoItemsFound => PemError::Empty { what, path },
-        _ => PemError::Malformed { what, path },
+    if let pem::Error::Io(error) = error {
+        PemError::Read { what, path, kind: error.kind() }
+    } else if matches!(error, pem::Error::NoItemsFound) {
+        PemError::Empty { what, path }
+    } else {
+        PemError::Malformed { what, path }
     }
 }
 

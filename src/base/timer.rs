@@ -15,6 +15,11 @@ pub struct LazyTimer {
 }
 
 impl LazyTimer {
+    /// Whether a sleep is registered that will wake its task. Cheaper than asking for a deadline.
+    pub fn is_armed(&self) -> bool {
+        self.sleep.as_ref().is_some_and(|sleep| !sleep.is_elapsed())
+    }
+
     /// Ready once `deadline` has passed. Wakes the task then.
     pub fn poll_expired(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));

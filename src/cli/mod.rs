@@ -8,6 +8,7 @@ use crate::cli::output::{Exit, Paint};
 
 pub mod completions;
 pub mod config;
+pub mod demo;
 pub mod key;
 pub mod output;
 pub mod policy_check;
@@ -29,6 +30,8 @@ pub struct Cli {
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads
     Run(run::RunArgs),
+    /// A tour: built-in upstream, starter policies, ready-made keys; prints requests to try
+    Demo(demo::DemoArgs),
     /// Check, show and describe the configuration
     Config(config::ConfigArgs),
     /// Test, check and try policies
@@ -103,6 +106,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
     let paint = Paint::stdout();
     match cli.command {
         Command::Run(args) => run::run(&args, notes),
+        Command::Demo(args) => demo::run(&args, paint, out, notes),
         Command::Config(args) => Ok(config::run(&args, out, notes)?),
         Command::Policy(PolicyArgs { command }) => match command {
             PolicyCommand::Test(args) => policy_test::run(&args, paint, out, notes),

@@ -97,7 +97,7 @@ mod tests {
     fn durations_need_a_number_and_a_unit() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for wrong in ["", "5", "s", "5 s", "-1s", "99999999999999999999s", "18446744073709551615m", "5h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

@@ -111,17 +111,17 @@ fn render(rows: &[Row], format: EvalFormat) -> anyhow::Result<String> {
         let mut expressions = Vec::new();
         for answer in &row.expressions {
             let value = json_of(&answer.value)?;
-            text.push_str(&format!("{value:#}\n"));
+            text.push_str(&serde_json::to_string_pretty(&value)?);
+            text.push('\n');
             let location = json!({"row": answer.row, "col": answer.column});
             expressions.push(json!({"value": value, "text": answer.text, "location": location}));
         }
         let mut result = Map::new();
         result.insert("expressions".to_owned(), expressions.into());
-        match json_of(&row.bindings)? {
-            serde_json::Value::Object(bindings) if !bindings.is_empty() => {
-                result.insert("bindings".to_owned(), bindings.into());
-            }
-            _ => {}
+        if let serde_json::Value::Object(bindings) = json_of(&row.bindings)?
+            && !bindings.is_empty()
+        {
+            result.insert("bindings".to_owned(), bindings.into());
         }
         results.push(serde_json::Value::Object(result));
     }

@@ -16,6 +16,10 @@ use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
 
 /// Run the tests of policies: `test_` rules, each on its own, and the cases of `*.case.yaml` files.
 #[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line, named as OPA names it"
+)]
 pub struct TestArgs {
     /// Directories and files with policies, data and tests.
     #[arg(required = true, value_name = "PATH")]
@@ -106,11 +110,11 @@ fn verdict(args: &TestArgs, report: &TestReport, notes: &mut dyn Write) -> anyho
     if report.has_failures() {
         return Ok(Exit::No);
     }
-    if let (Some(threshold), Some(percent)) = (args.threshold, report.percent()) {
-        if percent < threshold {
-            writeln!(notes, "Code coverage threshold not met: got {percent:.2} instead of {threshold:.2}")?;
-            return Ok(Exit::No);
-        }
+    if let (Some(threshold), Some(percent)) = (args.threshold, report.percent())
+        && percent < threshold
+    {
+        writeln!(notes, "Code coverage threshold not met: got {percent:.2} instead of {threshold:.2}")?;
+        return Ok(Exit::No);
     }
     let skipped = report.count(|outcome| matches!(outcome, Outcome::Skipped));
     if skipped > 0 && !args.exit_zero_on_skipped {

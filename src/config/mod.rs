@@ -17,10 +17,12 @@ pub(crate) mod suggest;
 mod unbuilt;
 pub(crate) mod yaml;
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use aws_lc_rs::digest;
 use serde_json::Value;
 
 use crate::config::diagnostic::{ConfigErrors, Diagnostic};
@@ -83,7 +85,8 @@ pub fn parse(
         place.remove_from(&mut document);
     }
     let written = written(document, &mut report);
-    let config = written.as_ref().map(|written| check::check(written, &root, &file, files, &mut report));
+    let source = check::Source { file: &file, revision: revision(text), files };
+    let config = written.as_ref().map(|written| check::check(written, &root, source, &mut report));
     let (errors, warnings) = report.finish(path, &root);
     match (written, config) {
         (Some(written), Some(Ok(config))) if errors.is_empty() => {
@@ -105,6 +108,16 @@ pub fn show(loaded: &Loaded, format: ShowFormat) -> String {
         ShowFormat::Yaml => loaded.effective.to_yaml(),
         ShowFormat::Json => loaded.effective.to_json(),
     }
+}
+
+/// The first twelve digits of the text's SHA-256, as in the revision of a bundle.
+fn revision(text: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    hash.as_ref().iter().take(6).fold(String::new(), |mut text, byte| {
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn fatal(

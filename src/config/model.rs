@@ -24,6 +24,8 @@ pub type Name = Arc<str>;
 pub struct Config {
     /// The file it was read from.
     pub path: PathBuf,
+    /// The beginning of the file's SHA-256, in hexadecimal.
+    pub revision: String,
     /// In every decision event, and `opa.runtime().config.labels`.
     pub labels: BTreeMap<String, String>,
     /// Worker threads, at least 1.

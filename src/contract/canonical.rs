@@ -106,6 +106,10 @@ pub fn target(uri: &Uri, rules: PathRules) -> Result<Target, Refusal> {
     let path = CanonicalPath::parse(raw_path, rules)?;
     let raw_path = (raw_path != path.as_str()).then(|| raw_path.to_owned());
     let query = uri.query().map(str::to_owned);
+    // HTTP/2 has no guard that looks at bytes.
+    if !query.as_ref().is_none_or(|query| query.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Refusal::Target);
+    }
     let ampersands = |query: &String| memchr::memchr_iter(b'&', query.as_bytes()).count();
     if query.as_ref().is_some_and(|query| ampersands(query) >= QUERY_PARAMETERS_MAX) {
         return Err(Refusal::QueryTooLarge);
@@ -131,8 +135,7 @@ pub fn authority(parts: &Parts) -> Result<String, Refusal> {
         (Some(named), _) | (None, Some(named)) => named,
         (None, None) => return Err(Refusal::Host),
     };
-    let scheme_is_http = parts.uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
-    if !scheme_is_http || !is_authority(named) {
+    if !is_authority(named) {
         return Err(Refusal::Host);
     }
     Ok(named.to_ascii_lowercase())
@@ -174,12 +177,14 @@ fn is_authority(text: &str) -> bool {
     let port_is_good =
         port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()));
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host_is_good =
-        bracketed.map_or_else(|| is_name(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    let host_is_good = match bracketed.map(str::parse::<std::net::Ipv6Addr>) {
+        Some(address) => address.is_ok(),
+        None => is_host_name(host),
+    };
     host_is_good && port_is_good
 }
 
-fn is_name(host: &str) -> bool {
+fn is_host_name(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let name = host.strip_suffix('.').unwrap_or(host);
     !name.is_empty()
@@ -207,6 +212,10 @@ fn check_fields(headers: &mut HeaderMap) -> Result<(), Refusal> {
         if !value.as_bytes().is_ascii() && std::str::from_utf8(value.as_bytes()).is_err() {
             return Err(Refusal::HeaderText);
         }
+    }
+    // Nearly all requests have each name once, and are done here.
+    if headers.keys_len() == headers.len() {
+        return Ok(());
     }
     if ONCE.iter().any(|name| headers.get_all(name).iter().nth(1).is_some()) {
         return Err(Refusal::RepeatedHeader);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use regorus::Value;
+use smallvec::SmallVec;
 
 use crate::base::path::{CanonicalPath, PathRules};
 use crate::base::size::{self, ByteLimit};
@@ -173,11 +174,7 @@ impl Decision {
     /// Parses a result.
     pub fn parse(result: &Value, phase: Phase) -> Result<Self, DecisionError> {
         if let Value::Bool(allow) = result {
-            return Ok(if *allow {
-                Self::Allow(Box::default())
-            } else {
-                Self::Deny(Box::new(Deny::default()))
-            });
+            return Ok(if *allow { Self::Allow(Box::default()) } else { Self::Deny(Box::default()) });
         }
         let mut allow = None;
         let mut allowed = Allow::default();
@@ -232,6 +229,30 @@ impl Default for Deny {
     }
 }
 
+// === impl Log ===
+
+impl Log {
+    /// What holds when the response phase has spoken too: the lesser level, and its fields and labels beside the earlier
+    /// ones. What the request phase keeps out of the log stays out.
+    pub fn add(&mut self, later: &Self) {
+        self.level = self.level.max(later.level);
+        merge(&mut self.fields, later.fields.as_ref());
+        merge(&mut self.labels, later.labels.as_ref());
+    }
+}
+
+fn merge(object: &mut Option<Value>, later: Option<&Value>) {
+    let Some(later) = later else { return };
+    match (object.as_mut().and_then(|value| value.as_object_mut().ok()), later.as_object()) {
+        (Some(object), Ok(later)) => {
+            for (key, value) in later.iter() {
+                object.insert(key.clone(), value.clone());
+            }
+        }
+        (Some(_) | None, _) => *object = Some(later.clone()),
+    }
+}
+
 // === impl HeaderEdits ===
 
 impl HeaderEdits {
@@ -256,19 +277,52 @@ impl HeaderEdits {
 }
 
 /// Removes `name` and every header whose name differs from it only in characters that are not letters or digits.
-pub fn remove_folded(headers: &mut HeaderMap, name: &HeaderName) {
-    while headers.remove(name).is_some() {}
-    loop {
-        let twin = headers.keys().find(|other| same_folded(other.as_str(), name.as_str())).cloned();
-        match twin {
-            Some(twin) => headers.remove(twin),
-            None => return,
-        };
+fn remove_folded(headers: &mut HeaderMap, name: &HeaderName) {
+    let twins = headers.keys().filter(|other| same_folded(other.as_str(), name.as_str()));
+    let twins: SmallVec<[HeaderName; 2]> = twins.cloned().collect();
+    for twin in twins {
+        headers.remove(twin);
     }
 }
 
+/// A set of header names, compared as [`same_folded`] does.
+#[derive(Debug, Clone, Default)]
+pub struct FoldedNames {
+    names: Vec<HeaderName>,
+    /// Bit n: a name of n bytes is in it; the last bit stands for all longer ones. Most headers are ruled out by it.
+    lengths: u64,
+}
+
+// === impl FoldedNames ===
+
+impl FoldedNames {
+    /// The set of `names`.
+    pub fn new(names: &[HeaderName]) -> Self {
+        let lengths = names.iter().fold(0, |lengths, name| lengths | length_bit(name));
+        Self { names: names.to_vec(), lengths }
+    }
+
+    /// Removes every header whose name is in the set.
+    pub fn remove_from(&self, headers: &mut HeaderMap) {
+        let found = headers.keys().filter(|name| self.contains(name));
+        let found: SmallVec<[HeaderName; 4]> = found.cloned().collect();
+        for name in found {
+            headers.remove(name);
+        }
+    }
+
+    fn contains(&self, name: &HeaderName) -> bool {
+        self.lengths & length_bit(name) != 0
+            && self.names.iter().any(|own| same_folded(own.as_str(), name.as_str()))
+    }
+}
+
+fn length_bit(name: &HeaderName) -> u64 {
+    1 << name.as_str().len().min(63)
+}
+
 /// Whether two header names are the same to a server that turns them into variables (CGI and its heirs).
-pub fn same_folded(a: &str, b: &str) -> bool {
+fn same_folded(a: &str, b: &str) -> bool {
     let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'_' };
     a.len() == b.len() && a.bytes().map(fold).eq(b.bytes().map(fold))
 }

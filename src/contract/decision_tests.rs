@@ -146,3 +146,17 @@ fn what_the_gateway_sets_replaces_every_twin() {
     let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     assert_eq!(left, [("x-users", "evil"), ("x-user", "alice")]);
 }
+
+#[test]
+fn identity_headers_go_whatever_joins_their_words() {
+    let long = HeaderName::from_bytes("x".repeat(80).as_bytes()).unwrap();
+    let names = FoldedNames::new(&[HeaderName::from_static("x-user"), long.clone()]);
+    let mut headers = HeaderMap::new();
+    for name in ["x-user", "x.user", "x~user", "x-users", "y-user", "accept", long.as_str()] {
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("1"));
+    }
+    names.remove_from(&mut headers);
+    let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["accept", "x-users", "y-user"]);
+}

@@ -39,7 +39,7 @@ impl Outcome {
 }
 
 /// How much of a decision is logged (`log.level`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum LogLevel {
     /// Input and result too.
     #[default]
@@ -109,7 +109,7 @@ pub struct Gateway<'a> {
     pub status: u16,
     /// How it ended.
     pub outcome: Outcome,
-    /// Stable snake_case reason of a gateway's refusal, or the policy's own reason.
+    /// Stable `snake_case` reason of a gateway's refusal, or the policy's own reason.
     pub reason: Option<&'a str>,
     /// Identity provider and subject.
     pub provider: Option<&'a str>,

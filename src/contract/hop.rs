@@ -1,37 +1,44 @@
 //! Headers that end at this hop, and headers that only the gateway may set.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 
 use crate::contract::canonical::Refusal;
 
 /// Hop-by-hop headers (RFC 9110 section 7.6.1), and `Proxy`, which some CGI servers take for their own setting.
-const HOP_BY_HOP: [HeaderName; 11] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("proxy"),
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "proxy"
+    )
+}
 
 /// Who the client is, in the words of some other proxy: only the gateway says that.
-const FORWARDING: [HeaderName; 10] = [
-    header::FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-client-ip"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("cf-connecting-ip"),
-    HeaderName::from_static("x-cluster-client-ip"),
-];
+fn is_forwarding(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-forwarded-port"
+            | "x-real-ip"
+            | "x-client-ip"
+            | "true-client-ip"
+            | "cf-connecting-ip"
+            | "x-cluster-client-ip"
+    )
+}
 
 /// What a request asked of the connection itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +51,10 @@ pub struct HopRequest {
 
 /// Removes what ends at this hop from a request.
 pub fn strip_request(headers: &mut HeaderMap) -> Result<HopRequest, Refusal> {
+    let gone = names_where(headers, |name| is_hop_by_hop(name) || is_forwarding(name));
+    if gone.is_empty() {
+        return Ok(HopRequest::default());
+    }
     let asked = HopRequest {
         websocket: has_token(headers, &header::CONNECTION, "upgrade")
             && headers
@@ -51,28 +62,26 @@ pub fn strip_request(headers: &mut HeaderMap) -> Result<HopRequest, Refusal> {
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")),
         trailers: has_token(headers, &header::TE, "trailers"),
     };
-    for name in connection_names(headers)? {
+    for name in connection_names(headers)?.into_iter().chain(gone) {
         headers.remove(name);
     }
-    strip(headers, &HOP_BY_HOP);
-    strip(headers, &FORWARDING);
     Ok(asked)
 }
 
 /// Removes what ends at this hop from a response.
 pub fn strip_response(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        for name in connection_names(headers).unwrap_or_default() {
-            headers.remove(name);
-        }
+    let gone = names_where(headers, is_hop_by_hop);
+    if gone.is_empty() {
+        return;
     }
-    strip(headers, &HOP_BY_HOP);
-}
-
-fn strip(headers: &mut HeaderMap, names: &[HeaderName]) {
-    for name in names {
+    for name in connection_names(headers).unwrap_or_default().into_iter().chain(gone) {
         headers.remove(name);
     }
+}
+
+/// The names that are there and meant: one look at each, for most requests have none of them.
+fn names_where(headers: &HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) -> SmallVec<[HeaderName; 4]> {
+    headers.keys().filter(|name| is_meant(name)).cloned().collect()
 }
 
 /// The headers that `Connection` names. One that the policy or the upstream relies on is refused: naming it would
@@ -108,7 +117,7 @@ fn is_protected(name: &HeaderName) -> bool {
         header::VIA,
         header::CACHE_CONTROL,
     ];
-    PROTECTED.contains(name) || name.as_str().starts_with("x-") || FORWARDING.contains(name)
+    PROTECTED.contains(name) || name.as_str().starts_with("x-") || is_forwarding(name)
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {

@@ -23,7 +23,7 @@ use crate::pipeline::routed::Target;
 /// INVARIANT: nothing is forwarded without one, and nothing outside this file can make one.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) asked: Asked,
     pub(crate) body: UpstreamRequestBody,
     obligations: Box<Allow>,
@@ -42,7 +42,7 @@ pub(crate) struct Asked {
 
 impl Admitted {
     /// Its parts, for the stage that enforces the obligations.
-    pub(crate) fn into_parts(self) -> (Exchange, Asked, UpstreamRequestBody, Box<Allow>) {
+    pub(crate) fn into_parts(self) -> (Box<Exchange>, Asked, UpstreamRequestBody, Box<Allow>) {
         (self.exchange, self.asked, self.body, self.obligations)
     }
 }
@@ -98,7 +98,6 @@ pub(crate) fn ask(
     exchange.count_decision(api.policy, &ruling.decision, fail_open);
     match ruling.decision {
         Ok(Decision::Allow(allow)) => {
-            exchange.evidence.log = allow.log.clone();
             if phase == Phase::Request {
                 exchange.evidence.reason = allow.reason.clone().map(Cow::Owned);
             }

@@ -18,10 +18,11 @@ use crate::limits::fields::{RATELIMIT, RATELIMIT_POLICY, limit_fields};
 use crate::limits::verdict::{LimitRequest, Verdict};
 use crate::pipeline::admitted::{Admitted, Asked};
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::forwarded;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::{FaultCell, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
-use crate::pipeline::{forwarded, websocket};
+use crate::pipeline::websocket::Handshake;
 use crate::upstream::cluster::Cluster;
 
 /// Unreserved characters stay, all others are escaped, in query parameters that the policy sets.
@@ -30,7 +31,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// A request that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Cleared {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) asked: Asked,
     pub(crate) request: Request<UpstreamRequestBody>,
     pub(crate) cluster: Arc<Cluster>,
@@ -38,7 +39,7 @@ pub(crate) struct Cleared {
     /// Why the client's body broke off, if it did.
     pub(crate) fault: FaultCell,
     /// It is a WebSocket handshake.
-    pub(crate) websocket: bool,
+    pub(crate) websocket: Option<Handshake>,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) limit_headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -65,8 +66,9 @@ impl Admitted {
             Ok(cluster) => cluster,
             Err(cause) => return Err(Reject::new(exchange, cause)),
         };
-        let websocket = websocket::is_wanted(&exchange, &asked, &body);
-        let Some(request) = assemble(&mut exchange, &asked, &edits, &cluster, body, websocket) else {
+        let websocket = Handshake::of(&exchange, &asked, &body);
+        let handshake = websocket.as_ref();
+        let Some(request) = assemble(&mut exchange, &asked, &edits, &cluster, body, handshake) else {
             return Err(Reject::new(exchange, Cause::Internal));
         };
         Ok(Cleared {
@@ -139,13 +141,11 @@ fn bound_body(exchange: &Exchange, body: &mut UpstreamRequestBody, allow: &Allow
 
 fn choose(exchange: &Exchange, asked: &Asked, edits: &UpstreamEdits) -> Result<Arc<Cluster>, Cause> {
     let runtime = exchange.runtime();
-    match &edits.name {
-        Some(name) => runtime.clusters.get(name).cloned().ok_or(Cause::UnknownUpstream),
-        None => {
-            let api = runtime.apis.get(asked.target.api).ok_or(Cause::Internal)?;
-            Ok(Arc::clone(&api.cluster))
-        }
+    if let Some(name) = &edits.name {
+        return runtime.clusters.get(name).cloned().ok_or(Cause::UnknownUpstream);
     }
+    let api = runtime.apis.get(asked.target.api).ok_or(Cause::Internal)?;
+    Ok(Arc::clone(&api.cluster))
 }
 
 /// The request as the upstream gets it: the canonical head, what the gateway adds, and last what the policy sets.
@@ -155,11 +155,12 @@ fn assemble(
     edits: &UpstreamEdits,
     cluster: &Cluster,
     body: UpstreamRequestBody,
-    websocket: bool,
+    websocket: Option<&Handshake>,
 ) -> Option<Request<UpstreamRequestBody>> {
     let target = target(exchange, edits)?;
+    let asked_again = exchange.local.asks_about_responses(asked.target.api);
     let head = &mut exchange.head;
-    let mut headers = std::mem::take(&mut head.headers);
+    let mut headers = if asked_again { head.headers.clone() } else { std::mem::take(&mut head.headers) };
     let source = &asked.from.source;
     forwarded::write(&mut headers, &source.forwarded_for, source.peer.ip(), head.scheme, &head.authority);
     hop::add_via(&mut headers, head.protocol);
@@ -173,8 +174,8 @@ fn assemble(
     if cluster.settings().preserve_host {
         headers.insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
     }
-    if websocket {
-        websocket::ask(&mut headers);
+    if websocket.is_some() {
+        Handshake::ask(&mut headers);
     }
     let method: Method = head.method.clone();
     let mut request = Request::new(body);

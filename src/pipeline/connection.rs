@@ -12,6 +12,10 @@ use crate::contract::request::TlsFacts;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::websocket::Tunnel;
 
+/// The header that marks the head which stands for a refused one. No client can send it: a name with an underscore is
+/// refused.
+pub const REFUSED: &str = "postern_refused";
+
 /// A connection from a client.
 #[derive(Debug)]
 pub struct Connection {
@@ -30,13 +34,27 @@ pub struct Connection {
 pub struct ConnectionControl {
     refusal: RefCell<Option<Cause>>,
     in_flight: Cell<u32>,
+    ended: Cell<u64>,
     idle_since: Cell<Option<Instant>>,
-    /// A head asks for another protocol, and is not answered yet.
-    upgrade_asked: Cell<bool>,
+    reading: Cell<Reading>,
+    /// On HTTP/1: the number of the request whose body has not been read to its end.
+    unread_body: Cell<Option<u64>>,
     tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
     /// Since when the client has had bytes of a response that it has not taken; one for each open response.
     unread: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
+}
+
+/// What an HTTP/1 client has sent of its next head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reading {
+    /// Nothing, ever: the connection is new.
+    #[default]
+    New,
+    /// A part of a head.
+    Head,
+    /// Nothing since the last request.
+    Nothing,
 }
 
 /// One response's mark of when its last bytes were handed out.
@@ -50,7 +68,8 @@ impl ConnectionControl {
         *self.refusal.borrow_mut() = Some(cause);
     }
 
-    /// The cause of a refused head, where the head just received stands for one.
+    /// The cause of a refused head. To be asked for by the head that is marked [`REFUSED`], and by no other: heads are
+    /// read ahead of the requests before them.
     pub fn take_refusal(&self) -> Option<Cause> {
         self.refusal.borrow_mut().take()
     }
@@ -63,21 +82,31 @@ impl ConnectionControl {
     /// Its response has ended.
     pub fn request_ended(&self) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.ended.set(self.ended.get() + 1);
         self.idle_since.set(Some(Instant::now()));
-        if self.upgrade_asked.replace(false)
-            && let Some(waker) = self.waker.borrow_mut().take()
-        {
+        if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
     }
 
-    /// A mark for a response that begins; it is watched until it is dropped.
+    /// How many requests have ended.
+    pub fn ended(&self) -> u64 {
+        self.ended.get()
+    }
+
+    /// A mark for a response that begins; it is watched until it is dropped. Its head is the first that the client must
+    /// make room for.
     pub fn watch_response(&self) -> HandedOut {
-        let mark = HandedOut::default();
+        let mark = Rc::new(Cell::new(Some(Instant::now())));
         let mut unread = self.unread.borrow_mut();
         unread.retain(|mark| mark.strong_count() > 0);
         unread.push(Rc::downgrade(&mark));
         mark
+    }
+
+    /// Whether a watched response has not ended.
+    pub fn has_open_response(&self) -> bool {
+        self.unread.borrow().iter().any(|mark| mark.strong_count() > 0)
     }
 
     /// The longest that bytes handed out have not been followed by a demand for more.
@@ -95,14 +124,29 @@ impl ConnectionControl {
         self.idle_since.get()
     }
 
-    /// A head asks for another protocol: bytes after it belong to nobody until it is answered.
-    pub fn upgrade_asked(&self) {
-        self.upgrade_asked.set(true);
+    /// What the client has sent of its next head.
+    pub fn reading(&self) -> Reading {
+        self.reading.get()
     }
 
-    /// Whether a request for another protocol is open.
-    pub fn is_upgrade_asked(&self) -> bool {
-        self.upgrade_asked.get()
+    /// Notes what the client has sent of its next head.
+    pub fn set_reading(&self, reading: Reading) {
+        self.reading.set(reading);
+    }
+
+    /// Notes that the request with this number, counted from 1, has a body.
+    pub fn body_announced(&self, number: u64) {
+        self.unread_body.set(Some(number));
+    }
+
+    /// Notes that the body has been read to its end.
+    pub fn body_read(&self) {
+        self.unread_body.set(None);
+    }
+
+    /// Whether some of the current request's body may still be on its way. A head that was read ahead does not count.
+    pub fn is_body_unread(&self) -> bool {
+        self.unread_body.get() == Some(self.ended.get() + 1)
     }
 
     /// The response is a 101: the connection becomes `tunnel` once that is out.
@@ -115,8 +159,8 @@ impl ConnectionControl {
         self.tunnel.borrow_mut().take()
     }
 
-    /// Wakes the byte stream's reader when the state of an upgrade changes.
-    pub fn wake_on_change(&self, waker: &Waker) {
+    /// Wakes the byte stream's reader when a request ends.
+    pub fn wake_on_end(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *kept = Some(waker.clone());

@@ -51,8 +51,8 @@ pub(crate) struct Evidence {
     pub(crate) route: Option<(usize, usize)>,
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) identity_failure: Option<Failure>,
-    /// The policy was asked.
-    pub(crate) decided: bool,
+    /// The question whose input and result are told, once the policy was asked.
+    pub(crate) decided: Option<Phase>,
     pub(crate) input: Option<Value>,
     pub(crate) result: Option<Value>,
     pub(crate) policy_error: Option<String>,
@@ -83,7 +83,7 @@ impl Evidence {
             route: None,
             identity: None,
             identity_failure: None,
-            decided: false,
+            decided: None,
             input: None,
             result: None,
             policy_error: None,
@@ -105,15 +105,8 @@ impl Evidence {
     pub(crate) fn rejected(&mut self, cause: &Cause) {
         self.outcome = cause.outcome();
         self.status = cause.status().as_u16();
-        self.reason = Some(match cause {
-            Cause::Denied(deny) | Cause::ResponseDenied(deny) => {
-                deny.reason.clone().map_or(Cow::Borrowed(cause.reason()), Cow::Owned)
-            }
-            other => Cow::Borrowed(other.reason()),
-        });
-        if let Cause::Denied(deny) | Cause::ResponseDenied(deny) = cause {
-            self.log = deny.log.clone();
-        }
+        let of_policy = cause.denial().and_then(|deny| deny.reason.clone());
+        self.reason = Some(of_policy.map_or(Cow::Borrowed(cause.reason()), Cow::Owned));
     }
 
     /// Notes the status of the upstream's response.
@@ -122,10 +115,25 @@ impl Evidence {
         self.outcome = Outcome::Allowed;
     }
 
-    /// Notes what the policy said.
+    /// Notes that the response could not be sent to its end.
+    pub(crate) fn broke_off(&mut self, reason: &'static str) {
+        self.outcome = Outcome::Failed;
+        self.reason = Some(Cow::Borrowed(reason));
+    }
+
+    /// Notes what the policy said. Two questions may be asked, and one is told: the second where it stops the response,
+    /// for that is then the decision.
     pub(crate) fn ruled(&mut self, phase: Phase, ruling: &decide::Ruling) {
-        self.decided = true;
-        if phase == Phase::Request || ruling.decision.is_err() {
+        let log = match &ruling.decision {
+            Ok(Decision::Allow(allow)) => Some(&allow.log),
+            Ok(Decision::Deny(deny)) => Some(&deny.log),
+            Err(_) => None,
+        };
+        if let Some(log) = log {
+            self.log.add(log);
+        }
+        if phase == Phase::Request || !matches!(ruling.decision, Ok(Decision::Allow(_))) {
+            self.decided = Some(phase);
             self.input.clone_from(&ruling.input);
             self.result.clone_from(&ruling.result);
             self.policy_error.clone_from(&ruling.error);
@@ -150,15 +158,15 @@ impl Exchange {
         let runtime = self.runtime();
         let api = evidence.route.and_then(|(api, _)| runtime.apis.get(api));
         let route = evidence.route.and_then(|(_, route)| api?.routes.get(route));
-        let policy = api.filter(|_| evidence.decided).and_then(|api| runtime.policies.get(api.policy));
+        let policy = api.and_then(|api| runtime.policies.get(api.policy)).zip(evidence.decided);
         let facts = evidence.identity.as_ref().map(|identity| identity.facts());
         let event = Event {
             decision_id: evidence.decision_id,
             timestamp: evidence.received_at,
-            bundle: policy.map(|policy| Bundle {
+            bundle: policy.map(|(policy, phase)| Bundle {
                 name: &policy.name,
                 revision: &policy.revision,
-                path: &policy.decision_path,
+                path: policy.path(phase),
             }),
             input: evidence.input.as_ref(),
             result: evidence.result.as_ref(),
@@ -181,7 +189,7 @@ impl Exchange {
                 provider: facts.and_then(|facts| facts.provider.as_deref()),
                 subject: facts.and_then(|facts| facts.subject.as_deref()),
                 identity_failure: evidence.identity_failure.as_ref().map(|failure| failure.reason),
-                policy: policy.map(|policy| &*policy.name),
+                policy: policy.map(|(policy, _)| &*policy.name),
                 upstream: evidence.upstream.as_deref(),
                 limits: &evidence.limits,
                 fail_open: evidence.fail_open,
@@ -264,6 +272,9 @@ impl Drop for Exchange {
         if !self.evidence.completed && self.evidence.outcome == Outcome::Allowed {
             self.evidence.outcome = Outcome::Failed;
             self.evidence.reason = Some(Cow::Borrowed("aborted"));
+        } else if self.evidence.status == 0 {
+            // Nobody waited for the answer; what the policy said of the request is not why it failed.
+            self.evidence.reason = Some(Cow::Borrowed("client_gone"));
         }
         self.count();
         if self.evidence.parsed {

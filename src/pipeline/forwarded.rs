@@ -1,7 +1,9 @@
 //! Who the client is when proxies stand in between, believed only from proxies that are trusted.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::base::net::{NetworkSet, canonical_ip};
@@ -23,17 +25,40 @@ pub(crate) struct Forwarded {
     pub(crate) scheme: Option<&'static str>,
 }
 
+/// `X-Forwarded-For` and `Forwarded` tell of different clients: the trusted proxy writes one of them, and the other may
+/// be the client's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Conflict;
+
 /// Reads the forwarding headers of a request from `peer`.
 ///
 /// The chain is walked from the gateway outwards for as long as the hop before is trusted; the first address that is not
 /// a trusted proxy is the client. What cannot be parsed ends the walk.
-pub(crate) fn read(peer: SocketAddr, headers: &HeaderMap, trusted: &NetworkSet) -> Forwarded {
+pub(crate) fn read(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    trusted: &NetworkSet,
+) -> Result<Forwarded, Conflict> {
     let peer = canonical_ip(peer.ip());
     if trusted.is_empty() || !trusted.contains(peer) {
-        return Forwarded { client_ip: peer, chain: Vec::new(), scheme: None };
+        return Ok(Forwarded { client_ip: peer, chain: Vec::new(), scheme: None });
     }
-    let listed =
-        if headers.contains_key(X_FORWARDED_FOR) { x_forwarded_for(headers) } else { forwarded(headers) };
+    let (client_ip, chain) =
+        match (headers.contains_key(X_FORWARDED_FOR), headers.contains_key(header::FORWARDED)) {
+            (true, false) => walk(peer, x_forwarded_for(headers), trusted),
+            (false, _) => walk(peer, forwarded(headers), trusted),
+            (true, true) => {
+                let walked = walk(peer, x_forwarded_for(headers), trusted);
+                if walk(peer, forwarded(headers), trusted).0 != walked.0 {
+                    return Err(Conflict);
+                }
+                walked
+            }
+        };
+    Ok(Forwarded { client_ip, chain, scheme: scheme(headers) })
+}
+
+fn walk(peer: IpAddr, listed: Vec<Option<IpAddr>>, trusted: &NetworkSet) -> (IpAddr, Vec<IpAddr>) {
     let mut client_ip = peer;
     let mut chain = Vec::new();
     for address in listed.into_iter().rev().take(CHAIN_MAX) {
@@ -45,7 +70,7 @@ pub(crate) fn read(peer: SocketAddr, headers: &HeaderMap, trusted: &NetworkSet) 
         }
     }
     chain.reverse();
-    Forwarded { client_ip, chain, scheme: scheme(headers) }
+    (client_ip, chain)
 }
 
 fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
@@ -100,13 +125,13 @@ pub(crate) fn write(
     scheme: &'static str,
     authority: &str,
 ) {
-    let mut buffer = String::with_capacity(48);
+    let mut chain = String::with_capacity(48);
     for address in forwarded {
-        buffer.push_str(&address.to_string());
-        buffer.push_str(", ");
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(chain, "{address}, ");
     }
-    buffer.push_str(&canonical_ip(peer).to_string());
-    if let Ok(value) = HeaderValue::from_str(&buffer) {
+    let _infallible = write!(chain, "{}", canonical_ip(peer));
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
         headers.insert(X_FORWARDED_FOR, value);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -120,18 +145,18 @@ mod tests {
     use super::*;
     use crate::base::net::parse_network;
 
-    fn from(peer: &str, name: HeaderName, values: &[&'static str]) -> Forwarded {
+    fn from(peer: &str, name: &HeaderName, values: &[&'static str]) -> Forwarded {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(name.clone(), HeaderValue::from_static(value));
         }
         let trusted = NetworkSet::new(vec![parse_network("10.0.0.0/8").unwrap()]);
-        read(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted)
+        read(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted).unwrap()
     }
 
     #[track_caller]
     fn check(peer: &str, values: &[&'static str], client: &str, chain: &[&str]) {
-        let got = from(peer, X_FORWARDED_FOR, values);
+        let got = from(peer, &X_FORWARDED_FOR, values);
         assert_eq!(got.client_ip, client.parse::<IpAddr>().unwrap());
         assert_eq!(got.chain, chain.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>());
     }
@@ -153,10 +178,25 @@ mod tests {
     }
 
     #[test]
+    fn two_accounts_must_agree() {
+        let trusted = NetworkSet::new(vec![parse_network("10.0.0.0/8").unwrap()]);
+        let check = |peer: &str, forwarded: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.7"));
+            headers.append(header::FORWARDED, HeaderValue::from_static(forwarded));
+            read(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &trusted).is_ok()
+        };
+        assert!(check("10.0.0.1", "for=203.0.113.7;proto=https"));
+        assert!(!check("10.0.0.1", "for=10.0.0.9"));
+        assert!(!check("10.0.0.1", "for=unknown"));
+        assert!(check("192.0.2.1", "for=10.0.0.9"), "neither is believed");
+    }
+
+    #[test]
     fn forwarded_elements() {
-        let got = from("10.0.0.1", header::FORWARDED, &["for=\"[2001:db8::1]:80\";proto=https"]);
+        let got = from("10.0.0.1", &header::FORWARDED, &["for=\"[2001:db8::1]:80\";proto=https"]);
         assert_eq!(got.client_ip, "2001:db8::1".parse::<IpAddr>().unwrap());
         assert_eq!(got.scheme, Some("https"));
-        assert_eq!(from("192.0.2.1", header::FORWARDED, &["for=10.0.0.1;proto=https"]).scheme, None);
+        assert_eq!(from("192.0.2.1", &header::FORWARDED, &["for=10.0.0.1;proto=https"]).scheme, None);
     }
 }

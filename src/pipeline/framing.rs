@@ -86,6 +86,7 @@ pub struct HeadLimits {
 
 /// Scans a head as it arrives; each line is looked at once.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen in the head")]
 pub struct HeadScanner {
     line_start: usize,
     fields: usize,
@@ -140,7 +141,7 @@ impl HeadScanner {
         let well_formed = !method.is_empty()
             && method.iter().all(|byte| is_token(*byte))
             && !target.is_empty()
-            && target.iter().all(u8::is_ascii_graphic);
+            && target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#');
         if !well_formed {
             return Err(FramingError::RequestLine);
         }
@@ -162,11 +163,7 @@ impl HeadScanner {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.content_length.replace(content_length(value)?).is_some() {
-                    return Err(FramingError::ContentLength);
-                }
-            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.length(value)?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if self.chunked || self.http10 || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(FramingError::TransferEncoding);
@@ -176,6 +173,11 @@ impl HeadScanner {
             _ => {}
         }
         Ok(())
+    }
+
+    fn length(&mut self, value: &[u8]) -> Result<(), FramingError> {
+        let repeated = self.content_length.replace(content_length(value)?).is_some();
+        if repeated { Err(FramingError::ContentLength) } else { Ok(()) }
     }
 
     fn finish(&self) -> Result<Head, FramingError> {

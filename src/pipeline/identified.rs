@@ -19,7 +19,7 @@ use crate::pipeline::routed::{Routed, Target};
 /// A request whose sender is known, or known to be anonymous.
 #[derive(Debug)]
 pub(crate) struct Identified {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
     pub(crate) target: Target,

@@ -14,14 +14,14 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::identified::Identified;
 use crate::pipeline::received::Origin;
 use crate::pipeline::reject::Cause;
-use crate::pipeline::request_body::{LimitedBody, UpstreamRequestBody};
+use crate::pipeline::request_body::{BodyFault, LimitedBody, UpstreamRequestBody};
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
 
 /// A request with all facts that its policy can read.
 #[derive(Debug)]
 pub(crate) struct Inspected {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) from: Origin,
     pub(crate) target: Target,
     pub(crate) identity: Arc<Identity>,
@@ -83,12 +83,12 @@ async fn inspect(
     if length.is_some_and(|length| length > bounds.bytes) {
         return Err(Cause::BodyTooLarge);
     }
-    let body = LimitedBody::new(body, bounds.bytes, bounds.timeout);
+    let body = LimitedBody::new(body, bounds.bytes, bounds.timeout, Rc::clone(&exchange.connection));
     if !reads_body {
         return Ok((BodyFacts::Unread, UpstreamRequestBody::Stream(body)));
     }
     let kind = BodyKind::of(&exchange.head.headers)?;
-    let bytes = body.collect(length).await.map_err(|fault| fault.cause())?;
+    let bytes = body.collect(length).await.map_err(BodyFault::cause)?;
     let facts = kind.read(&bytes)?;
     Ok((facts, UpstreamRequestBody::whole(bytes)))
 }

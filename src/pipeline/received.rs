@@ -13,7 +13,7 @@ use crate::contract::canonical::{self, Target};
 use crate::contract::hop::HopRequest;
 use crate::contract::request::{RequestHead, Source};
 use crate::pipeline::Worker;
-use crate::pipeline::connection::Connection;
+use crate::pipeline::connection::{Connection, REFUSED};
 use crate::pipeline::exchange::{Evidence, Exchange};
 use crate::pipeline::forwarded;
 use crate::pipeline::framing::FramingError;
@@ -26,7 +26,7 @@ const REQUEST_ID_MAX: usize = 128;
 /// A request with a canonical head and an unread body.
 #[derive(Debug)]
 pub(crate) struct Received {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
 }
@@ -54,17 +54,16 @@ impl Received {
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
         let (mut parts, body) = request.into_parts();
-        let read = match (connection.control.take_refusal(), local.runtime().listener(connection.listener)) {
-            (Some(cause), _) => Err(cause),
-            (None, None) => Err(Cause::Internal),
-            (None, Some(listener)) => read_head(&mut parts, &body, connection, &listener.config),
+        let read = match local.runtime().listener(connection.listener) {
+            _ if stands_for_refused(&parts) => {
+                Err(connection.control.take_refusal().unwrap_or(Cause::Internal))
+            }
+            None => Err(Cause::Internal),
+            Some(listener) => read_head(&mut parts, &body, connection, &listener.config),
         };
-        let exchange = |head, evidence| Exchange {
-            worker: Rc::clone(worker),
-            local: Rc::clone(&local),
-            connection: Rc::clone(connection),
-            head,
-            evidence,
+        let exchange = |head, evidence| {
+            let (worker, local, connection) = (Rc::clone(worker), Rc::clone(&local), Rc::clone(connection));
+            Box::new(Exchange { worker, local, connection, head, evidence })
         };
         match read {
             Ok((head, source, hop, request_id)) => {
@@ -91,12 +90,14 @@ fn read_head(
 ) -> Result<Read, Cause> {
     canonical::check_method(&parts.method)?;
     let authority = canonical::authority(parts)?;
+    check_scheme(parts, connection, listener)?;
     let Target { path, raw_path, query } = canonical::target(&parts.uri, listener.path_rules)?;
     let mut headers = std::mem::take(&mut parts.headers);
     if headers.len() > listener.limits.headers {
         return Err(Cause::Framing(FramingError::TooManyHeaders));
     }
-    let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies);
+    let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies)
+        .map_err(|_| Cause::ForwardedConflict)?;
     let hop = canonical::headers(&mut headers)?;
     let request_id = request_id(&mut headers, listener.trusted_proxies.contains(connection.peer.ip()));
     let content_length = content_length(&headers, body);
@@ -120,6 +121,22 @@ fn read_head(
         content_length,
     };
     Ok((head, source, hop, request_id))
+}
+
+/// Whether the head is the byte guard's stand-in for one that it refused. HTTP/2 has no guard of heads.
+fn stands_for_refused(parts: &Parts) -> bool {
+    parts.version != Version::HTTP_2 && parts.headers.contains_key(REFUSED)
+}
+
+/// The scheme must be the connection's, unless a trusted proxy may have ended TLS.
+fn check_scheme(parts: &Parts, connection: &Connection, listener: &Listener) -> Result<(), Cause> {
+    let scheme_is_good = match parts.uri.scheme_str() {
+        None => true,
+        Some("https") => connection.tls.is_some() || listener.trusted_proxies.contains(connection.peer.ip()),
+        Some("http") => connection.tls.is_none(),
+        Some(_) => false,
+    };
+    if scheme_is_good { Ok(()) } else { Err(Cause::Target) }
 }
 
 /// The request id that a trusted proxy has given; anybody else's is dropped.

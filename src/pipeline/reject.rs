@@ -38,6 +38,8 @@ pub enum Cause {
     RepeatedHeader,
     /// `Connection` names a header that must reach the upstream or the policy.
     ConnectionHeader,
+    /// A trusted proxy's `X-Forwarded-For` and `Forwarded` tell of different clients.
+    ForwardedConflict,
     /// The request has passed here too often.
     Loop,
     /// The gateway is draining.
@@ -118,6 +120,7 @@ pub const COUNTED: &[&str] = &[
     "header_not_utf8",
     "repeated_header",
     "bad_connection_header",
+    "forwarded_conflict",
     "loop_detected",
     "draining",
     "no_route",
@@ -187,6 +190,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::BodyMalformed
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::HeaderTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -213,7 +217,7 @@ impl Cause {
         }
     }
 
-    /// A stable snake_case word, for events and metrics.
+    /// A stable `snake_case` word, for events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Framing(error) => framing_reason(*error),
@@ -229,6 +233,7 @@ impl Cause {
             Self::HeaderText => "header_not_utf8",
             Self::RepeatedHeader => "repeated_header",
             Self::ConnectionHeader => "bad_connection_header",
+            Self::ForwardedConflict => "forwarded_conflict",
             Self::Loop => "loop_detected",
             Self::Draining => "draining",
             Self::NoRoute => "no_route",
@@ -254,17 +259,32 @@ impl Cause {
         }
     }
 
+    /// The policy's denial, where it is one.
+    pub(crate) fn denial(&self) -> Option<&Deny> {
+        if let Self::Denied(deny) | Self::ResponseDenied(deny) = self { Some(deny) } else { None }
+    }
+
+    /// The kind that stands for all reasons that another module gives.
+    fn kind(&self) -> Option<&'static str> {
+        let is_credential = matches!(self, Self::BadCredential { .. });
+        let is_identity = matches!(self, Self::IdentityUnavailable { .. });
+        let is_unavailable = matches!(self, Self::UpstreamUnavailable { .. });
+        let is_failed = matches!(self, Self::UpstreamFailed { .. });
+        let is_timeout = matches!(self, Self::UpstreamTimeout { .. });
+        let kinds = [
+            (is_credential, "bad_credential"),
+            (is_identity, "identity_unavailable"),
+            (is_unavailable, "upstream_unavailable"),
+            (is_failed, "upstream_failed"),
+            (is_timeout, "upstream_timeout"),
+        ];
+        kinds.into_iter().find_map(|(is_it, kind)| is_it.then_some(kind))
+    }
+
     /// Its place in [`COUNTED`]. Decisions of policies and limits are counted elsewhere; reasons that come from other
     /// modules are counted by their kind.
     pub fn counted(&self) -> Option<usize> {
-        let word = match self {
-            Self::BadCredential { .. } => "bad_credential",
-            Self::IdentityUnavailable { .. } => "identity_unavailable",
-            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
-            Self::UpstreamFailed { .. } => "upstream_failed",
-            Self::UpstreamTimeout { .. } => "upstream_timeout",
-            other => other.reason(),
-        };
+        let word = self.kind().unwrap_or_else(|| self.reason());
         COUNTED.iter().position(|counted| *counted == word)
     }
 
@@ -284,6 +304,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
@@ -294,8 +315,9 @@ impl Cause {
             | Self::BodyUnsupported
             | Self::BodyTimeout
             | Self::BodyBroken
-            | Self::Limited { .. } => Fault::Client,
-            Self::Denied(_) | Self::ResponseDenied(_) => Fault::Client,
+            | Self::Limited { .. }
+            | Self::Denied(_)
+            | Self::ResponseDenied(_) => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
             Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
             Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
@@ -322,6 +344,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::Loop
             | Self::Draining
             | Self::NoRoute
@@ -359,6 +382,7 @@ impl Cause {
             Self::HeaderText => "a header value is not UTF-8".to_owned(),
             Self::RepeatedHeader => "a header that can be there only once is repeated".to_owned(),
             Self::ConnectionHeader => "Connection names a header that cannot be hop-by-hop".to_owned(),
+            Self::ForwardedConflict => "X-Forwarded-For and Forwarded disagree".to_owned(),
             Self::Loop => "the request has passed this gateway too often".to_owned(),
             Self::Draining => "the gateway is shutting down".to_owned(),
             Self::NoRoute => "nothing is served at this path".to_owned(),
@@ -391,8 +415,8 @@ impl Cause {
             | Self::HeaderTimeout
             | Self::BodyTimeout
             | Self::BodyBroken
-            | Self::Draining => true,
-            Self::Target
+            | Self::Draining
+            | Self::Target
             | Self::Path(_)
             | Self::Host
             | Self::Internal
@@ -405,6 +429,7 @@ impl Cause {
             | Self::HeaderText
             | Self::RepeatedHeader
             | Self::ConnectionHeader
+            | Self::ForwardedConflict
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }

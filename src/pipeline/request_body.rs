@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::base::timer::LazyTimer;
+use crate::pipeline::connection::Connection;
 use crate::pipeline::reject::Cause;
 use crate::upstream::body::RequestBody;
 
@@ -56,6 +57,7 @@ pub struct LimitedBody {
     timeout: Duration,
     timer: LazyTimer,
     wait: Wait,
+    connection: Rc<Connection>,
 }
 
 /// How long the gateway has waited for bytes, and what came meanwhile. Time in which nobody asked for bytes, because
@@ -93,7 +95,7 @@ impl FaultCell {
 impl LimitedBody {
     /// `body`, of which at most `limit` bytes are taken. In each `timeout` of waiting it must bring 1 KiB or end: a slow
     /// drip is a stall.
-    pub(crate) fn new(body: Incoming, limit: u64, timeout: Duration) -> Self {
+    pub(crate) fn new(body: Incoming, limit: u64, timeout: Duration, connection: Rc<Connection>) -> Self {
         Self {
             body,
             remaining: limit,
@@ -101,6 +103,7 @@ impl LimitedBody {
             timeout,
             timer: LazyTimer::default(),
             wait: Wait::default(),
+            connection,
         }
     }
 
@@ -143,6 +146,11 @@ impl LimitedBody {
         Poll::Ready(BodyFault::Timeout)
     }
 
+    fn end<T>(&self) -> Poll<Option<T>> {
+        self.connection.control.body_read();
+        Poll::Ready(None)
+    }
+
     fn fail(&self, fault: BodyFault) -> BodyFault {
         self.fault.0.set(Some(fault));
         fault
@@ -158,7 +166,7 @@ impl Body for LimitedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let frame = match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => return self.end(),
             Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(self.fail(BodyFault::Broken)))),
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Pending => {
@@ -179,7 +187,7 @@ impl Body for LimitedBody {
                 }
             }
             // A client's trailers are dropped: no policy has seen them.
-            Err(_trailers) => Poll::Ready(None),
+            Err(_trailers) => self.end(),
         }
     }
 

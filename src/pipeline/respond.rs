@@ -19,7 +19,14 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 
 /// A request that leaves the pipeline early, with all that was learned about it.
 #[derive(Debug)]
-pub(crate) struct Reject(Box<(Exchange, Cause, Vec<(http::HeaderName, HeaderValue)>)>);
+pub(crate) struct Reject(Box<Rejected>);
+
+#[derive(Debug)]
+struct Rejected {
+    exchange: Box<Exchange>,
+    cause: Cause,
+    headers: Vec<(http::HeaderName, HeaderValue)>,
+}
 
 /// A response's body. It holds the exchange, so that the event is written when the body ends or is dropped.
 #[derive(Debug)]
@@ -39,46 +46,57 @@ enum Content {
 // === impl Reject ===
 
 impl Reject {
-    pub(crate) fn new(exchange: Exchange, cause: Cause) -> Self {
-        Self(Box::new((exchange, cause, Vec::new())))
+    pub(crate) fn new(exchange: Box<Exchange>, cause: Cause) -> Self {
+        Self(Box::new(Rejected { exchange, cause, headers: Vec::new() }))
     }
 
     /// Headers that the response carries whatever the cause (limits that were taken).
     pub(crate) fn with_headers(mut self, headers: Vec<(http::HeaderName, HeaderValue)>) -> Self {
-        self.0.2 = headers;
+        self.0.headers = headers;
         self
     }
 
     /// The response that says so.
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
-        let (mut exchange, cause, extra) = *self.0;
+        let Rejected { mut exchange, cause, headers: extra } = *self.0;
         exchange.evidence.rejected(&cause);
         exchange.count_refusal(&cause);
-        let mut response = match &cause {
-            Cause::Denied(deny) | Cause::ResponseDenied(deny) => denial(deny, &exchange, &cause),
-            other => problem(&exchange, other),
+        let mut response = match cause.denial() {
+            Some(deny) => denial(deny, &exchange, &cause),
+            None => problem(&exchange, &cause),
         };
         let headers = response.headers_mut();
-        match &cause {
-            Cause::MethodNotAllowed { allow } => drop(headers.insert(header::ALLOW, allow.clone())),
-            Cause::BadCredential { challenge, .. } => {
-                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
-            }
-            Cause::Limited { retry_after: Some(seconds) } => {
-                headers.insert(header::RETRY_AFTER, seconds.clone());
-            }
-            _ => {}
+        if let Cause::MethodNotAllowed { allow } = &cause {
+            headers.insert(header::ALLOW, allow.clone());
+        } else if let Cause::BadCredential { challenge, .. } = &cause {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+        } else if let Cause::Limited { retry_after: Some(seconds) } = &cause {
+            headers.insert(header::RETRY_AFTER, seconds.clone());
         }
         for (name, value) in extra {
             headers.append(name, value);
         }
-        if cause.closes_connection() && exchange.head.protocol != "HTTP/2" {
+        let control = &exchange.connection.control;
+        if exchange.head.protocol == "HTTP/2" {
+            response.body_mut().handed_out = Some(control.watch_response());
+        } else if cause.closes_connection() || control.is_body_unread() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let body = response.body_mut();
-        body.exchange = Some(Box::new(exchange));
+        let is_head = exchange.head.method == http::Method::HEAD;
+        response.body_mut().exchange = Some(exchange);
+        if is_head || response.status() == StatusCode::NOT_MODIFIED {
+            without_content(&mut response);
+        }
         response
     }
+}
+
+/// To HEAD, and with 304, the head alone is sent; its length is the content's that is left out (RFC 9110 section 8.6).
+fn without_content(response: &mut Response<ResponseBody>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.body_mut().content = Content::Whole(None);
 }
 
 /// A problem document (RFC 9457).
@@ -146,6 +164,13 @@ impl ResponseBody {
         }
     }
 
+    /// The upstream's body has failed: the event is written now, and does not say that all is well.
+    fn broke_off(&mut self, reason: &'static str) {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.evidence.broke_off(reason);
+        }
+    }
+
     fn count(&mut self, frame: &Frame<Bytes>) {
         if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
             exchange.evidence.response_bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -180,7 +205,7 @@ impl Body for ResponseBody {
                     self.complete();
                 }
             }
-            Some(Err(_)) => {}
+            Some(Err(error)) => self.broke_off(error.reason()),
         }
         Poll::Ready(next)
     }
@@ -205,9 +230,10 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body that had nothing to give (HEAD, 204, 304) is dropped without being asked.
-        if self.is_end_stream()
-            || self.exchange.as_ref().is_some_and(|exchange| exchange.head.method == http::Method::HEAD)
-        {
+        let has_none = |exchange: &Exchange| {
+            exchange.head.method == http::Method::HEAD || matches!(exchange.evidence.status, 204 | 304)
+        };
+        if self.is_end_stream() || self.exchange.as_deref().is_some_and(has_none) {
             self.complete();
         }
     }

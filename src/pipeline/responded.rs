@@ -2,27 +2,47 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
+use crate::contract::decision::HeaderEdits;
 use crate::contract::hop;
 use crate::contract::request::ResponseFacts;
-use crate::pipeline::admitted;
+use crate::pipeline::admitted::{self, Asked};
 use crate::pipeline::cleared::Cleared;
 use crate::pipeline::exchange::{Exchange, micros};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::FaultCell;
 use crate::pipeline::respond::{Reject, ResponseBody};
-use crate::pipeline::websocket;
+use crate::pipeline::websocket::{self, Handshake};
 use crate::telemetry::metrics::UpstreamOutcome;
 use crate::upstream::error::{ErrorClass, UpstreamError};
-use crate::upstream::pool::SendOptions;
+use crate::upstream::pool::{Reply, SendOptions};
+
+/// A 101 that does not answer the handshake it came for.
+const BAD_SWITCH: Cause = Cause::UpstreamFailed { reason: "upstream_bad_upgrade" };
+
+/// A request that the upstream has answered.
+#[derive(Debug)]
+struct Responded {
+    exchange: Box<Exchange>,
+    asked: Asked,
+    reply: Reply,
+    latency_ms: u64,
+    websocket: Option<Handshake>,
+    edits: HeaderEdits,
+    limit_headers: Vec<(HeaderName, HeaderValue)>,
+}
 
 // === impl Cleared ===
 
 impl Cleared {
     /// Sends the request and makes the response.
     pub(crate) async fn forward(self) -> Result<Response<ResponseBody>, Reject> {
+        self.send().await?.respond()
+    }
+
+    async fn send(self) -> Result<Responded, Reject> {
         let Self {
             mut exchange,
             asked,
@@ -35,16 +55,16 @@ impl Cleared {
             limit_headers,
         } = self;
         let pool = exchange.worker.pools.get(&cluster);
-        let options = SendOptions { deadline: None, response_timeout, upgrade: websocket };
+        let options = SendOptions { deadline: None, response_timeout, upgrade: websocket.is_some() };
         let started = Instant::now();
         let sent = pool.send(request, &options).await;
         let latency = started.elapsed();
         exchange.evidence.timings.upstream_us = micros(latency);
-        let mut reply = match sent {
+        let reply = match sent {
             Ok(reply) => reply,
             Err(error) => {
                 let cause = cause(&error, &fault);
-                exchange.count_upstream(&cluster, failure(&cause), 1);
+                exchange.count_upstream(&cluster, failure(&error, &fault), 1);
                 tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
                 return Err(Reject::new(exchange, cause).with_headers(limit_headers));
             }
@@ -53,28 +73,39 @@ impl Cleared {
         exchange.evidence.upstream = Some(endpoint);
         let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
         exchange.count_upstream(&cluster, outcome, reply.body().tries());
-        if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
-            exchange.evidence.answered(reply.status());
-            return Ok(websocket::switch(Box::new(exchange), reply));
+        let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        Ok(Responded { exchange, asked, reply, latency_ms, websocket, edits: response_edits, limit_headers })
+    }
+}
+
+// === impl Responded ===
+
+impl Responded {
+    /// Edits the response's head and asks the policy about it, a switch of protocols like any other.
+    fn respond(self) -> Result<Response<ResponseBody>, Reject> {
+        let Self { mut exchange, asked, mut reply, latency_ms, websocket, edits, limit_headers } = self;
+        let switches = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !websocket.is_some_and(|handshake| handshake.is_answered_by(reply.headers())) {
+            return Err(Reject::new(exchange, BAD_SWITCH).with_headers(limit_headers));
         }
         hop::strip_response(reply.headers_mut());
-        response_edits.apply(reply.headers_mut());
+        edits.apply(reply.headers_mut());
         if exchange.local.asks_about_responses(asked.target.api) {
-            let response = ResponseFacts {
-                status: reply.status().as_u16(),
-                headers: reply.headers(),
-                latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            };
+            let status = reply.status().as_u16();
+            let response = ResponseFacts { status, headers: reply.headers(), latency_ms };
             match admitted::ask(&mut exchange, &asked, Some(response)) {
                 Ok(allow) => allow.response.apply(reply.headers_mut()),
                 Err(cause) => return Err(Reject::new(exchange, cause).with_headers(limit_headers)),
             }
         }
         exchange.evidence.answered(reply.status());
+        add(&exchange, asked.target.api, reply.headers_mut(), limit_headers);
+        if switches {
+            return Ok(websocket::switch(exchange, reply));
+        }
         let (mut parts, body) = reply.into_parts();
-        add(&exchange, asked.target.api, &mut parts.headers, limit_headers);
         parts.extensions.clear();
-        Ok(Response::from_parts(parts, ResponseBody::upstream(body, Box::new(exchange))))
+        Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange)))
     }
 }
 
@@ -89,6 +120,10 @@ fn add(
         headers.insert(name, value);
     }
     if let Some(api) = exchange.runtime().apis.get(api) {
+        // A date can be told only once, links of both.
+        for (name, _) in api.lifecycle_headers.iter().filter(|(name, _)| *name != header::LINK) {
+            headers.remove(name);
+        }
         for (name, value) in &api.lifecycle_headers {
             headers.append(name.clone(), value.clone());
         }
@@ -110,12 +145,15 @@ fn cause(error: &UpstreamError, fault: &FaultCell) -> Cause {
     }
 }
 
-fn failure(cause: &Cause) -> UpstreamOutcome {
-    match cause {
-        Cause::UpstreamTimeout { .. } => UpstreamOutcome::Timeout,
-        Cause::UpstreamUnavailable { .. } => UpstreamOutcome::ConnectFailed,
-        Cause::BodyTooLarge | Cause::BodyTimeout | Cause::BodyBroken => UpstreamOutcome::Canceled,
-        _ => UpstreamOutcome::Broken,
+fn failure(error: &UpstreamError, fault: &FaultCell) -> UpstreamOutcome {
+    if fault.get().is_some() {
+        return UpstreamOutcome::Canceled;
+    }
+    match error.class() {
+        ErrorClass::Unavailable => UpstreamOutcome::ConnectFailed,
+        ErrorClass::Timeout => UpstreamOutcome::Timeout,
+        ErrorClass::Client => UpstreamOutcome::Canceled,
+        ErrorClass::BadGateway | ErrorClass::Gateway => UpstreamOutcome::Broken,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use hyper::body::Incoming;
 
-use crate::contract::decision::remove_folded;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::received::{Origin, Received};
 use crate::pipeline::reject::Cause;
@@ -13,7 +12,7 @@ use crate::runtime::snapshot::{Api, Route};
 /// A request for a known route.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) body: Incoming,
     pub(crate) from: Origin,
     pub(crate) target: Target,
@@ -55,9 +54,7 @@ impl Received {
         if api.retired {
             return Err(Reject::new(exchange, Cause::Retired));
         }
-        for name in &api.identity_headers {
-            remove_folded(&mut exchange.head.headers, name);
-        }
+        api.identity_headers.remove_from(&mut exchange.head.headers);
         Ok(Routed { exchange, body, from, target })
     }
 }

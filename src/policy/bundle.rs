@@ -65,13 +65,13 @@ pub struct CaseFile {
 impl Bundle {
     /// Compiles what decides, without the tests.
     pub fn compile(&self, options: Options) -> Result<Program, BundleErrors> {
-        program::compile(self.modules.clone(), self.data.clone(), options)
+        program::compile(&self.modules, self.data.clone(), options)
     }
 
     /// Compiles everything, tests included.
     pub fn compile_with_tests(&self, options: Options) -> Result<Program, BundleErrors> {
-        let modules = self.modules.iter().chain(&self.tests).cloned().collect();
-        program::compile(modules, self.data.clone(), options)
+        let modules: Vec<Module> = self.modules.iter().chain(&self.tests).cloned().collect();
+        program::compile(&modules, self.data.clone(), options)
     }
 }
 
@@ -140,7 +140,7 @@ impl Reader {
             Ok(metadata) if metadata.is_dir() => self.read_directory(root),
             Ok(_) => {
                 let name = file_name(root);
-                if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+                if [".tar.gz", ".tgz"].iter().any(|ending| name.ends_with(ending)) {
                     let hint = "unpack it and give the directory";
                     self.fault(root, "archive", "bundle archives cannot be loaded yet".to_owned(), hint);
                 } else if kind_of(&name) == Kind::Other {
@@ -165,7 +165,9 @@ impl Reader {
         }
         let (modules, tests) = (self.modules.len(), self.tests.len());
         let documents = self.documents.len();
-        found.iter().for_each(|found| self.read_file(found));
+        for found in &found {
+            self.read_file(found);
+        }
         let Some(manifest) = manifest else { return };
         let fresh = self.modules.iter().skip(modules).chain(self.tests.iter().skip(tests));
         self.faults.extend(manifest.check_packages(fresh));
@@ -305,7 +307,10 @@ impl Reader {
             return Err(self.faults.into());
         }
         let revision = if self.revisions.is_empty() {
-            self.hash.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+            let digest = self.hash.finish();
+            let start =
+                digest.as_ref().iter().take(6).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
+            format!("{start:012x}")
         } else {
             self.revisions.join("+")
         };
@@ -330,13 +335,12 @@ enum Kind {
 }
 
 fn kind_of(name: &str) -> Kind {
+    const ENDINGS: [(&str, Kind); 3] =
+        [("_test.rego", Kind::Test), (".rego", Kind::Policy), (".case.yaml", Kind::Cases)];
     match name {
         "data.json" => Kind::Json,
         "data.yaml" | "data.yml" => Kind::Yaml,
-        _ if name.ends_with("_test.rego") => Kind::Test,
-        _ if name.ends_with(".rego") => Kind::Policy,
-        _ if name.ends_with(".case.yaml") => Kind::Cases,
-        _ => Kind::Other,
+        _ => ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map_or(Kind::Other, |(_, kind)| *kind),
     }
 }
 

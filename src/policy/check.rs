@@ -108,13 +108,7 @@ fn aliases_of(rule: &Rule) -> BTreeMap<&str, Steps<'_>> {
     walk_rule(rule, &mut |term| {
         let TermKind::Unify { left, right, .. } = &term.kind else { return };
         let TermKind::Local(name) = &left.kind else { return };
-        let path = match &right.kind {
-            TermKind::Reference { base, steps } if matches!(base.kind, TermKind::Input) => {
-                Some(steps.iter().collect())
-            }
-            TermKind::Input => Some(Vec::new()),
-            _ => None,
-        };
+        let path = right.input_steps();
         // A name with two meanings in one rule is followed for neither.
         let seen = aliases.contains_key(name.as_str());
         aliases.insert(name, path.filter(|_| !seen));
@@ -130,10 +124,10 @@ fn unknown_in(
     fields: &Field,
 ) -> Option<Fault> {
     let TermKind::Reference { base, steps } = &term.kind else { return None };
-    let before: &[&Term] = match &base.kind {
-        TermKind::Input => &[],
-        TermKind::Local(name) => aliases.get(name.as_str())?,
-        _ => return None,
+    let before: &[&Term] = match base.as_local() {
+        Some(name) => aliases.get(name)?,
+        None if matches!(base.kind, TermKind::Input) => &[],
+        None => return None,
     };
     let all: Vec<&Term> = before.iter().copied().chain(steps).collect();
     let keys: Vec<Option<&str>> = all.iter().map(|step| step.constant_key()).collect();

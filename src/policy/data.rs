@@ -50,7 +50,7 @@ impl Documents {
             mounted = outer;
         }
         let mut at = Vec::new();
-        merge(&mut self.data, mounted, &mut at).map_err(|path| self.conflict(file, &path))?;
+        merge(&mut self.data, &mounted, &mut at).map_err(|path| self.conflict(file, &path))?;
         self.mounts.push(Mount { file: file.to_owned(), path: path.to_vec(), value });
         Ok(())
     }
@@ -69,22 +69,19 @@ impl Documents {
 
 fn holds(value: &Value, path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else { return true };
-    match value {
-        Value::Object(object) => {
-            object.get(&Value::from(first.as_str())).is_none_or(|next| holds(next, rest))
-        }
-        _ => true,
-    }
+    // Anything but an object ends the path, and so stands in the way of what is below it.
+    let Value::Object(object) = value else { return true };
+    object.get(&Value::from(first.as_str())).is_some_and(|next| holds(next, rest))
 }
 
-fn merge(into: &mut Value, from: Value, at: &mut Vec<String>) -> Result<(), Vec<String>> {
-    let (Ok(target), Value::Object(source)) = (into.as_object_mut(), &from) else {
+fn merge(into: &mut Value, from: &Value, at: &mut Vec<String>) -> Result<(), Vec<String>> {
+    let (Ok(target), Value::Object(source)) = (into.as_object_mut(), from) else {
         return Err(at.clone());
     };
     for (key, value) in source.iter_sorted() {
-        at.push(key.as_string().map_or_else(|_| key.to_string(), |key| key.to_string()));
+        at.push(key.as_string().map_or_else(|_| key.to_string(), ToString::to_string));
         match target.get_mut(key) {
-            Some(existing) => merge(existing, value.clone(), at)?,
+            Some(existing) => merge(existing, value, at)?,
             None => {
                 target.insert(key.clone(), value.clone());
             }

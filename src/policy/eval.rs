@@ -54,7 +54,7 @@ mod tests {
         let text =
             "package a\np if input.x == 1\nd := {\"allow\": input.x == 1}\nxs := [1, 2]\nf(x) := x + 1\n";
         let modules = vec![Module { path: "p.rego".into(), text: text.into() }];
-        let program = compile(modules, Value::new_object(), Options::default()).unwrap();
+        let program = compile(&modules, Value::new_object(), Options::default()).unwrap();
         let input = Value::from_json_str(r#"{"x": 1}"#).unwrap();
         eval(&mut program.evaluator(), query, Facts { input, now_ns: 0, budget: Duration::from_secs(5) })
     }

@@ -177,16 +177,17 @@ impl Field {
                 (Any, _) | (Record(_), None) => return Ok(()),
                 (List(next), None) | (Map(next), _) => next,
                 (Scalar, _) | (List(_), Some(_)) => return Err(Unknown { step, near: None }),
-                (Record(fields), Some(key)) => match fields.iter().find(|(name, _)| name == key) {
-                    Some((_, next)) => next,
-                    None => {
+                (Record(fields), Some(key)) => {
+                    if let Some((_, next)) = fields.iter().find(|(name, _)| name == key) {
+                        next
+                    } else {
                         let names = fields.iter().map(|(name, _)| *name);
                         let near = crate::rego::builtin::closest(key, names);
                         let near =
                             near.map(|near| format!("{walked}.{near}")).or_else(|| self.elsewhere(key));
                         return Err(Unknown { step, near });
                     }
-                },
+                }
             };
             match key {
                 Some(key) => {

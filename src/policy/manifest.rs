@@ -104,7 +104,7 @@ impl Manifest {
         let leads_to_root = self.roots.iter().any(|root| root.starts_with(at));
         let (true, Value::Object(object)) = (leads_to_root, value) else { return Some(at.clone()) };
         for (key, value) in object.iter_sorted() {
-            at.push(key.as_string().map_or_else(|_| key.to_string(), |key| key.to_string()));
+            at.push(key.as_string().map_or_else(|_| key.to_string(), ToString::to_string));
             if let Some(outside) = self.first_outside(at, value) {
                 return Some(outside);
             }

@@ -9,7 +9,7 @@ use super::{bundle::Bundle, testing::Failure};
 use crate::rego::{
     evaluator::Facts,
     program::{Module, Options, Program, compile},
-    tree::{Body, Extent, Rule, RuleId, Statement, StatementKind, Term, TermKind, Tree, push_component},
+    tree::{Body, Extent, Rule, RuleId, Statement, StatementKind, Term, TermKind, Tree, written},
 };
 
 /// Most values shown for one failure.
@@ -38,11 +38,10 @@ pub(crate) fn first_failure(
         if values.len() == VALUES_MAX || values.iter().any(|(known, _)| *known == text) {
             continue;
         }
-        let withs: String =
-            statement.withs.iter().map(|with| format!(" {}", probes.text(with.extent))).collect();
+        let withs: Vec<String> = statement.withs.iter().map(|with| probes.text(with.extent)).collect();
         let before = probes.statements(body, held);
         let separator = if before.is_empty() { "" } else { "\n" };
-        let rule = format!(":= [__value | {before}{separator}__value := {text}{withs}]");
+        let rule = format!(":= [__value | {before}{separator}__value := {text} {}]", withs.join(" "));
         if let Some(value) = probes.value(&rule) {
             values.push((text, value));
         }
@@ -125,23 +124,19 @@ impl Probes<'_> {
     /// Compiles rules beside the test and evaluates them; an error of one counts as undefined.
     fn evaluate(&self, rules: &[String]) -> Option<Vec<Option<Value>>> {
         let module = self.tree.modules.get(self.rule.module)?;
-        let mut package = String::new();
-        module.package.iter().for_each(|component| push_component(&mut package, component));
-        let package = package.trim_start_matches('.').to_owned();
-        let mut text = format!("package {package}\n");
-        for import in &module.imports {
-            text.push_str(module.text.slice(import.range()));
-            text.push('\n');
-        }
-        for (index, rule) in rules.iter().enumerate() {
-            text.push_str(&format!("__postern_probe_{index} {rule}\n"));
-        }
+        let name = |index: usize| format!("__postern_probe_{index}");
+        let mut lines = vec![format!("package {}", written(&module.package))];
+        lines.extend(module.imports.iter().map(|import| module.text.slice(import.range()).to_owned()));
+        lines.extend(rules.iter().enumerate().map(|(index, rule)| format!("{} {rule}", name(index))));
+        let text = lines.join("\n");
         let probe = Module { path: "<probe>".to_owned(), text };
-        let modules = self.bundle.modules.iter().chain(&self.bundle.tests).cloned().chain([probe]).collect();
-        let program = compile(modules, self.bundle.data.clone(), Options::default()).ok()?;
+        let modules: Vec<Module> =
+            self.bundle.modules.iter().chain(&self.bundle.tests).cloned().chain([probe]).collect();
+        let program = compile(&modules, self.bundle.data.clone(), Options::default()).ok()?;
         let mut evaluator = program.evaluator();
         let answers = (0..rules.len()).map(|index| {
-            let entrypoint = program.entrypoint(&format!("data.{package}.__postern_probe_{index}")).ok()?;
+            let path: Vec<String> = module.package.iter().cloned().chain([name(index)]).collect();
+            let entrypoint = program.entrypoint_at(path).ok()?;
             evaluator.evaluate(&entrypoint, self.facts.clone()).ok()?
         });
         Some(answers.collect())
@@ -162,12 +157,21 @@ fn operands(statement: &Statement) -> Vec<&Term> {
         StatementKind::Declare => {}
         StatementKind::SomeIn { collection, .. } => collect(collection, &mut found),
         StatementKind::Every { domain, .. } => collect(domain, &mut found),
-        StatementKind::Holds(term) | StatementKind::Not(term) => match &term.kind {
-            TermKind::Reference { .. } => found.push(term),
-            _ => term.children().into_iter().for_each(|child| collect(child, &mut found)),
-        },
+        StatementKind::Holds(term) | StatementKind::Not(term) => {
+            if matches!(term.kind, TermKind::Reference { .. }) {
+                found.push(term);
+            } else {
+                collect_all(term, &mut found);
+            }
+        }
     }
     found
+}
+
+fn collect_all<'tree>(term: &'tree Term, found: &mut Vec<&'tree Term>) {
+    for child in term.children() {
+        collect(child, found);
+    }
 }
 
 fn collect<'tree>(term: &'tree Term, found: &mut Vec<&'tree Term>) {
@@ -181,13 +185,13 @@ fn collect<'tree>(term: &'tree Term, found: &mut Vec<&'tree Term>) {
         }
         TermKind::Call { .. } | TermKind::Infix { .. } => {
             found.push(term);
-            term.children().into_iter().for_each(|child| collect(child, found));
+            collect_all(term, found);
         }
         TermKind::Array(_)
         | TermKind::Set(_)
         | TermKind::Object(_)
         | TermKind::Unify { .. }
         | TermKind::Membership { .. }
-        | TermKind::Negative(_) => term.children().into_iter().for_each(|child| collect(child, found)),
+        | TermKind::Negative(_) => collect_all(term, found),
     }
 }

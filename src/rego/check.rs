@@ -124,18 +124,19 @@ pub(crate) fn crowded_packages(tree: &Tree, data: &Value) -> Vec<Fault> {
             at = next;
         }
         // The package's own object is copied as well.
-        if let (true, Value::Object(object)) = (walked.len() == module.package.len(), at) {
-            if object.len() > SIBLINGS_MAX {
-                let message = format!(
-                    "package `{}` has {} data entries beside its rules: every evaluation copies them",
-                    dotted(&module.package),
-                    object.len()
-                );
-                warnings.push(
-                    Fault::new(module.text.place(module.package_extent.start), "crowded_package", message)
-                        .hint("keep large tables under a root that no package uses"),
-                );
-            }
+        if walked.len() == module.package.len()
+            && let Value::Object(object) = at
+            && object.len() > SIBLINGS_MAX
+        {
+            let message = format!(
+                "package `{}` has {} data entries beside its rules: every evaluation copies them",
+                dotted(&module.package),
+                object.len()
+            );
+            warnings.push(
+                Fault::new(module.text.place(module.package_extent.start), "crowded_package", message)
+                    .hint("keep large tables under a root that no package uses"),
+            );
         }
     }
     warnings

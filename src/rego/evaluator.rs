@@ -149,12 +149,12 @@ impl Evaluator {
             let first = results.result.into_iter().next().and_then(|row| row.expressions.into_iter().next());
             Ok(first.map_or(Value::Undefined, |expression| expression.value))
         })?;
-        match value {
-            Value::Undefined => Ok(None),
-            value if holds_undefined(&value) => {
-                Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
-            }
-            value => Ok(Some(value)),
+        if value == Value::Undefined {
+            Ok(None)
+        } else if holds_undefined(&value) {
+            Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
+        } else {
+            Ok(Some(value))
         }
     }
 

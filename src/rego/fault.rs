@@ -37,7 +37,7 @@ impl fmt::Display for Place {
 pub struct Fault {
     /// Where it is.
     pub place: Place,
-    /// A stable snake_case name of the rule that was broken, for `--format json|sarif`.
+    /// A stable `snake_case` name of the rule that was broken, for `--format json|sarif`.
     pub code: &'static str,
     /// What is wrong.
     pub message: String,

@@ -38,9 +38,9 @@ pub struct Footprint {
 
 impl Footprint {
     pub(crate) fn new(
-        input: BTreeSet<ReadPath>,
+        input: &BTreeSet<ReadPath>,
         present: BTreeSet<ReadPath>,
-        data: BTreeSet<ReadPath>,
+        data: &BTreeSet<ReadPath>,
         builtins: BTreeSet<String>,
     ) -> Self {
         let input = minimal(input);
@@ -163,7 +163,7 @@ fn covers(outer: &[Segment], inner: &[Segment]) -> bool {
         && outer.iter().zip(inner).all(|(outer, inner)| *outer == Segment::Any || outer == inner)
 }
 
-fn minimal(paths: BTreeSet<ReadPath>) -> BTreeSet<ReadPath> {
+fn minimal(paths: &BTreeSet<ReadPath>) -> BTreeSet<ReadPath> {
     let redundant = |path: &ReadPath| paths.iter().any(|other| other != path && covers(other, path));
     paths.iter().filter(|path| !redundant(path)).cloned().collect()
 }
@@ -193,7 +193,7 @@ mod tests {
     fn footprint(text: &str) -> Footprint {
         let modules = vec![Module { path: "p.rego".into(), text: format!("package a\n{text}\n") }];
         let program =
-            compile(modules, Value::new_object(), Options::default()).unwrap_or_else(|e| panic!("{e}"));
+            compile(&modules, Value::new_object(), Options::default()).unwrap_or_else(|e| panic!("{e}"));
         program.footprint(&program.entrypoint("a/p").unwrap())
     }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use super::{
     fault::Fault,
     tree::{
-        Body, Path, RuleId, Statement, StatementKind, Target, Term, TermKind, Tree, WithTarget, walk_own,
-        walk_rule, walk_statements,
+        Body, Path, Rule, RuleId, Statement, StatementKind, Target, Term, TermKind, Tree, WithTarget,
+        walk_own, walk_rule, walk_statements,
     },
 };
 
@@ -34,16 +34,6 @@ impl CallGraph {
     fn next(&self, id: RuleId) -> &BTreeSet<RuleId> {
         static NONE: BTreeSet<RuleId> = BTreeSet::new();
         self.next.get(id).unwrap_or(&NONE)
-    }
-
-    /// Everything that evaluating `roots` may evaluate, themselves included.
-    pub(crate) fn reachable(&self, roots: impl IntoIterator<Item = RuleId>) -> BTreeSet<RuleId> {
-        let mut open: Vec<RuleId> = roots.into_iter().collect();
-        let mut seen: BTreeSet<RuleId> = open.iter().copied().collect();
-        while let Some(id) = open.pop() {
-            open.extend(self.next(id).iter().filter(|next| seen.insert(**next)));
-        }
-        seen
     }
 
     /// Faults for recursion and for chains that are too deep for a worker's stack.
@@ -120,23 +110,22 @@ impl Search<'_> {
         let below = below.max().unwrap_or(0);
         let own = RULE_BYTES + NESTING_BYTES * nesting_of(self.tree, id);
         let bytes = below + own;
-        if bytes > STACK_BYTES_MAX && below <= STACK_BYTES_MAX {
-            if let Some(rule) = self.tree.rule(id) {
-                let place = self.tree.place(rule.module, rule.extent.start);
-                let message =
-                    format!("rule `{}` heads a chain of rules that is too deep to evaluate", rule.name());
-                self.faults
-                    .push(Fault::new(place, "chain_too_deep", message).hint(
-                        "replace the chain by a table in data and one rule that looks things up in it",
-                    ));
-            }
+        // Only the first rule that is too much is reported, not all that lead to it.
+        if bytes > STACK_BYTES_MAX
+            && below <= STACK_BYTES_MAX
+            && let Some(rule) = self.tree.rule(id)
+        {
+            let place = self.tree.place(rule.module, rule.extent.start);
+            let message =
+                format!("rule `{}` heads a chain of rules that is too deep to evaluate", rule.name());
+            let hint = "replace the chain by a table in data and one rule that looks things up in it";
+            self.faults.push(Fault::new(place, "chain_too_deep", message).hint(hint));
         }
         self.set(id, State::Done(bytes));
     }
 
     fn report_cycle(&mut self, cycle: &[RuleId]) {
-        let names: Vec<String> =
-            cycle.iter().filter_map(|id| self.tree.rule(*id)).map(|rule| rule.name()).collect();
+        let names: Vec<String> = cycle.iter().filter_map(|id| self.tree.rule(*id)).map(Rule::name).collect();
         let Some((rule, first)) = cycle.first().and_then(|id| self.tree.rule(*id)).zip(names.first()) else {
             return;
         };
@@ -153,36 +142,22 @@ fn edges(tree: &Tree, id: RuleId) -> BTreeSet<RuleId> {
     let mut next = BTreeSet::new();
     let Some(rule) = tree.rule(id) else { return next };
     let mut functions: Vec<&Path> = Vec::new();
-    walk_rule(rule, &mut |term| match &term.kind {
-        TermKind::Data => next.extend(values(tree, &[])),
-        TermKind::Reference { base, steps } if matches!(base.kind, TermKind::Data) => {
+    walk_rule(rule, &mut |term| {
+        if let Some(steps) = term.data_steps() {
             next.extend(values(tree, &data_path(steps)));
         }
-        TermKind::Call { callee, .. } => {
-            if let Target::Function(path) = &callee.target {
-                functions.push(path);
-            }
+        if let TermKind::Call { callee, .. } = &term.kind
+            && let Target::Function(path) = &callee.target
+        {
+            functions.push(path);
         }
-        TermKind::Scalar(_)
-        | TermKind::Wildcard
-        | TermKind::Local(_)
-        | TermKind::Input
-        | TermKind::Reference { .. }
-        | TermKind::Array(_)
-        | TermKind::Set(_)
-        | TermKind::Object(_)
-        | TermKind::Comprehension { .. }
-        | TermKind::Infix { .. }
-        | TermKind::Unify { .. }
-        | TermKind::Membership { .. }
-        | TermKind::Negative(_) => {}
     });
     walk_statements(rule, &mut |statement| {
         for with in &statement.withs {
-            if let WithTarget::Function { replacement: Some(replacement), .. } = &with.target {
-                if let Target::Function(path) = &replacement.target {
-                    functions.push(path);
-                }
+            if let WithTarget::Function { replacement: Some(replacement), .. } = &with.target
+                && let Target::Function(path) = &replacement.target
+            {
+                functions.push(path);
             }
         }
     });
@@ -202,10 +177,10 @@ pub(crate) fn values(tree: &Tree, path: &[Option<String>]) -> Vec<RuleId> {
 pub(crate) fn data_path(steps: &[Term]) -> Vec<Option<String>> {
     steps
         .iter()
-        .map(|step| match &step.kind {
+        .map(|step| {
             // No rule has a number for a name, so this matches none.
-            TermKind::Scalar(key) if step.constant_key().is_none() => Some(format!("\0{key}")),
-            _ => step.constant_key().map(str::to_owned),
+            let number = if let TermKind::Scalar(key) = &step.kind { Some(format!("\0{key}")) } else { None };
+            step.constant_key().map(str::to_owned).or(number)
         })
         .collect()
 }
@@ -239,27 +214,13 @@ fn depth_of_body(body: &Body) -> usize {
 fn loops_in(statement: &Statement) -> usize {
     let mut loops = usize::from(matches!(statement.kind, StatementKind::SomeIn { .. }));
     for term in statement.terms() {
-        walk_own(term, &mut |term| match &term.kind {
-            TermKind::Reference { steps, .. } => {
+        walk_own(term, &mut |term| {
+            if let TermKind::Reference { steps, .. } = &term.kind {
                 let open = |step: &&Term| matches!(step.kind, TermKind::Local(_) | TermKind::Wildcard);
                 loops += steps.iter().filter(open).count();
+            } else if let TermKind::Call { callee, .. } = &term.kind {
+                loops += usize::from(callee.target == Target::Builtin("walk".to_owned()));
             }
-            TermKind::Call { callee, .. } => {
-                loops += usize::from(callee.target == Target::Builtin("walk".into()))
-            }
-            TermKind::Scalar(_)
-            | TermKind::Wildcard
-            | TermKind::Local(_)
-            | TermKind::Input
-            | TermKind::Data
-            | TermKind::Array(_)
-            | TermKind::Set(_)
-            | TermKind::Object(_)
-            | TermKind::Comprehension { .. }
-            | TermKind::Infix { .. }
-            | TermKind::Unify { .. }
-            | TermKind::Membership { .. }
-            | TermKind::Negative(_) => {}
         });
     }
     loops
@@ -267,22 +228,6 @@ fn loops_in(statement: &Statement) -> usize {
 
 fn depth_of_term(term: &Term) -> usize {
     let below = term.children().into_iter().map(depth_of_term).max().unwrap_or(0);
-    let body = match &term.kind {
-        TermKind::Comprehension { body, .. } => depth_of_body(body),
-        TermKind::Scalar(_)
-        | TermKind::Wildcard
-        | TermKind::Local(_)
-        | TermKind::Input
-        | TermKind::Data
-        | TermKind::Reference { .. }
-        | TermKind::Call { .. }
-        | TermKind::Array(_)
-        | TermKind::Set(_)
-        | TermKind::Object(_)
-        | TermKind::Infix { .. }
-        | TermKind::Unify { .. }
-        | TermKind::Membership { .. }
-        | TermKind::Negative(_) => 0,
-    };
+    let body = if let TermKind::Comprehension { body, .. } = &term.kind { depth_of_body(body) } else { 0 };
     below.max(body) + 1
 }

@@ -2,6 +2,10 @@
 //!
 //! Every name that cannot be resolved, every arity that is wrong, and every variable that nothing
 //! can bind is a fault with its place; the tree is complete even so.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "regorus's tree has many forms of which each step needs few"
+)]
 
 mod names;
 mod term;
@@ -16,7 +20,7 @@ use super::{
     parse::{Kind, Parsed, Token},
     tree::{
         Body, Branch, Callee, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind,
-        Target, Term, TermKind, Tree, With, WithTarget, push_component,
+        Target, Term, TermKind, Tree, With, WithTarget,
     },
 };
 
@@ -285,10 +289,14 @@ impl Lowering<'_> {
         match pattern {
             unstable::Expr::Var { span, .. } => self.declare(span, DeclaredBy::Pattern, scope),
             unstable::Expr::Array { items, .. } | unstable::Expr::Set { items, .. } => {
-                items.iter().for_each(|item| self.declare_pattern(item, scope));
+                for item in items {
+                    self.declare_pattern(item, scope);
+                }
             }
             unstable::Expr::Object { fields, .. } => {
-                fields.iter().for_each(|(_, _, value)| self.declare_pattern(value, scope));
+                for (_, _, value) in fields {
+                    self.declare_pattern(value, scope);
+                }
             }
             _ => {}
         }
@@ -307,16 +315,20 @@ impl Lowering<'_> {
         for statement in &query.stmts {
             match &statement.literal {
                 Literal::SomeVars { vars, .. } => {
-                    vars.iter().for_each(|var| self.declare(var, DeclaredBy::Some, &mut scope));
+                    for var in vars {
+                        self.declare(var, DeclaredBy::Some, &mut scope);
+                    }
                 }
                 Literal::SomeIn { key, value, .. } => {
-                    key.iter().chain([value]).for_each(|pattern| self.declare_pattern(pattern, &mut scope));
+                    for pattern in key.iter().chain([value]) {
+                        self.declare_pattern(pattern, &mut scope);
+                    }
                 }
                 Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
                     if let unstable::Expr::AssignExpr { op: unstable::AssignOp::ColEq, lhs, .. } = &**expr {
                         match &**lhs {
                             unstable::Expr::Var { span, .. } => {
-                                self.declare(span, DeclaredBy::Assignment, &mut scope)
+                                self.declare(span, DeclaredBy::Assignment, &mut scope);
                             }
                             pattern => self.declare_pattern(pattern, &mut scope),
                         }
@@ -407,34 +419,28 @@ impl Lowering<'_> {
         let extent = self.span(&with.span);
         let name_extent = self.span(with.refr.span());
         let path = names::constant_path(&with.refr)?;
-        let target = match path.split_first() {
-            Some((root, _)) if root == "input" => WithTarget::Input,
-            _ => match self.resolve_callee(&path) {
-                Some(Target::Unknown) | None => match self.data_path(&path) {
-                    Some(path) => WithTarget::Data(path),
-                    None => {
-                        self.fault(
-                            name_extent,
-                            "unknown_with_target",
-                            format!("`with` cannot replace `{}`: nothing has this name", path.join(".")),
-                            "replace `input`, a path under `data`, or a function",
-                        );
-                        return None;
-                    }
-                },
-                Some(target) => {
-                    let callee = Callee { target, extent: name_extent };
-                    let replacement = self.replacement(&with.r#as);
-                    if let Some(replacement) = replacement {
-                        let value = Term { kind: TermKind::Wildcard, extent: replacement.extent };
-                        let target = WithTarget::Function { callee, replacement: Some(replacement) };
-                        return Some(With { target, value, extent });
-                    }
-                    WithTarget::Function { callee, replacement: None }
-                }
-            },
+        let callee = match self.resolve_callee(&path) {
+            Some(Target::Unknown) | None => None,
+            Some(target) => Some(Callee { target, extent: name_extent }),
         };
-        Some(With { target, value: self.term(&with.r#as), extent })
+        let Some(callee) = callee else {
+            let is_document =
+                path.first().is_some_and(|root| root == "input") || self.data_path(&path).is_some();
+            if !is_document {
+                let message = format!("`with` cannot replace `{}`: nothing has this name", path.join("."));
+                let hint = "replace `input`, a path under `data`, or a function";
+                self.fault(name_extent, "unknown_with_target", message, hint);
+                return None;
+            }
+            return Some(With { target: WithTarget::Document, value: self.term(&with.r#as), extent });
+        };
+        let replacement = self.replacement(&with.r#as);
+        // The name of a function is no value.
+        let value = match &replacement {
+            Some(replacement) => Term { kind: TermKind::Wildcard, extent: replacement.extent },
+            None => self.term(&with.r#as),
+        };
+        Some(With { target: WithTarget::Function { callee, replacement }, value, extent })
     }
 
     fn replacement(&mut self, value: &unstable::Expr) -> Option<Callee> {
@@ -492,11 +498,5 @@ impl Lowering<'_> {
                 );
             }
         }
-    }
-
-    fn write_path(path: &[String]) -> String {
-        let mut out = String::new();
-        path.iter().for_each(|component| push_component(&mut out, component));
-        out.trim_start_matches('.').to_owned()
     }
 }

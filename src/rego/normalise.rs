@@ -12,7 +12,7 @@ use super::{
     source::{Edit, Text},
     tree::{
         Body, Callee, Extent, ModuleId, Operator, Path, Rule, Shape, Statement, StatementKind, Target, Term,
-        TermKind, Tree, With, WithTarget, dotted,
+        TermKind, Tree, WithTarget, dotted,
     },
 };
 
@@ -65,11 +65,10 @@ impl Rewriter<'_> {
 
     fn hoist_rule(&mut self, rule: &Rule) {
         if let Shape::Function(arguments) = &rule.shape {
-            arguments.iter().for_each(|argument| self.inside(argument));
+            self.inside_all(arguments);
         }
-        let terms =
-            rule.keys.iter().chain(&rule.value).chain(rule.branches.iter().filter_map(|b| b.value.as_ref()));
-        terms.for_each(|term| self.inside(term));
+        let values = rule.branches.iter().filter_map(|branch| branch.value.as_ref());
+        self.inside_all(rule.keys.iter().chain(&rule.value).chain(values));
         for branch in &rule.branches {
             self.body(&branch.body);
         }
@@ -113,7 +112,9 @@ impl Rewriter<'_> {
                 let end = body.extent.end.saturating_sub(1);
                 self.insert(end, &format!("; {text} "), origin);
             } else {
-                self.brace(body).push_str(&format!("; {text}"));
+                let tail = self.brace(body);
+                tail.push_str("; ");
+                tail.push_str(&text);
             }
         }
     }
@@ -125,15 +126,11 @@ impl Rewriter<'_> {
             if hoisted.is_empty() {
                 continue;
             }
-            let withs: String = statement
-                .withs
-                .iter()
-                .map(|With { extent, .. }| format!(" {}", self.rendered(*extent)))
-                .collect();
-            let text: String = hoisted
-                .iter()
-                .map(|Hoisted { name, text, .. }| format!("{name} := {text}{withs}; "))
-                .collect();
+            let withs: Vec<String> = statement.withs.iter().map(|with| self.rendered(with.extent)).collect();
+            let mut text = String::new();
+            for Hoisted { name, text: term, .. } in &hoisted {
+                text.push_str(&[name, " := ", term, " ", &withs.join(" "), "; "].concat());
+            }
             self.prepend(statement.extent.start, &text);
             wrapped = true;
         }
@@ -151,10 +148,12 @@ impl Rewriter<'_> {
         for with in &statement.withs {
             if let WithTarget::Function { callee, replacement } = &with.target {
                 self.qualify(callee);
-                replacement.iter().for_each(|replacement| self.qualify(replacement));
+                if let Some(replacement) = replacement {
+                    self.qualify(replacement);
+                }
             }
         }
-        statement.terms().into_iter().for_each(|term| self.inside(term));
+        self.inside_all(statement.terms());
         match &statement.kind {
             StatementKind::Declare => {}
             StatementKind::SomeIn { collection, .. } => self.hoist_memberships(collection, &mut hoisted),
@@ -164,15 +163,21 @@ impl Rewriter<'_> {
             }
             // An undefined membership fails the statement as a false one does; below it is another
             // matter.
-            StatementKind::Holds(term) => match &term.kind {
-                TermKind::Membership { .. } => {
-                    term.children().into_iter().for_each(|child| self.hoist_memberships(child, &mut hoisted));
+            StatementKind::Holds(term) if matches!(term.kind, TermKind::Membership { .. }) => {
+                for operand in term.children() {
+                    self.hoist_memberships(operand, &mut hoisted);
                 }
-                _ => self.hoist_memberships(term, &mut hoisted),
-            },
+            }
+            StatementKind::Holds(term) => self.hoist_memberships(term, &mut hoisted),
             StatementKind::Not(term) => self.hoist_below_not(term, &mut hoisted),
         }
         hoisted
+    }
+
+    fn inside_all<'term>(&mut self, terms: impl IntoIterator<Item = &'term Term>) {
+        for term in terms {
+            self.inside(term);
+        }
     }
 
     /// Rewrites calls and comprehensions inside a term.
@@ -180,11 +185,13 @@ impl Rewriter<'_> {
         if let TermKind::Call { callee, .. } = &term.kind {
             self.qualify(callee);
         }
-        term.children().into_iter().for_each(|child| self.inside(child));
+        self.inside_all(term.children());
         if let TermKind::Comprehension { heads, body } = &term.kind {
             self.body(body);
             let mut hoisted = Vec::new();
-            heads.iter().for_each(|head| self.hoist_memberships(head, &mut hoisted));
+            for head in heads {
+                self.hoist_memberships(head, &mut hoisted);
+            }
             self.append(&[body], body.extent.end, &hoisted);
         }
     }
@@ -203,16 +210,19 @@ impl Rewriter<'_> {
         match &term.kind {
             TermKind::Call { .. }
             | TermKind::Membership { .. }
-            | TermKind::Infix { operator: Operator::Other, .. } => {
-                term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
-            }
+            | TermKind::Infix { operator: Operator::Other, .. }
+            | TermKind::Array(_)
+            | TermKind::Set(_)
+            | TermKind::Object(_)
+            | TermKind::Negative(_) => self.hoist_operands(term.children(), hoisted),
             // Equality unifies, and a reference in it may be undefined.
             TermKind::Infix { operator: Operator::Equal, left, right }
             | TermKind::Unify { left, right, .. } => {
                 for side in [left, right] {
-                    match &side.kind {
-                        TermKind::Reference { .. } => self.hoist_below_not(side, hoisted),
-                        _ => self.hoist_operand(side, hoisted),
+                    if matches!(side.kind, TermKind::Reference { .. }) {
+                        self.hoist_below_not(side, hoisted);
+                    } else {
+                        self.hoist_operand(side, hoisted);
                     }
                 }
             }
@@ -220,10 +230,7 @@ impl Rewriter<'_> {
                 if matches!(base.kind, TermKind::Call { .. }) {
                     self.hoist_operand(base, hoisted);
                 }
-                steps.iter().for_each(|step| self.hoist_operand(step, hoisted));
-            }
-            TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_) | TermKind::Negative(_) => {
-                term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
+                self.hoist_operands(steps, hoisted);
             }
             TermKind::Scalar(_)
             | TermKind::Wildcard
@@ -234,20 +241,29 @@ impl Rewriter<'_> {
         }
     }
 
+    fn hoist_operands<'term>(
+        &mut self,
+        terms: impl IntoIterator<Item = &'term Term>,
+        hoisted: &mut Vec<Hoisted>,
+    ) {
+        for term in terms {
+            self.hoist_operand(term, hoisted);
+        }
+    }
+
     /// Takes out whatever may be undefined in a term.
     fn hoist_operand(&mut self, term: &Term, hoisted: &mut Vec<Hoisted>) {
         match &term.kind {
-            TermKind::Reference { .. } | TermKind::Call { .. } | TermKind::Infix { .. } => {
+            TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Input => {
                 self.hoist_memberships(term, hoisted);
                 self.hoist(term, hoisted);
             }
-            TermKind::Membership { .. } => {
-                self.hoist_memberships(term, hoisted);
-                self.hoist(term, hoisted);
-            }
-            TermKind::Input => self.hoist(term, hoisted),
             TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_) | TermKind::Negative(_) => {
-                term.children().into_iter().for_each(|child| self.hoist_operand(child, hoisted));
+                self.hoist_operands(term.children(), hoisted);
             }
             TermKind::Scalar(_)
             | TermKind::Wildcard
@@ -336,4 +352,77 @@ fn statements(hoisted: &[Hoisted]) -> String {
 
 fn is_full_name(path: &Path, full: &str) -> bool {
     !path.is_empty() && full.starts_with("data.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rego::{lower::lower, parse::parse, source::apply};
+
+    #[track_caller]
+    fn check(text: &str, want: &str) {
+        let text = format!("package a\nimport data.lib\nxs := [1]\nf(x) := x\n{text}");
+        let lowered = lower(vec![parse("p.rego", &text).unwrap()]);
+        let rewritten = apply(&text, &normalise(&lowered.tree, 0));
+        assert!(parse("p.rego", &rewritten).is_ok(), "{rewritten}");
+        assert_eq!(rewritten.lines().count(), text.lines().count(), "{rewritten}");
+        let rewritten: String = rewritten.lines().skip(4).collect::<Vec<_>>().join("\n");
+        assert_eq!(rewritten.replace("__postern_", "_"), want);
+    }
+
+    #[test]
+    fn what_may_be_undefined_leaves_a_negation() {
+        check("p if not input.a in xs", "p if { _0 := input.a ; _1 := xs ; not _0 in _1 }");
+        check(
+            "p if { true; not upper(input.a) == \"A\" }",
+            "p if { true; _0 := upper(input.a) ; not _0 == \"A\" }",
+        );
+        check("p if not input.a == 1", "p if not input.a == 1");
+        check("p if not input.a", "p if not input.a");
+        check("p if not xs[input.a]", "p if { _0 := input.a ; not xs[_0] }");
+        check(
+            "p if not count([x | x := input.a]) > 1",
+            "p if { _0 := count([x | x := input.a]) ; not _0 > 1 }",
+        );
+        check(
+            "p if not input.a > 1 with input as {\"a\": 1}",
+            "p if { _0 := input.a with input as {\"a\": 1}; not _0 > 1 with input as {\"a\": 1} }",
+        );
+        check(
+            "p if {\n\tnot input.a in [\n\t\t1,\n\t]\n}",
+            "p if {\n\t_0 := input.a ; not _0 in [\n\t\t1,\n\t]\n}",
+        );
+        check(
+            "p if every x in xs { not x in input.a }",
+            "p if every x in xs { _0 := input.a ; not x in _0 }",
+        );
+    }
+
+    #[test]
+    fn what_may_be_undefined_leaves_a_partial_head() {
+        check("p contains x.a if some x in xs", "p contains _0 if { some x in xs; _0 := x.a }");
+        check("p contains x.a if { some x in xs }", "p contains _0 if { some x in xs ; _0 := x.a }");
+        check("p contains input.a", "p contains _0 if { _0 := input.a }");
+        check("p contains \"a\" if xs", "p contains \"a\" if xs");
+        check("p[x] := input.b if { some x in xs }", "p[x] := _0 if { some x in xs ; _0 := input.b }");
+        check("p contains {\"k\": input.a}", "p contains {\"k\": _0} if { _0 := input.a }");
+    }
+
+    #[test]
+    fn memberships_used_as_values_keep_undefined() {
+        check("p := input.a in xs", "p := _0 in _1 if { _0 := input.a; _1 := xs }");
+        check("p if { y := input.a in xs; y }", "p if { _0 := input.a ; _1 := xs ; y := _0 in _1; y }");
+        check("p := [(1 in input.a) | true]", "p := [(1 in _0) | true; _0 := input.a ]");
+        check("p := 1 if false else := 2 in input.a", "p := 1 if false else := 2 in _0 if { _0 := input.a }");
+        check("p if input.a in xs", "p if input.a in xs");
+    }
+
+    #[test]
+    fn names_are_written_in_full() {
+        check("p if f(1)", "p if data.a.f(1)");
+        check("p if lib.q with f as lib.g", "p if data.lib.q with data.a.f as data.lib.g");
+        check("p if data.a.f(lib.x)", "p if data.a.f(data.lib.x)");
+        check("p := \"not input.a in xs\" # f(1)", "p := \"not input.a in xs\" # f(1)");
+        check("p if { f := 1; f == 1 }", "p if { f := 1; f == 1 }");
+    }
 }

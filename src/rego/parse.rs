@@ -90,7 +90,8 @@ pub(crate) fn fault_of(text: &Text, code: &'static str, message: &str) -> Fault 
     // What follows the first error only shows the other place it speaks of.
     let lines = || message.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find_map(|line| line.strip_prefix("error: "));
-    let said = error.or_else(|| lines().last()).unwrap_or(message).trim_end_matches("definition:").trim();
+    let said =
+        error.or_else(|| lines().next_back()).unwrap_or(message).trim_end_matches("definition:").trim();
     let fault = Fault::new(place.unwrap_or_else(|| text.place(0)), code, said);
     match hint_for(said) {
         Some(hint) => fault.hint(hint),
@@ -117,7 +118,7 @@ fn scan(text: &Text) -> Result<Vec<Token>, Fault> {
     let limits = length_limits();
     let source = Source::from_contents_with_limits(
         text.path.to_string(),
-        text.text.to_string(),
+        text.content.to_string(),
         limits.max_file_bytes,
         limits.max_lines,
     )
@@ -269,9 +270,9 @@ mod tests {
 
     #[test]
     fn many_flat_statements_and_elements_are_fine() {
-        let body: String = (0..2_000).map(|n| format!("  input.a[{n}].b.c + 1 == {n}\n")).collect();
+        let body = "  input.a[7].b.c + 1 == 7\n".repeat(2_000);
         assert!(parse("p.rego", &format!("package a\np if {{\n{body}}}\n")).is_ok());
-        let items: String = (0..2_000).map(|n| format!("{{\"a\": input.x[{n}] + 1}}, ")).collect();
+        let items = "{\"a\": input.x[7] + 1}, ".repeat(2_000);
         assert!(parse("p.rego", &format!("package a\np := [{items}1]\n")).is_ok());
     }
 

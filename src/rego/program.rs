@@ -15,7 +15,7 @@ use super::{
     lower::{self, Lowered},
     normalise, parse,
     source::{Edit, Text, apply, original_offset},
-    tree::{Path, Tree, dotted, push_component, walk_rule},
+    tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
 };
 
 /// Values with more nodes than this are shared between evaluators instead of copied.
@@ -101,11 +101,11 @@ pub enum EntrypointError {
 }
 
 /// Compiles modules and base data, or reports every fault in them.
-pub fn compile(modules: Vec<Module>, data: Value, options: Options) -> Result<Program, BundleErrors> {
+pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Program, BundleErrors> {
     let mut faults = Vec::new();
     let mut paths = BTreeSet::new();
     let mut parsed = Vec::new();
-    for module in &modules {
+    for module in modules {
         if !paths.insert(&module.path) {
             faults.push(Fault::new(
                 Place::whole(module.path.as_str()),
@@ -138,7 +138,7 @@ fn rewrite(tree: &Tree, module: usize) -> Rewritten {
     let (path, text) = tree
         .modules
         .get(module)
-        .map_or(("", String::new()), |module| (&*module.text.path, apply(&module.text.text, &edits)));
+        .map_or(("", String::new()), |module| (&*module.text.path, apply(&module.text.content, &edits)));
     Rewritten { text: Text::new(path, &text), edits }
 }
 
@@ -161,8 +161,11 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
     guard::install(&mut engine, &options.runtime, options.strict_builtin_errors)
         .map_err(|error| fail(&error))?;
     for module in modules {
-        let (path, text) = (module.text.path.to_string(), module.text.text.to_string());
-        engine.add_policy(path, text).map_err(|error| fail(&error))?;
+        let (path, text) = (module.text.path.to_string(), module.text.content.to_string());
+        // The original parsed, so this is a fault of the rewriting and no one else's.
+        engine.add_policy(path, text).map_err(|error| {
+            BundleErrors::from(locate(tree, modules, "rewrite_error", &error.to_string()))
+        })?;
     }
     engine.add_data(data).map_err(|error| fail(&error))?;
     // Preparing is lazy; asking for any rule does it now, and reports what it finds.
@@ -208,7 +211,11 @@ impl Program {
 
     /// The entry point written as `gateway/decision` or `data.gateway.decision`.
     pub fn entrypoint(&self, written: &str) -> Result<Entrypoint, EntrypointError> {
-        let path = entry_path(written)?;
+        self.entrypoint_at(entry_path(written)?)
+    }
+
+    /// The entry point at a path below `data`.
+    pub(crate) fn entrypoint_at(&self, path: Path) -> Result<Entrypoint, EntrypointError> {
         let tree = &self.0.tree;
         let at = tree.rules_at(&path);
         if at.iter().any(|id| tree.rule(*id).is_some_and(super::tree::Rule::is_function)) {
@@ -233,7 +240,7 @@ impl Program {
         let mut seen = BTreeSet::new();
         let rules = self.0.tree.rules.iter().filter(|rule| !rule.is_function());
         let fresh = rules.filter(|rule| seen.insert(&rule.path));
-        fresh.filter_map(|rule| self.entrypoint(&rule.name()).ok()).collect()
+        fresh.filter_map(|rule| self.entrypoint_at(rule.path.clone()).ok()).collect()
     }
 
     /// What evaluating an entry point can read.
@@ -261,7 +268,8 @@ impl Program {
         locate(&self.0.tree, &self.0.rewritten, code, message)
     }
 
-    /// Coverage of a file no evaluation entered: every line with an expression, uncovered.
+    /// Coverage of files no evaluation entered: every line on which a statement begins, uncovered. What a rule's head
+    /// says is reached with its last statement; of a rule without any, what has to be computed counts.
     pub(crate) fn unreached(&self) -> Vec<FileCoverage> {
         let tree = &self.0.tree;
         let mut files: Vec<FileCoverage> = tree
@@ -278,9 +286,20 @@ impl Program {
             else {
                 continue;
             };
-            walk_rule(rule, &mut |term| {
-                file.not_covered.insert(module.text.line_of(term.extent.start).0);
+            let mut has_statements = false;
+            walk_statements(rule, &mut |statement| {
+                has_statements = true;
+                if !matches!(statement.kind, StatementKind::Declare) {
+                    file.not_covered.insert(module.text.line_of(statement.extent.start).0);
+                }
             });
+            if !has_statements {
+                walk_rule(rule, &mut |term| {
+                    if term.is_computed() {
+                        file.not_covered.insert(module.text.line_of(term.extent.start).0);
+                    }
+                });
+            }
         }
         files
     }
@@ -297,11 +316,6 @@ impl Entrypoint {
     /// Whether rules stand exactly at the path, rather than below it.
     pub(crate) fn is_rule(&self) -> bool {
         self.is_rule
-    }
-
-    /// The path below `data`.
-    pub(crate) fn path(&self) -> &[String] {
-        &self.path
     }
 }
 
@@ -321,9 +335,7 @@ fn entry_path(written: &str) -> Result<Path, EntrypointError> {
     } else {
         written.trim_start_matches('/').split('/').map(str::to_owned).collect()
     };
-    let mut rebuilt = String::new();
-    path.iter().for_each(|component| push_component(&mut rebuilt, component));
-    let plain = path.iter().all(|component| !component.is_empty()) && !rebuilt.is_empty();
+    let plain = path.iter().all(|component| !component.is_empty());
     if plain { Ok(path) } else { Err(malformed()) }
 }
 

@@ -10,20 +10,20 @@ use super::fault::Place;
 #[derive(Debug, Clone)]
 pub(crate) struct Text {
     pub(crate) path: Arc<str>,
-    pub(crate) text: Arc<str>,
+    pub(crate) content: Arc<str>,
     line_starts: Arc<[usize]>,
 }
 
 impl Text {
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { path: path.into(), text: text.into(), line_starts }
+        Self { path: path.into(), content: text.into(), line_starts }
     }
 
     /// The place of a byte offset; an offset past the end is the end.
     pub(crate) fn place(&self, offset: usize) -> Place {
         let (line, start) = self.line_of(offset);
-        let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
+        let before = self.content.get(start..offset.min(self.content.len())).unwrap_or_default();
         Place { file: self.path.clone(), line, column: narrow(before.chars().count() + 1) }
     }
 
@@ -38,7 +38,7 @@ impl Text {
         let start = self.line_starts.get((line as usize).saturating_sub(1)).copied().unwrap_or_default();
         let mut width = 1;
         let mut column = 1;
-        for character in self.text.get(start..).unwrap_or_default().chars() {
+        for character in self.content.get(start..).unwrap_or_default().chars() {
             if width >= tabbed_column || character == '\n' {
                 break;
             }
@@ -51,14 +51,14 @@ impl Text {
     /// The byte offset of a place in this text.
     pub(crate) fn offset(&self, place: &Place) -> Option<usize> {
         let start = *self.line_starts.get((place.line as usize).checked_sub(1)?)?;
-        let line = self.text.get(start..)?;
+        let line = self.content.get(start..)?;
         let within = line.char_indices().nth((place.column as usize).saturating_sub(1));
         Some(start + within.map_or(line.len(), |(at, _)| at))
     }
 
     /// The text of a byte range, or nothing where the range is not one.
     pub(crate) fn slice(&self, range: Range<usize>) -> &str {
-        self.text.get(range).unwrap_or_default()
+        self.content.get(range).unwrap_or_default()
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn places_count_characters_and_the_parsers_tabs_as_one() {
         let text = Text::new("a.rego", "package a\n\tp := \"é\" + q\n");
-        let place = text.place(text.text.find('q').unwrap());
+        let place = text.place(text.content.find('q').unwrap());
         assert_eq!((place.line, place.column), (2, 13));
         assert_eq!(text.place_of_tabbed(2, 5).column, 2);
         assert_eq!(text.place(10_000).line, 3);

@@ -123,13 +123,10 @@ pub(crate) struct With {
 
 #[derive(Debug)]
 pub(crate) enum WithTarget {
-    Input,
-    Data(Path),
+    /// `input`, `data`, or a path below one of them.
+    Document,
     /// A function replaced by another one, or by a value.
-    Function {
-        callee: Callee,
-        replacement: Option<Callee>,
-    },
+    Function { callee: Callee, replacement: Option<Callee> },
 }
 
 /// The name in call position, resolved.
@@ -272,26 +269,53 @@ impl Rule {
 // === impl Term ===
 
 impl Term {
-    /// The constant key a reference step looks up, if it is one.
-    pub(crate) fn constant_key(&self) -> Option<&str> {
+    /// Whether it has to be looked up or computed, rather than standing as it is written.
+    pub(crate) fn is_computed(&self) -> bool {
         match &self.kind {
-            TermKind::Scalar(Value::String(key)) => Some(key),
+            TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Unify { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Negative(_) => true,
             TermKind::Scalar(_)
             | TermKind::Wildcard
             | TermKind::Local(_)
             | TermKind::Input
             | TermKind::Data
-            | TermKind::Reference { .. }
-            | TermKind::Call { .. }
             | TermKind::Array(_)
             | TermKind::Set(_)
             | TermKind::Object(_)
-            | TermKind::Comprehension { .. }
-            | TermKind::Infix { .. }
-            | TermKind::Unify { .. }
-            | TermKind::Membership { .. }
-            | TermKind::Negative(_) => None,
+            | TermKind::Comprehension { .. } => false,
         }
+    }
+
+    /// The constant key a reference step looks up, if it is one.
+    pub(crate) fn constant_key(&self) -> Option<&str> {
+        if let TermKind::Scalar(Value::String(key)) = &self.kind { Some(key) } else { None }
+    }
+
+    /// The name of a local variable.
+    pub(crate) fn as_local(&self) -> Option<&str> {
+        if let TermKind::Local(name) = &self.kind { Some(name) } else { None }
+    }
+
+    /// The steps of a path below `input`; none of them for `input` itself.
+    pub(crate) fn input_steps(&self) -> Option<Vec<&Term>> {
+        if matches!(self.kind, TermKind::Input) {
+            return Some(Vec::new());
+        }
+        let TermKind::Reference { base, steps } = &self.kind else { return None };
+        matches!(base.kind, TermKind::Input).then(|| steps.iter().collect())
+    }
+
+    /// The steps of a path below `data`; none of them for `data` itself.
+    pub(crate) fn data_steps(&self) -> Option<&[Term]> {
+        if matches!(self.kind, TermKind::Data) {
+            return Some(&[]);
+        }
+        let TermKind::Reference { base, steps } = &self.kind else { return None };
+        matches!(base.kind, TermKind::Data).then_some(steps)
     }
 
     /// The terms directly inside this one: not comprehension bodies, and not the root of a
@@ -400,12 +424,14 @@ pub(crate) fn walk_own<'tree>(term: &'tree Term, visit: &mut dyn FnMut(&'tree Te
 
 /// Visits every term of a rule: arguments, keys, values and bodies.
 pub(crate) fn walk_rule<'tree>(rule: &'tree Rule, visit: &mut dyn FnMut(&'tree Term)) {
-    if let Shape::Function(arguments) = &rule.shape {
-        arguments.iter().for_each(|term| walk_term(term, visit));
+    let arguments = if let Shape::Function(arguments) = &rule.shape { arguments.as_slice() } else { &[] };
+    for term in arguments.iter().chain(&rule.keys).chain(&rule.value) {
+        walk_term(term, visit);
     }
-    rule.keys.iter().chain(&rule.value).for_each(|term| walk_term(term, visit));
     for branch in &rule.branches {
-        branch.value.iter().for_each(|term| walk_term(term, visit));
+        if let Some(value) = &branch.value {
+            walk_term(value, visit);
+        }
         walk_body(&branch.body, visit);
     }
 }
@@ -417,6 +443,15 @@ pub(crate) fn dotted(path: &[String]) -> String {
         push_component(&mut out, component);
     }
     out
+}
+
+/// The components as a package or a function is written: `a.b["c d"]`.
+pub(crate) fn written(path: &[String]) -> String {
+    let mut out = String::new();
+    for component in path {
+        push_component(&mut out, component);
+    }
+    out.strip_prefix('.').map(str::to_owned).unwrap_or(out)
 }
 
 /// Appends `.name`, or `["odd name"]`.

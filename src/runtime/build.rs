@@ -12,6 +12,7 @@ use crate::audit::sink::OpenError;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
+use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
@@ -159,10 +160,11 @@ pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Re
     if !faults.0.is_empty() {
         return Err(BuildErrors(faults.0));
     }
-    let instance = uuid::Uuid::new_v4().to_string();
+    // As OPA's `labels.id`: the process, whatever is reloaded in it.
+    let instance =
+        former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
     let labels = EncodedLabels::new(&config.labels, &instance);
-    let revision = revision(&policies);
-    Ok(Runtime { config: Arc::new(config), revision, listeners, apis, policies, clusters, labels })
+    Ok(Runtime { config: Arc::new(config), instance, listeners, apis, policies, clusters, labels })
 }
 
 fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
@@ -195,6 +197,7 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
         revision: bundle.revision,
         decision_path,
         program,
+        response_path: policy.response.as_ref().map(|path| path.join("/")),
         rules,
         on_error: policy.on_error,
     })
@@ -304,7 +307,7 @@ fn build_api(
         policy: policy.ok_or_else(|| Arc::clone(&api.policy))?,
         cluster: cluster.ok_or_else(|| Arc::clone(&api.upstream))?,
         routes,
-        identity_headers: api.identity_headers.clone(),
+        identity_headers: FoldedNames::new(&api.identity_headers),
         credential_headers: credential_headers(config),
         retired: api.lifecycle == Lifecycle::Retired,
         lifecycle: lifecycle_document(&api.lifecycle),
@@ -320,12 +323,6 @@ fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
         model::Provider::ClientCertificate(_) => None,
     });
     headers.collect()
-}
-
-/// One word for all bundles of a snapshot.
-fn revision(policies: &[Policy]) -> String {
-    let all = policies.iter().map(|policy| format!("{}={}", policy.name, policy.revision));
-    all.collect::<Vec<_>>().join(",")
 }
 
 impl Cluster {

@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::audit::log::Log;
 use crate::base::clock::Clock;
+use crate::config::model::{Config, LimitStore};
 use crate::config::{self, Loaded};
 use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::limits::memory::Store;
 use crate::runtime::build::{self, BuildError, BuildErrors};
 use crate::runtime::shared::{Foundations, Shared};
 use crate::runtime::snapshot::Runtime;
+use crate::runtime::watch::Sighting;
 use crate::telemetry::metrics::{Metrics, Vocabulary};
 use crate::upstream::cluster::Cluster;
 
@@ -23,8 +27,19 @@ pub struct Control {
     path: PathBuf,
     environment: Environment,
     shared: Arc<Shared>,
+    /// What the last attempt has read, whatever came of it.
+    watched: watch::Sender<Watched>,
     /// One reload at a time.
     turn: Mutex<()>,
+}
+
+/// The files that a change of must lead to a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// How they were before they were read.
+    pub seen: Sighting,
+    /// Whether the configuration wants them watched.
+    pub enabled: bool,
 }
 
 /// A gateway's state as it starts, and what must be run for it.
@@ -48,9 +63,9 @@ impl Control {
     ) -> Result<Start, BuildErrors> {
         let metrics = Arc::new(Metrics::new(vocabulary));
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
-        let config = read(path, environment)?;
+        let (config, watched) = read(path, environment)?;
         let runtime = build::build(config, &key_sets, None)?;
-        let crate::config::model::LimitStore::Memory { keys } = runtime.config.limits;
+        let LimitStore::Memory { keys } = runtime.config.limits;
         let audit = Arc::new(Log::new(Arc::clone(&metrics), Arc::clone(&clock)));
         let sinks = audit.prepare(&runtime.config.decision_logs);
         audit.install(sinks.map_err(|error| BuildErrors(vec![BuildError::DecisionLog(error)]))?);
@@ -58,13 +73,19 @@ impl Control {
         let runtime = Arc::new(runtime);
         let shared = Arc::new(Shared::new(foundations, Arc::clone(&runtime)));
         count(&shared, &runtime);
-        let control = Self { path: path.to_owned(), environment, shared, turn: Mutex::default() };
+        let watched = watch::Sender::new(watched);
+        let control = Self { path: path.to_owned(), environment, shared, watched, turn: Mutex::default() };
         Ok(Start { control, refresher })
     }
 
     /// The state of the process.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Which files to watch; it changes with each attempt to reload.
+    pub fn watched(&self) -> watch::Receiver<Watched> {
+        self.watched.subscribe()
     }
 
     /// Reads the configuration again and puts it in force. Gives the upstreams that are new and must be health-checked.
@@ -79,12 +100,16 @@ impl Control {
     }
 
     fn replace(&self) -> Result<Vec<Arc<Cluster>>, BuildErrors> {
-        let config = read(&self.path, self.environment)?;
+        // Before anything is read: what changes from here on leads to another attempt, a good one or not.
+        let seen = self.watched.borrow().seen.again();
+        self.watched.send_modify(|watched| watched.seen = seen);
+        let (config, watched) = read(&self.path, self.environment)?;
+        self.watched.send_replace(watched);
         let former = self.shared.current();
         let runtime = build::build(config, &self.shared.key_sets, Some(&former.runtime))?;
         let sinks = self.shared.audit.prepare(&runtime.config.decision_logs);
         let sinks = sinks.map_err(|error| BuildErrors(vec![BuildError::DecisionLog(error)]))?;
-        let crate::config::model::LimitStore::Memory { keys } = runtime.config.limits;
+        let LimitStore::Memory { keys } = runtime.config.limits;
         let new = runtime.clusters.iter().filter(|cluster| !cluster.is_in(&former.runtime.clusters));
         let new = new.cloned().collect();
         let runtime = Arc::new(runtime);
@@ -99,6 +124,8 @@ impl Control {
     pub fn roll_back(&self) -> bool {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(runtime) = self.shared.roll_back() else { return false };
+        let LimitStore::Memory { keys } = runtime.config.limits;
+        self.shared.limits.set_keys(keys);
         // The earlier snapshot's logs could be opened once; if they cannot now, the running ones go on.
         if let Ok(sinks) = self.shared.audit.prepare(&runtime.config.decision_logs) {
             self.shared.audit.install(sinks);
@@ -108,19 +135,21 @@ impl Control {
     }
 }
 
-fn read(path: &Path, environment: Environment) -> Result<crate::config::model::Config, BuildErrors> {
-    match config::load(path, &environment) {
-        Ok(Loaded { config, warnings, .. }) => {
-            for warning in warnings {
-                tracing::warn!(%warning, "Configuration warning");
-            }
-            Ok(config)
-        }
-        Err(errors) => Err(BuildErrors(vec![BuildError::Config(errors)])),
+/// Reads the configuration. It is read twice: only then it is known which files it names, and that they are seen before
+/// the reading that counts.
+fn read(path: &Path, environment: Environment) -> Result<(Config, Watched), BuildErrors> {
+    let load =
+        || config::load(path, &environment).map_err(|errors| BuildErrors(vec![BuildError::Config(errors)]));
+    let seen = Sighting::of(&load()?.config.files);
+    let Loaded { config, warnings, .. } = load()?;
+    for warning in warnings {
+        tracing::warn!(%warning, "Configuration warning");
     }
+    let enabled = config.reload.watch;
+    Ok((config, Watched { seen, enabled }))
 }
 
 fn count(shared: &Shared, runtime: &Runtime) {
     let policies = runtime.policies.iter().map(|policy| (&*policy.name, policy.revision.as_str()));
-    shared.metrics.reloaded(&runtime.revision, policies);
+    shared.metrics.reloaded(&runtime.config.revision, policies);
 }

@@ -4,6 +4,7 @@
 //! not have is not looked for in an API that answers to any host.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
@@ -63,6 +64,9 @@ pub struct Router {
 
 type Paths = matchit::Router<Vec<Candidate>>;
 
+/// Patterns of a host by their shape, each with its routes in the order they are tried.
+type Shapes = BTreeMap<String, Vec<(String, Candidate)>>;
+
 #[derive(Debug, Clone)]
 struct Candidate {
     api: usize,
@@ -77,7 +81,7 @@ struct Candidate {
 impl Router {
     /// The router of the APIs named.
     pub fn build(apis: &[Api], names: &[Arc<str>]) -> Result<Self, Vec<RouteConflict>> {
-        let mut gathered: BTreeMap<&str, BTreeMap<String, Vec<(String, Candidate)>>> = BTreeMap::new();
+        let mut gathered: BTreeMap<&str, Shapes> = BTreeMap::new();
         for (index, api) in apis.iter().enumerate().filter(|(_, api)| names.contains(&api.name)) {
             let hosts =
                 if api.hosts.is_empty() { vec![""] } else { api.hosts.iter().map(String::as_str).collect() };
@@ -96,8 +100,8 @@ impl Router {
             let mut paths = Paths::new();
             for (shape, entries) in group {
                 let first = entries.first().map(|(pattern, candidate)| (pattern.clone(), candidate.clone()));
-                let routes = entries.into_iter().map(|(_, candidate)| candidate).collect();
-                if let (Err(source), Some((pattern, candidate))) = (paths.insert(shape, routes), first) {
+                let tried = entries.into_iter().map(|(_, candidate)| candidate).collect();
+                if let (Err(source), Some((pattern, candidate))) = (paths.insert(shape, tried), first) {
                     conflicts.push(conflict(apis, &candidate, pattern, source));
                 }
             }
@@ -171,7 +175,8 @@ fn shape(pattern: &str) -> (String, Vec<Arc<str>>) {
         let Some((name, tail)) = after.split_once('}') else { break };
         let (star, name) = name.strip_prefix('*').map_or(("", name), |name| ("*", name));
         shape.push_str(before);
-        shape.push_str(&format!("{{{star}p{}}}", params.len()));
+        // Writing to a `String` cannot fail.
+        let _infallible = write!(shape, "{{{star}p{}}}", params.len());
         params.push(Arc::from(name));
         rest = tail;
     }
@@ -260,8 +265,10 @@ mod tests {
         Router::build(&apis, &["orders".into(), "whole".into()]).unwrap()
     }
 
+    type Wanted<'a> = Option<(usize, usize, &'a [(&'a str, &'a str)])>;
+
     #[track_caller]
-    fn check(host: &str, path: &str, method: &Method, want: Option<(usize, usize, &[(&str, &str)])>) {
+    fn check(host: &str, path: &str, method: &Method, want: Wanted<'_>) {
         let got = router().find(host, path, method).ok();
         let got = got.as_ref().map(|found| (found.api, found.route, found.params.as_slice()));
         let want = want.map(|(api, route, params)| {

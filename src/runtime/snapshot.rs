@@ -10,6 +10,8 @@ use rustls::ServerConfig;
 
 use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, BadCredential, Config, Lifecycle, Name, OnError};
+use crate::contract::decision::FoldedNames;
+use crate::contract::decision::Phase;
 use crate::identity::chain::Chain;
 use crate::policy::decide::Rules;
 use crate::rego::program::Program;
@@ -21,8 +23,8 @@ use crate::upstream::cluster::{Cluster, Clusters};
 pub struct Runtime {
     /// What it was built from.
     pub config: Arc<Config>,
-    /// SHA-256 of the configuration file, shortened.
-    pub revision: String,
+    /// Id of this process in events.
+    pub instance: Arc<str>,
     /// In the order of the first configuration, so that an index means the same over reloads.
     pub listeners: Vec<Listener>,
     /// In the configuration's order.
@@ -64,7 +66,7 @@ pub struct Api {
     /// Its routes.
     pub routes: Vec<Route>,
     /// Headers that only the gateway may set.
-    pub identity_headers: Vec<HeaderName>,
+    pub identity_headers: FoldedNames,
     /// Headers that carry credentials here, kept out of events.
     pub credential_headers: Vec<HeaderName>,
     /// It answers 410.
@@ -97,12 +99,26 @@ pub struct Policy {
     pub revision: String,
     /// The decision rule as in events, `gateway/decision`.
     pub decision_path: String,
+    /// The response rule as in events, if there is one.
+    pub response_path: Option<String>,
     /// The compiled bundle.
     pub program: Program,
     /// The rules asked.
     pub rules: Rules,
     /// What a failure means.
     pub on_error: OnError,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The rule that is asked in `phase`, as in events.
+    pub fn path(&self, phase: Phase) -> &str {
+        match (phase, &self.response_path) {
+            (Phase::Response, Some(path)) => path,
+            (Phase::Request, _) | (Phase::Response, None) => &self.decision_path,
+        }
+    }
 }
 
 // === impl Runtime ===

@@ -208,7 +208,12 @@ fn alternative_names(
             GeneralName::URI(name) => uri.push((*name).to_owned()),
             GeneralName::RFC822Name(name) => email.push((*name).to_owned()),
             GeneralName::IPAddress(bytes) => ip.extend(ip_address(bytes)),
-            _ => {}
+            GeneralName::OtherName(..)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => {}
         }
     }
     (dns, uri, email, ip)

@@ -21,34 +21,60 @@ const POLL: Duration = Duration::from_secs(10);
 const ENTRIES_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 32;
 
+/// Files and directories as they were before they were read. What has changed since then must be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    files: Vec<PathBuf>,
+    fingerprint: u64,
+}
+
 /// Watches a set of files and directories.
 #[derive(Debug)]
 pub struct Watch {
-    files: Vec<PathBuf>,
-    fingerprint: u64,
+    seen: Sighting,
     events: mpsc::Receiver<()>,
     /// Kept for its `Drop`; `None` where the system gives no notifications.
     _watcher: Option<RecommendedWatcher>,
 }
 
+// === impl Sighting ===
+
+impl Sighting {
+    /// How `files` are now; directories count with all that is in them. Reads the disk.
+    pub fn of(files: &[PathBuf]) -> Self {
+        Self { fingerprint: fingerprint(files), files: files.to_vec() }
+    }
+
+    /// How the same files are now.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::of(&self.files)
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
-    /// Watches `files`, of which directories count with all that is in them.
-    pub fn new(files: &[PathBuf]) -> Self {
+    /// Watches what was `seen`. A change between then and now counts.
+    pub fn new(seen: Sighting) -> Self {
         let (sender, events) = mpsc::channel(1);
-        let watcher = watcher(files, sender).map_err(|error| {
+        let watcher = watcher(&seen.files, sender).map_err(|error| {
             tracing::warn!(%error, "No file notifications, looking every ten seconds");
         });
-        Self { fingerprint: fingerprint(files), files: files.to_vec(), events, _watcher: watcher.ok() }
+        Self { seen, events, _watcher: watcher.ok() }
     }
 
-    /// Waits until a file differs from what it was at the last call, or at the beginning.
+    /// Waits until the files differ from what was seen.
     ///
     /// # Cancel safety
     /// A change that was not yet told is told by the next call.
     pub async fn changed(&mut self) {
         loop {
+            let seen = self.seen.clone();
+            let looked = tokio::task::spawn_blocking(move || (seen.again(), seen)).await;
+            if looked.is_ok_and(|(now, seen)| now != seen) {
+                return;
+            }
             match tokio::time::timeout(POLL, self.events.recv()).await {
                 Ok(Some(())) => {
                     tokio::time::sleep(SETTLE).await;
@@ -56,14 +82,6 @@ impl Watch {
                 }
                 Ok(None) => tokio::time::sleep(POLL).await,
                 Err(_) => {}
-            }
-            let files = self.files.clone();
-            let looked = tokio::task::spawn_blocking(move || fingerprint(&files)).await;
-            if let Ok(now) = looked
-                && now != self.fingerprint
-            {
-                self.fingerprint = now;
-                return;
             }
         }
     }
@@ -157,10 +175,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("gateway.yaml");
         fs::write(&config, "version: 1").unwrap();
-        let mut watch = Watch::new(std::slice::from_ref(&config));
+        let mut watch = Watch::new(Sighting::of(std::slice::from_ref(&config)));
         let replacement = directory.path().join(".gateway.yaml.swp");
         fs::write(&replacement, "version: 1 # new").unwrap();
         fs::rename(&replacement, &config).unwrap();
         tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_change_between_reading_and_watching_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("gateway.yaml");
+        fs::write(&config, "version: 1").unwrap();
+        let seen = Sighting::of(std::slice::from_ref(&config));
+        fs::write(&config, "version: 1 # new").unwrap();
+        let mut watch = Watch::new(seen);
+        tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.unwrap();
     }
 }

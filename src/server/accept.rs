@@ -2,8 +2,9 @@
 //!
 //! One task for each listener, on the control runtime. It checks what can be checked before a byte is read, and gives
 //! the connection to the worker with the fewest open ones: few long-lived HTTP/2 connections then spread as evenly as
-//! many short ones, which the kernel's SO_REUSEPORT hashing does not do.
+//! many short ones, which the kernel's `SO_REUSEPORT` hashing does not do.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,6 +77,8 @@ pub(crate) async fn run(
                     metrics.connection_refused(shared.metrics.listener(&name), reason);
                 }
             }
+            // The client was gone before it was accepted: others wait.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(%error, "Accept failed");
                 tokio::time::sleep(BACK_OFF).await;

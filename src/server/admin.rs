@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,6 +24,10 @@ use crate::server::gateway::Reloader;
 use crate::telemetry::exposition::{self, Samples};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Waited after an error that will not go away at once (no file descriptors).
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// One request and its answer, a reload that compiles included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(2);
 /// Connections at once; monitoring needs few.
 const CONNECTIONS: usize = 64;
 
@@ -39,8 +44,14 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
     };
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = listener.accept().await;
-        let Ok((stream, peer)) = accepted else { continue };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "Accept failed on the admin endpoint");
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            }
+        };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         if !is_loopback(peer.ip()) {
             continue;
@@ -54,8 +65,9 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
-            // A client of the admin endpoint that breaks off is nobody's concern.
-            drop(builder.serve_connection(TokioIo::new(stream), service).await);
+            let served = builder.serve_connection(TokioIo::new(stream), service);
+            // A client of the admin endpoint that breaks off, or dawdles, is nobody's concern.
+            drop(tokio::time::timeout(CONNECTION_TIMEOUT, served).await);
             drop(permit);
         });
     }
@@ -77,14 +89,14 @@ async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) 
         }
         "/ready" if reads => json_body(StatusCode::OK, &json!({"ready": true})),
         "/status" if reads => json_body(StatusCode::OK, &status(&reloader, draining)),
-        "/metrics" if reads && reloader.shared().current().runtime.config.telemetry.metrics => {
-            metrics(&reloader)
+        "/metrics" if !reloader.shared().current().runtime.config.telemetry.metrics => {
+            text(StatusCode::NOT_FOUND, "metrics are off: `telemetry.metrics`\n")
         }
+        "/metrics" if reads => metrics(&reloader),
         "/reload" if method == Method::POST => reload(reloader).await,
         "/rollback" if method == Method::POST => roll_back(reloader).await,
-        "/health" | "/ready" | "/status" | "/metrics" | "/reload" | "/rollback" => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n")
-        }
+        "/health" | "/ready" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
+        "/reload" | "/rollback" => not_allowed("POST"),
         _ => text(StatusCode::NOT_FOUND, "try /health, /ready, /metrics, /status\n"),
     }
 }
@@ -92,11 +104,19 @@ async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) 
 /// Whether the request means this machine: a web page that a browser here shows could otherwise reload the gateway, by
 /// a name of its own that leads to loopback.
 fn is_local(request: &Request<Incoming>) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    let names_loopback = name == "localhost" || name.parse::<IpAddr>().is_ok_and(is_loopback);
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.and_then(|host| host.parse::<Authority>().ok());
+    let name = host.as_ref().map(Authority::host).unwrap_or_default();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let names_loopback =
+        name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(is_loopback);
     names_loopback && !request.headers().contains_key(header::ORIGIN)
+}
+
+fn not_allowed(allow: &'static str) -> Answer {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
 }
 
 async fn reload(reloader: Reloader) -> Answer {
@@ -167,7 +187,7 @@ fn status(reloader: &Reloader, draining: bool) -> serde_json::Value {
         "draining": draining,
         "snapshot": {
             "generation": in_force.generation,
-            "revision": runtime.revision,
+            "revision": runtime.config.revision,
             "loaded_at": time(reload.loaded_at),
             "earlier": reload.earlier,
             "last_reload_error": last_error,

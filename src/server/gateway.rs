@@ -17,7 +17,7 @@ use crate::contract::event::Outcome;
 use crate::identity::jwt::key_sets::Refresher;
 use crate::pipeline::reject;
 use crate::runtime::build::BuildErrors;
-use crate::runtime::control::{Control, Environment, Start};
+use crate::runtime::control::{Control, Environment, Start, Watched};
 use crate::runtime::shared::Shared;
 use crate::runtime::watch::Watch;
 use crate::server::accept::{self, WorkerQueue};
@@ -122,7 +122,7 @@ impl Gateway {
         let mut workers = Vec::new();
         let mut queues = Vec::new();
         for index in 0..config.workers {
-            let spawned = thread::spawn(index, Arc::clone(&shared), drain.clone(), config.drain_timeout);
+            let spawned = thread::spawn(index, Arc::clone(&shared), drain.clone());
             let WorkerThread { queue, handle } = spawned.map_err(StartError::Thread)?;
             queues.push(queue);
             workers.push(handle);
@@ -299,22 +299,23 @@ async fn control(parts: ControlParts) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-/// Reloads whenever a file that the configuration in force names has changed.
+/// Reloads whenever a file that the configuration names has changed since it was last read.
 async fn watch_files(reloader: Reloader) {
+    let mut watched = reloader.control.watched();
     loop {
-        let config = Arc::clone(&reloader.shared().current().runtime.config);
-        if !config.reload.watch {
-            return;
-        }
-        let mut watch = Watch::new(&config.files);
-        loop {
-            watch.changed().await;
-            let reloading = reloader.clone();
-            // The outcome is logged and in `/status`.
-            let reloaded = tokio::task::spawn_blocking(move || reloading.reload().is_ok()).await;
-            if reloaded.is_ok_and(|good| good) {
-                break;
+        let Watched { seen, enabled } = watched.borrow_and_update().clone();
+        if enabled {
+            let mut watch = Watch::new(seen);
+            tokio::select! {
+                () = watch.changed() => {
+                    let reloading = reloader.clone();
+                    // The outcome is logged and in `/status`; a refused attempt is not repeated until the next change.
+                    drop(tokio::task::spawn_blocking(move || reloading.reload()).await);
+                }
+                changed = watched.changed() => if changed.is_err() { return },
             }
+        } else if watched.changed().await.is_err() {
+            return;
         }
     }
 }

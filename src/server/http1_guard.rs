@@ -16,19 +16,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::base::timer::LazyTimer;
-use crate::pipeline::connection::Connection;
-use crate::pipeline::framing::{ChunkScanner, Framing, FramingError, HeadLimits, HeadScanner};
+use crate::pipeline::connection::{Connection, Reading};
+use crate::pipeline::framing::{ChunkScanner, Framing, FramingError, Head, HeadLimits, HeadScanner};
 use crate::pipeline::reject::Cause;
 
 /// What the library gets instead of a refused head; `ConnectionControl::take_refusal` says why.
-const REFUSED_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+const REFUSED_HEAD: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: refused\r\npostern_refused: 1\r\nconnection: close\r\n\r\n";
+/// Enough for nearly all heads; connections that only wait should cost little.
 const BUFFER_START: usize = 4 * 1024;
+/// A buffer larger than this is given up between requests.
+const BUFFER_KEPT: usize = 16 * 1024;
+/// Grown to by bodies that come fast, and by heads as far as they may go.
 const BUFFER_MAX: usize = 64 * 1024;
 /// Bytes that may wait while an upgrade is undecided.
 const HELD_BACK_MAX: usize = 4 * 1024;
 /// After the last response, so much of what the client still sends is read and dropped, lest a reset destroy the response.
-const LINGER_BYTES: usize = 256 * 1024;
-const LINGER_TIME: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// Timeouts and bounds of an HTTP/1 connection.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +43,15 @@ pub(crate) struct Http1Limits {
     /// For a client that does not read.
     pub(crate) write_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+}
+
+/// What may still be read and dropped after the last response.
+#[derive(Debug)]
+struct Linger {
+    deadline: Instant,
+    left: usize,
+    /// The client was in the middle of something; otherwise only what is here already is dropped.
+    expects_more: bool,
 }
 
 #[derive(Debug)]
@@ -63,14 +77,18 @@ pub(crate) struct Http1Guard<S> {
     /// How many of them the library may have.
     cleared: usize,
     end_of_stream: bool,
-    first_head: bool,
+    /// Heads cleared so far.
+    heads: u64,
+    /// The number of the head that asks for another protocol: the bytes after it belong to nobody until it is answered.
+    upgrade: Option<u64>,
     skipped_line: bool,
     read_timer: LazyTimer,
     write_timer: LazyTimer,
-    /// When the connection, or the first byte of this head, came.
-    head_since: Instant,
+    opened: Instant,
+    /// When the first byte of an incomplete head came.
+    head_since: Option<Instant>,
     write_stalled_since: Option<Instant>,
-    lingered: usize,
+    linger: Option<Linger>,
 }
 
 // === impl Http1Guard ===
@@ -79,8 +97,14 @@ impl<S> Http1Guard<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Guards `stream`, of which `first` has been read already.
-    pub(crate) fn new(stream: S, first: &[u8], connection: Rc<Connection>, limits: Http1Limits) -> Self {
+    /// Guards `stream`, of which `first` has been read already since it was `opened`.
+    pub(crate) fn new(
+        stream: S,
+        first: &[u8],
+        connection: Rc<Connection>,
+        limits: Http1Limits,
+        opened: Instant,
+    ) -> Self {
         let mut buffer = vec![0; BUFFER_START.max(first.len())];
         if let Some(front) = buffer.get_mut(..first.len()) {
             front.copy_from_slice(first);
@@ -95,13 +119,15 @@ where
             end: first.len(),
             cleared: 0,
             end_of_stream: false,
-            first_head: true,
+            heads: 0,
+            upgrade: None,
             skipped_line: false,
             read_timer: LazyTimer::default(),
             write_timer: LazyTimer::default(),
-            head_since: Instant::now(),
+            opened,
+            head_since: None,
             write_stalled_since: None,
-            lingered: 0,
+            linger: None,
         }
     }
 
@@ -116,9 +142,14 @@ where
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// Whether a head that asks for another protocol waits for its answer.
+    fn is_undecided(&self) -> bool {
+        self.upgrade.is_some_and(|number| self.connection.control.ended() < number)
+    }
+
     /// Looks at unread bytes and clears what the library may have.
     fn judge(&mut self) -> io::Result<()> {
-        if self.connection.control.is_upgrade_asked() {
+        if self.is_undecided() {
             return Ok(());
         }
         let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
@@ -132,14 +163,16 @@ where
                 *remaining -= available;
                 self.cleared = usize::try_from(available).unwrap_or(usize::MAX);
                 if *remaining == 0 {
-                    self.next_head();
+                    self.state = State::Head(HeadScanner::default());
+                    // What is cleared is with the library in its next read, and drained by it if nobody wants it.
+                    self.connection.control.body_read();
                 }
             }
             State::Chunked(scanner) => {
                 let (length, ended) = scanner.advance(unread).map_err(malformed_body)?;
                 self.cleared = length;
                 if ended {
-                    self.next_head();
+                    self.state = State::Head(HeadScanner::default());
                 }
             }
             State::Head(_) => self.judge_head(),
@@ -155,35 +188,43 @@ where
         }
         let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
         let State::Head(scanner) = &mut self.state else { return };
-        if unread.is_empty() || unread == b"\r" {
+        if unread.is_empty() {
             return;
         }
-        match scanner.advance(unread, self.limits.head) {
-            Ok(None) => {}
-            Ok(Some(head)) => {
-                self.cleared = head.length;
-                self.first_head = false;
-                self.skipped_line = false;
-                if head.upgrade && head.framing == Framing::None {
-                    self.connection.control.upgrade_asked();
-                }
-                match head.framing {
-                    Framing::None => self.next_head(),
-                    Framing::Length(length) => self.state = State::Length(length),
-                    Framing::Chunked => self.state = State::Chunked(ChunkScanner::default()),
-                }
+        let outcome = if unread == b"\r" { Ok(None) } else { scanner.advance(unread, self.limits.head) };
+        match outcome {
+            Ok(None) => {
+                self.head_since.get_or_insert_with(Instant::now);
+                self.connection.control.set_reading(Reading::Head);
             }
+            Ok(Some(head)) => self.clear_head(head),
             Err(error) => self.refuse(Cause::Framing(error)),
         }
     }
 
-    fn next_head(&mut self) {
-        self.state = State::Head(HeadScanner::default());
+    fn clear_head(&mut self, head: Head) {
+        self.cleared = head.length;
+        self.heads += 1;
+        self.skipped_line = false;
+        self.head_since = None;
+        self.connection.control.set_reading(Reading::Nothing);
+        // A request with a body is never switched, so the body's end is known.
+        self.upgrade = (head.upgrade && head.framing == Framing::None).then_some(self.heads);
+        self.state = match head.framing {
+            Framing::None => State::Head(HeadScanner::default()),
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Chunked(ChunkScanner::default()),
+        };
+        if head.framing != Framing::None {
+            self.connection.control.body_announced(self.heads);
+        }
     }
 
     /// Puts the refused head in the place of what was received.
     fn refuse(&mut self, cause: Cause) {
         self.connection.control.refuse(cause);
+        self.connection.control.set_reading(Reading::Nothing);
+        self.head_since = None;
         self.state = State::Refused;
         if let Some(front) = self.buffer.get_mut(..REFUSED_HEAD.len()) {
             front.copy_from_slice(REFUSED_HEAD);
@@ -201,8 +242,22 @@ where
         self.start += length;
         self.cleared -= length;
         if self.start == self.end {
+            let filled = self.end == self.buffer.len();
             self.start = 0;
             self.end = 0;
+            self.resize(filled);
+        }
+    }
+
+    /// A body that fills the empty buffer gets a larger one; between requests a small one is enough.
+    fn resize(&mut self, filled: bool) {
+        match self.state {
+            State::Length(_) | State::Chunked(_) if filled && self.buffer.len() < BUFFER_MAX => {
+                let larger = self.buffer.len().saturating_mul(2).min(BUFFER_MAX);
+                self.buffer.resize(larger, 0);
+            }
+            State::Head(_) if self.buffer.len() > BUFFER_KEPT => self.buffer = vec![0; BUFFER_START],
+            State::Length(_) | State::Chunked(_) | State::Head(_) | State::Refused => {}
         }
     }
 
@@ -230,18 +285,34 @@ where
         Poll::Ready(Ok(length > 0))
     }
 
+    fn linger(&self) -> Linger {
+        let between_requests = matches!(self.state, State::Head(_)) && self.start == self.end;
+        Linger { deadline: Instant::now() + LINGER_TIME, left: LINGER_BYTES, expects_more: !between_requests }
+    }
+
     /// Whether the current wait has lasted too long; if so, what follows from it is done.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let control = &self.connection.control;
-        let deadline = match &self.state {
+        match &self.state {
             // A body's reader has its own timeout.
             State::Refused | State::Length(_) | State::Chunked(_) => return Poll::Pending,
-            State::Head(_) if control.is_busy() => return Poll::Pending,
-            State::Head(_) if self.start == self.end && !self.first_head => {
-                let since = control.idle_since().unwrap_or(self.head_since);
-                since + self.limits.idle_timeout
+            State::Head(_) => {}
+        }
+        // Not idle: a request is being handled, or its response not yet taken. The library does not read again only
+        // because that ends, so a timer must be there that makes it look.
+        if control.is_busy() || self.write_stalled_since.is_some() {
+            if !self.read_timer.is_armed() {
+                let later = Instant::now() + self.limits.idle_timeout.min(self.limits.header_timeout);
+                return self.read_timer.poll_expired(later, context);
             }
-            State::Head(_) => self.head_since + self.limits.header_timeout,
+            return Poll::Pending;
+        }
+        let idle_since = control.idle_since().unwrap_or(self.opened);
+        let deadline = match self.head_since {
+            _ if self.heads == 0 => self.opened + self.limits.header_timeout,
+            // A head that was begun during the request before has its time from that request's end.
+            Some(since) => since.max(idle_since) + self.limits.header_timeout,
+            None => idle_since + self.limits.idle_timeout,
         };
         ready!(self.read_timer.poll_expired(deadline, context));
         if self.start < self.end {
@@ -265,26 +336,26 @@ where
                 self.deliver(&mut cursor);
                 return Poll::Ready(Ok(()));
             }
-            if self.end_of_stream || matches!(self.state, State::Refused) {
+            if self.end_of_stream {
                 return Poll::Ready(Ok(()));
             }
-            let held_back = self.end - self.start;
-            let filled = if self.connection.control.is_upgrade_asked() && held_back >= HELD_BACK_MAX {
+            // An end of the stream here would be taken for a client that is gone, and the refusal not be sent. It is the
+            // last response, so nothing is waited for.
+            if matches!(self.state, State::Refused) {
+                return Poll::Pending;
+            }
+            let undecided = self.is_undecided();
+            if undecided {
+                self.connection.control.wake_on_end(context.waker());
+            }
+            let filled = if undecided && self.end - self.start >= HELD_BACK_MAX {
                 Poll::Pending
             } else {
                 self.poll_fill(context)
             };
             match filled {
-                Poll::Ready(filled) => {
-                    self.end_of_stream = !filled?;
-                    if held_back == 0 && !self.first_head && matches!(self.state, State::Head(_)) {
-                        self.head_since = Instant::now();
-                    }
-                }
-                Poll::Pending => {
-                    self.connection.control.wake_on_change(context.waker());
-                    ready!(self.poll_timeout(context));
-                }
+                Poll::Ready(filled) => self.end_of_stream = !filled?,
+                Poll::Pending => ready!(self.poll_timeout(context)),
             }
         }
     }
@@ -341,24 +412,31 @@ where
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let guard = &mut *self;
-        if guard.lingered == 0 {
-            ready!(Pin::new(&mut guard.stream).poll_shutdown(context))?;
-            guard.lingered = 1;
-            guard.head_since = Instant::now();
-        }
-        guard.start = 0;
-        guard.end = 0;
-        while guard.lingered < LINGER_BYTES && !guard.end_of_stream {
+        let mut linger = if let Some(linger) = guard.linger.take() {
+            linger
+        } else {
+            let outcome = Pin::new(&mut guard.stream).poll_shutdown(context);
+            ready!(guard.written(outcome, context))?;
+            guard.linger()
+        };
+        while linger.left > 0 && !guard.end_of_stream {
+            guard.start = 0;
+            guard.end = 0;
             match guard.poll_fill(context) {
-                Poll::Ready(Ok(true)) => guard.lingered += guard.end,
+                Poll::Ready(Ok(true)) => {
+                    linger.left = linger.left.saturating_sub(guard.end);
+                    linger.expects_more = true;
+                }
                 Poll::Ready(Ok(false) | Err(_)) => break,
+                Poll::Pending if !linger.expects_more => break,
                 Poll::Pending => {
-                    let deadline = guard.head_since + LINGER_TIME;
-                    ready!(guard.read_timer.poll_expired(deadline, context));
+                    if guard.read_timer.poll_expired(linger.deadline, context).is_pending() {
+                        guard.linger = Some(linger);
+                        return Poll::Pending;
+                    }
                     break;
                 }
             }
-            guard.end = 0;
         }
         Poll::Ready(Ok(()))
     }

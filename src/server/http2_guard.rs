@@ -1,6 +1,7 @@
-//! The byte stream of an HTTP/2 connection: control frames have a budget, and a stalled write an end.
+//! The byte stream of an HTTP/2 connection: control frames and resets have a budget, and a stalled write an end.
 //!
-//! The library answers PING and SETTINGS without end; a client that sends hardly anything else is cut off.
+//! The library answers PING and SETTINGS without end, and begins each request that is reset at once; a client that
+//! sends hardly anything else is cut off. Frames are only counted here, never changed.
 
 use std::io;
 use std::pin::Pin;
@@ -13,8 +14,12 @@ use tokio::time::Instant;
 
 use crate::base::timer::LazyTimer;
 
-/// Control frames allowed in each window, beside one for each frame that carries a request.
-const CONTROL_FRAMES: u32 = 1000;
+/// Control frames allowed in each window, beside those that requests and responses earn.
+const CONTROL_FRAMES: u64 = 1000;
+/// Response bytes that earn a control frame: clients open windows, and measure, as they read.
+const BYTES_PER_FRAME: u64 = 1024;
+/// Requests that may be reset in each window. More are an attack where they are most of the requests.
+const RESETS: u32 = 500;
 const WINDOW: Duration = Duration::from_secs(10);
 const PREFACE_LENGTH: usize = 24;
 const FRAME_HEADER_LENGTH: usize = 9;
@@ -28,7 +33,12 @@ struct FrameBudget {
     header: [u8; FRAME_HEADER_LENGTH],
     filled: usize,
     window_start: Instant,
-    spent: u32,
+    /// Control frames not earned.
+    spent: u64,
+    /// Response bytes that have not earned a frame yet.
+    written: u64,
+    requests: u32,
+    resets: u32,
 }
 
 /// See the module.
@@ -53,7 +63,17 @@ impl FrameBudget {
             filled: 0,
             window_start: now,
             spent: 0,
+            written: 0,
+            requests: 0,
+            resets: 0,
         }
+    }
+
+    /// So many bytes have been written to the client.
+    fn earn(&mut self, length: usize) {
+        self.written = self.written.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        self.spent = self.spent.saturating_sub(self.written / BYTES_PER_FRAME);
+        self.written %= BYTES_PER_FRAME;
     }
 
     /// Looks at the next bytes; `false` when the budget is used up.
@@ -83,16 +103,24 @@ impl FrameBudget {
         let [high, middle, low, kind, ..] = self.header;
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         self.filled = 0;
+        if now.duration_since(self.window_start) > WINDOW {
+            *self = Self { skip: self.skip, ..Self::new(now) };
+        }
         match kind {
             // DATA and HEADERS carry requests; each earns one control frame, for windows and acknowledgements.
-            0x0 | 0x1 => self.spent = self.spent.saturating_sub(1),
+            0x0 => self.spent = self.spent.saturating_sub(1),
+            0x1 => {
+                self.requests += 1;
+                self.spent = self.spent.saturating_sub(1);
+            }
+            0x3 => {
+                self.resets += 1;
+                self.spent += 1;
+            }
             _ => self.spent += 1,
         }
-        if now.duration_since(self.window_start) > WINDOW {
-            self.window_start = now;
-            self.spent = 0;
-        }
-        self.spent <= CONTROL_FRAMES
+        let mostly_resets = self.resets > RESETS && self.resets > self.requests / 2;
+        self.spent <= CONTROL_FRAMES && !mostly_resets
     }
 }
 
@@ -154,6 +182,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Write for Http2Guard<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(length)) = &outcome {
+            self.budget.earn(*length);
+        }
         self.written(outcome, context)
     }
 
@@ -163,7 +194,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Write for Http2Guard<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.written(outcome, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -176,6 +208,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Write for Http2Guard<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        if let Poll::Ready(Ok(length)) = &outcome {
+            self.budget.earn(*length);
+        }
         self.written(outcome, context)
     }
 }
@@ -216,6 +251,30 @@ mod tests {
     fn requests_earn_their_control_frames() {
         assert_eq!(passed(&[0x1, 0x8], 50_000, 17), 50_000);
         assert_eq!(passed(&[0x0, 0x1, 0x8, 0x6], 50_000, 17), 50_000);
+    }
+
+    #[test]
+    fn response_bytes_earn_the_windows_that_are_opened_for_them() {
+        let now = Instant::now();
+        let mut budget = FrameBudget::new(now);
+        budget.skip = 0;
+        for _ in 0..100_000 {
+            budget.earn(9 + 4096);
+            assert!(budget.pass(&frame(0x8, 4), now) && budget.pass(&frame(0x8, 4), now));
+        }
+        let mut drip = FrameBudget::new(now);
+        drip.skip = 0;
+        let opened = (0..5_000).take_while(|_| {
+            drip.earn(9 + 1);
+            drip.pass(&frame(0x8, 4), now)
+        });
+        assert!(opened.count() < 1_100, "a window opened by a byte at a time earns nothing");
+    }
+
+    #[test]
+    fn requests_that_are_mostly_reset_are_cut_off() {
+        assert_eq!(passed(&[0x1, 0x3], 5_000, 17), 1_001);
+        assert_eq!(passed(&[0x1, 0x1, 0x1, 0x3], 50_000, 17), 50_000);
     }
 
     #[test]

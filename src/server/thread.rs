@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
@@ -27,28 +26,23 @@ pub(crate) struct WorkerThread {
     pub(crate) handle: JoinHandle<()>,
 }
 
-/// Starts a worker. It ends when `drain` says so and its connections have ended, after `drain_timeout` at the latest.
+/// Starts a worker. It ends when `drain` says so and its connections have ended, after the `drain_timeout` then in force
+/// at the latest.
 pub(crate) fn spawn(
     index: usize,
     shared: Arc<Shared>,
     drain: watch::Receiver<bool>,
-    drain_timeout: Duration,
 ) -> io::Result<WorkerThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let queue = WorkerQueue { sender, open: Arc::new(AtomicUsize::new(0)) };
     let handle = Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
-        LocalSet::new().block_on(&runtime, run(shared, receiver, drain, drain_timeout));
+        LocalSet::new().block_on(&runtime, run(shared, receiver, drain));
     })?;
     Ok(WorkerThread { queue, handle })
 }
 
-async fn run(
-    shared: Arc<Shared>,
-    mut accepted: mpsc::Receiver<Accepted>,
-    mut drain: watch::Receiver<bool>,
-    drain_timeout: Duration,
-) {
+async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut drain: watch::Receiver<bool>) {
     let worker = Rc::new(Worker::new(shared));
     let recording = Rc::clone(&worker);
     tokio::task::spawn_local(async move { recording.recorder.run().await });
@@ -67,6 +61,7 @@ async fn run(
         }
     }
     worker.drain();
+    let drain_timeout = worker.shared.current().runtime.config.drain_timeout;
     // What was accepted is served: nobody is told to go away after a handshake of the kernel's.
     accepted.close();
     while let Some(next) = accepted.recv().await {

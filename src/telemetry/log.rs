@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For people; coloured on a terminal unless `NO_COLOR` is set.
+    /// For people.
     #[default]
     Pretty,
     /// One JSON object a line.
@@ -53,4 +53,15 @@ pub enum Colour {
     Always,
     /// Plain text.
     Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_set_up_once() {
+        init(Format::Json, Colour::Never).unwrap();
+        assert!(matches!(init(Format::Pretty, Colour::Never), Err(LogError::Twice(_))));
+    }
 }

@@ -59,11 +59,6 @@ impl TestGateway {
         self.gateway.as_ref().unwrap()
     }
 
-    /// Drains and stops the gateway.
-    pub(crate) fn stop(&mut self) {
-        self.gateway.take().unwrap().shutdown();
-    }
-
     /// The decision events in `decisions.jsonl`, once there are `count`.
     pub(crate) fn events(&self, count: usize) -> Vec<serde_json::Value> {
         let path = self.path("decisions.jsonl");

@@ -1,11 +1,35 @@
 //! The integration tests, one binary: real sockets, real servers, the real binary.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and one that is skipped says so"
+)]
+
 mod config;
+mod demo;
+mod edge_attacks;
+mod edge_bodies;
+mod edge_limits;
+mod edge_support;
+mod examples;
 mod gateway;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
+mod live_identity;
+mod live_obligations;
+mod live_policy;
+mod live_routing;
+mod live_support;
+mod live_tls;
+mod live_upstream;
+mod live_websocket;
+mod policy_cli;
 mod proxy;
 mod rego_conformance;
 mod rego_footprint;

@@ -37,7 +37,7 @@ fn sorted(value: &Json) -> Json {
         }
         Json::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), sorted(value))).collect(),
         Json::Number(number) => number.as_f64().map_or(Json::Null, Json::from),
-        other => other.clone(),
+        Json::Null | Json::Bool(_) | Json::String(_) => value.clone(),
     }
 }
 
@@ -50,24 +50,25 @@ fn difference(case: &Json) -> Option<String> {
             path: format!("m{index}.rego"),
             text: text.as_str().unwrap().to_owned(),
         })
-        .collect();
-    let data = match &case["data"] {
-        Json::Null => Value::new_object(),
-        data => Value::from_json_str(&data.to_string()).unwrap(),
+        .collect::<Vec<_>>();
+    let data = if case["data"].is_null() {
+        Value::new_object()
+    } else {
+        Value::from_json_str(&case["data"].to_string()).unwrap()
     };
-    let input = match (&case["input"], case["input_term"].as_str()) {
-        (_, Some(term)) => match Value::from_json_str(term) {
-            Ok(input) => input,
-            Err(_) => return Some("input is a Rego term".to_owned()),
-        },
-        (Json::Null, None) => Value::Undefined,
-        (input, None) => Value::from_json_str(&input.to_string()).unwrap(),
+    let input = if let Some(term) = case["input_term"].as_str() {
+        let Ok(input) = Value::from_json_str(term) else { return Some("input is a Rego term".to_owned()) };
+        input
+    } else if case["input"].is_null() {
+        Value::Undefined
+    } else {
+        Value::from_json_str(&case["input"].to_string()).unwrap()
     };
     let wants_error = case.get("want_error").is_some() || case.get("want_error_code").is_some();
     let strict = case["strict_error"].as_bool().unwrap_or(false);
     let query = case["query"].as_str().unwrap();
     let options = Options { strict_builtin_errors: strict, ..Options::default() };
-    let program = match compile(modules, data, options) {
+    let program = match compile(&modules, data, options) {
         Ok(_) if wants_error && case.get("want_result").is_none() && query.is_empty() => return None,
         Ok(program) => program,
         Err(_) if wants_error => return None,

@@ -40,7 +40,7 @@ fn footprints_hold_all_that_is_read() {
             if input == Value::Undefined && data == Value::new_object() {
                 continue;
             }
-            let Ok(program) = compile(modules.clone(), data.clone(), Options::default()) else { continue };
+            let Ok(program) = compile(&modules, data.clone(), Options::default()) else { continue };
             let Some(path) = case["query"].as_str().and_then(|query| query.strip_suffix(" = x")) else {
                 continue;
             };
@@ -51,7 +51,7 @@ fn footprints_hold_all_that_is_read() {
             }
             let facts = |input| Facts { input, now_ns: 1, budget: Duration::from_secs(20) };
             let whole = program.evaluator().evaluate(&entrypoint, facts(input.clone()));
-            let part = compile(modules, footprint.project_data(&data), Options::default()).unwrap();
+            let part = compile(&modules, footprint.project_data(&data), Options::default()).unwrap();
             let part = part.evaluator().evaluate(&entrypoint, facts(footprint.project_input(&input)));
             assert_eq!(whole, part, "{}: {footprint:?}", case["note"]);
             compared += 1;
@@ -66,14 +66,17 @@ fn parts(case: &Json) -> Option<(Vec<Module>, Value, Value)> {
         path: format!("m{index}.rego"),
         text: text.as_str().unwrap_or_default().to_owned(),
     });
-    let data = match &case["data"] {
-        Json::Null => Value::new_object(),
-        data => Value::from_json_str(&data.to_string()).ok()?,
+    let data = if case["data"].is_null() {
+        Value::new_object()
+    } else {
+        Value::from_json_str(&case["data"].to_string()).ok()?
     };
-    let input = match (&case["input"], case["input_term"].as_str()) {
-        (_, Some(term)) => Value::from_json_str(term).ok()?,
-        (Json::Null, None) => Value::Undefined,
-        (input, None) => Value::from_json_str(&input.to_string()).ok()?,
+    let input = if let Some(term) = case["input_term"].as_str() {
+        Value::from_json_str(term).ok()?
+    } else if case["input"].is_null() {
+        Value::Undefined
+    } else {
+        Value::from_json_str(&case["input"].to_string()).ok()?
     };
     Some((modules.collect(), data, input))
 }
@@ -112,7 +115,7 @@ fn starter_policies_answer_from_their_footprint_alone() {
     let decision = program.entrypoint("gateway/decision").unwrap();
     let footprint = program.footprint(&decision);
     let data = footprint.project_data(&bundle.data);
-    let lean = compile(bundle.modules.clone(), data, Options::default()).unwrap();
+    let lean = compile(&bundle.modules, data, Options::default()).unwrap();
     let (mut whole, mut part) = (program.evaluator(), lean.evaluator());
     let odd = prop_oneof![
         Just(json!(null)),

@@ -14,7 +14,7 @@ fn modules(texts: &[&str]) -> Vec<Module> {
 }
 
 fn compiled(texts: &[&str]) -> Result<Program, BundleErrors> {
-    compile(modules(texts), Value::new_object(), Options::default())
+    compile(&modules(texts), Value::new_object(), Options::default())
 }
 
 fn facts(input: &str) -> Facts {
@@ -95,7 +95,7 @@ fn chains_that_would_overflow_a_worker_are_refused_and_shorter_ones_run() {
 fn deep_nesting_inside_a_rule_runs_on_a_worker_stack() {
     let sum = format!("package p\nr := 1{}\n", " + 1".repeat(90));
     assert_eq!(on_a_worker_stack(move || ask(&sum, "{}")), Ok(Some(Value::from(91))));
-    let loops: String = (0..100).map(|n| format!("  some x{n} in [1]; x{n} == 1\n")).collect();
+    let loops = (0..100).map(|n| format!("  some x{n} in [1]; x{n} == 1\n")).collect::<Vec<_>>().concat();
     let loops = format!("package p\nr if {{\n{loops}}}\n");
     assert_eq!(on_a_worker_stack(move || ask(&loops, "{}")), Ok(Some(Value::from(true))));
 }
@@ -191,7 +191,7 @@ fn packages_in_crowded_data_are_warned_of() {
     let entries: Vec<String> = (0..2_000).map(|n| format!("\"k{n}\": 1")).collect();
     let crowd = |data: String| {
         let data = Value::from_json_str(&data).unwrap();
-        let program = compile(modules(&["package users.p\nr := 1\n"]), data, Options::default()).unwrap();
+        let program = compile(&modules(&["package users.p\nr := 1\n"]), data, Options::default()).unwrap();
         program.warnings().iter().map(|fault| fault.code).collect::<Vec<_>>()
     };
     assert_eq!(crowd(format!("{{\"users\": {{{}}}}}", entries.join(", "))), ["crowded_package"]);
@@ -209,6 +209,32 @@ fn unknown_functions_and_wrong_arity_are_found_at_load() {
     refused(&["package p\nr if usr == 1\nuser := 1\n"], "unsafe_variable", "m0.rego:2:6");
     let errors = compiled(&["package p\nr if startwith(\"a\", \"b\")\n"]).unwrap_err();
     assert_eq!(errors.faults()[0].hint.as_deref(), Some("did you mean `startswith`?"));
+}
+
+#[test]
+fn names_are_resolved_as_opa_resolves_them() {
+    refused(&["package p\nimport data.q.r\nr := 1\n"], "import_shadows_rule", "m0.rego:2:1");
+    refused(&["package p\nr if q with usr as 1\nq := 1\n"], "unknown_with_target", "m0.rego:2:13");
+    refused(&["package p\nr if not xs[i] == 1\nxs := [1]\n"], "unsafe_variable", "m0.rego:2:13");
+    refused(&["package p\nr if { some x; true }\n"], "unused_variable", "m0.rego:2:13");
+    refused(&["package p\nr if every x in [1] { true }\n"], "unused_variable", "m0.rego:2:12");
+    refused(&["package p\ndefault r := input.x\n"], "default_not_constant", "m0.rego:2:1");
+    refused(&["package p\ndefault r := 1\ndefault r := 2\n"], "multiple_defaults", "m0.rego:3:1");
+    refused(&["package p\nr := 1\nr contains 2\n"], "conflicting_rules", "m0.rego:3:1");
+    refused(&["package p\nr { true }\n"], "parse_error", "m0.rego:2:3");
+    for text in [
+        "r if { xs[i] == 1; i > 0 }\nxs := [0, 1]",
+        "r if { x = y; y = 1 }",
+        "r if { some i; xs[i] == 1 }\nxs := [1]",
+        "r := [x | some x in xs]\nxs := [1]",
+        "r if { f := 1; f == 1 }\nf(x) := x",
+        "r if [a, b] = [1, 2]",
+        "r := {k: v | some k, v in {\"a\": 1}}",
+        "r if { walk([1], [path, value]); path; value }",
+    ] {
+        let text = format!("package p\n{text}\n");
+        assert!(compiled(&[&text]).is_ok(), "{text}: {}", compiled(&[&text]).unwrap_err());
+    }
 }
 
 #[test]
@@ -254,7 +280,7 @@ fn built_in_errors_are_undefined_unless_strict() {
     let text = "package p\nr := to_number(\"x\")\nd := 1 / 0\n";
     let outcome = |strict, path| {
         let options = Options { strict_builtin_errors: strict, ..Options::default() };
-        let program = compile(modules(&[text]), Value::new_object(), options).unwrap();
+        let program = compile(&modules(&[text]), Value::new_object(), options).unwrap();
         program.evaluator().evaluate(&program.entrypoint(path).unwrap(), facts("{}"))
     };
     assert_eq!((outcome(false, "p/r"), outcome(false, "p/d")), (Ok(None), Ok(None)));
@@ -286,6 +312,52 @@ fn http_send_is_refused_until_it_is_there() {
 }
 
 #[test]
+fn programs_are_shared_and_evaluators_move() {
+    fn shared<T: Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<Program>();
+    moved::<postern::rego::evaluator::Evaluator>();
+}
+
+#[test]
+fn damaged_policies_are_refused_or_run_but_never_panic() {
+    let texts = ["gateway", "rbac", "tiers", "federation", "allowlist", "paths"]
+        .map(|name| std::fs::read_to_string(format!("policies/{name}.rego")).unwrap());
+    let pieces =
+        ["", " ", "\n", "(", "}", "\"", "not ", " in x", "[_]", ".a", " := 1", "input", "if ", "#", "`"];
+    let damage = (0..texts.len(), 0_usize..4_000, 0_usize..12, proptest::sample::select(pieces.to_vec()));
+    let mut runner = proptest::test_runner::TestRunner::new(proptest::test_runner::Config {
+        cases: 400,
+        ..proptest::test_runner::Config::default()
+    });
+    runner
+        .run(&damage, |(which, at, cut, piece)| {
+            let mut damaged = texts.clone();
+            let text = &mut damaged[which];
+            let start = text.char_indices().map(|(at, _)| at).nth(at % text.chars().count()).unwrap();
+            let end = text[start..].char_indices().map(|(at, _)| start + at).nth(cut).unwrap_or(text.len());
+            text.replace_range(start..end, piece);
+            let texts: Vec<&str> = damaged.iter().map(String::as_str).collect();
+            match compiled(&texts) {
+                Ok(program) => {
+                    if let Ok(entrypoint) = program.entrypoint("gateway/decision") {
+                        program.footprint(&entrypoint);
+                        let answer = program.evaluator().evaluate(&entrypoint, facts("{}"));
+                        let panicked = matches!(answer, Err(EvalError::Panic { .. }));
+                        proptest::prop_assert!(!panicked, "{answer:?}");
+                    }
+                }
+                Err(errors) => {
+                    let ours = errors.faults().iter().find(|fault| fault.code == "rewrite_error");
+                    proptest::prop_assert!(ours.is_none(), "{ours:?}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
 fn time_is_an_argument() {
     let program = compiled(&["package p\nr := [time.now_ns(), time.now_ns()]\n"]).unwrap();
     let entrypoint = program.entrypoint("p/r").unwrap();
@@ -297,7 +369,7 @@ fn time_is_an_argument() {
 fn rules_and_data_do_not_share_a_path() {
     let conflict = |data: &str| {
         let data = Value::from_json_str(data).unwrap();
-        compile(modules(&["package p.q\nr := 1\n"]), data, Options::default()).is_err()
+        compile(&modules(&["package p.q\nr := 1\n"]), data, Options::default()).is_err()
     };
     assert!(conflict(r#"{"p": {"q": {"r": 2}}}"#));
     assert!(conflict(r#"{"p": 2}"#));

@@ -75,8 +75,8 @@ fn failure(out: &mut String, test: &TestResult, paint: Paint) {
             line(out, &format!("  {}: does not hold:", failure.place));
             failure.expression.lines().for_each(|text| line(out, &format!("    {text}")));
             for (text, value) in &failure.values {
-                let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                line(out, &format!("      {text} = {value}"));
+                let part = text.split_whitespace().collect::<Vec<_>>().join(" ");
+                line(out, &format!("      {part} = {value}"));
             }
         }
         Outcome::Failed(None) if !test.parts.is_empty() => {

@@ -36,8 +36,8 @@ fn result_json(test: &TestResult) -> Value {
     }
     fields.insert("duration".to_owned(), json!(u64::try_from(test.took.as_nanos()).unwrap_or(u64::MAX)));
     if !test.output.is_empty() {
-        let text: String = test.output.iter().map(|line| format!("{line}\n")).collect();
-        fields.insert("output".to_owned(), json!(BASE64_STANDARD.encode(text)));
+        let printed = test.output.join("\n") + "\n";
+        fields.insert("output".to_owned(), json!(BASE64_STANDARD.encode(printed)));
     }
     if !test.parts.is_empty() {
         let parts: Map<String, Value> =
@@ -139,6 +139,7 @@ fn failed_text(test: &TestResult, failure: Option<&Failure>) -> String {
             names => format!("{}: does not hold for {}", test.place, names.join(", ")),
         };
     };
-    let values: String = values.iter().map(|(text, value)| format!("\n{text} = {value}")).collect();
-    format!("{place}: does not hold: {expression}{values}")
+    let mut lines = vec![format!("{place}: does not hold: {expression}")];
+    lines.extend(values.iter().map(|(text, value)| format!("{text} = {value}")));
+    lines.join("\n")
 }

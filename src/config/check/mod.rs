@@ -51,17 +51,27 @@ struct Known {
 /// Names that exist: each as it is, and as it may be shown.
 struct Names(BTreeMap<String, String>);
 
-/// Checks what was written. `files` were read on the way to it.
+/// The file that is checked.
+pub(super) struct Source<'a> {
+    /// Its absolute path.
+    pub(super) file: &'a Path,
+    /// Its revision.
+    pub(super) revision: String,
+    /// Further files that were read on the way.
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// Checks what was written.
 pub(super) fn check(
     written: &raw::Gateway,
     root: &Node,
-    file: &Path,
-    files: Vec<PathBuf>,
+    source: Source<'_>,
     report: &mut Report,
 ) -> Result<Config, Reported> {
+    let Source { file, revision, files } = source;
     let directory = file.parent().unwrap_or(file);
     let files = files.into_iter().chain([file.to_owned()]).collect();
-    Check { root, report, directory, files }.gateway(written, file)
+    Check { root, report, directory, files }.gateway(written, file, revision)
 }
 
 /// All the good items, or proof that there is a bad one; each is looked at either way.
@@ -78,7 +88,7 @@ fn all<T>(items: impl IntoIterator<Item = Result<T, Reported>>) -> Result<Vec<T>
 }
 
 impl Check<'_> {
-    fn gateway(mut self, written: &raw::Gateway, file: &Path) -> Result<Config, Reported> {
+    fn gateway(mut self, written: &raw::Gateway, file: &Path, revision: String) -> Result<Config, Reported> {
         let root = Place::root();
         let known = Known::of(self.root);
         let version = self.part(&root.key("version"), &written.version).map(|_| ());
@@ -105,6 +115,7 @@ impl Check<'_> {
         version?;
         let config = Config {
             path: file.to_owned(),
+            revision,
             labels: labels?,
             workers: workers?,
             listeners: all(listeners?)?,

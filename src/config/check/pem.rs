@@ -26,10 +26,10 @@ impl Check<'_> {
         let cert = self.file(cert_place, cert);
         let key = self.file(key_place, key);
         let chain = cert.clone().and_then(|path| {
-            certificates(&path).map_err(|error| self.bad_pem(cert_place, "certificate", error))
+            certificates(&path).map_err(|error| self.bad_pem(cert_place, "certificate", &error))
         });
         let signer = key.clone().and_then(|path| {
-            let der = private_key(&path).map_err(|error| self.bad_pem(key_place, "private key", error))?;
+            let der = private_key(&path).map_err(|error| self.bad_pem(key_place, "private key", &error))?;
             aws_lc_rs::default_provider().key_provider.load_private_key(der).map_err(|_| {
                 let message =
                     format!("`{}` holds a key of a kind that cannot be used", self.shown(key_place));
@@ -55,7 +55,7 @@ impl Check<'_> {
     /// The certificates of trusted issuers.
     pub(super) fn authorities(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
         let path = self.file(place, text)?;
-        let found = certificates(&path).map_err(|error| self.bad_pem(place, "certificate", error))?;
+        let found = certificates(&path).map_err(|error| self.bad_pem(place, "certificate", &error))?;
         if found.into_iter().all(is_authority) { Ok(path) } else { Err(self.malformed(place, "certificate")) }
     }
 
@@ -63,7 +63,7 @@ impl Check<'_> {
     pub(super) fn revocations(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
         const KIND: &str = "certificate revocation list";
         let path = self.file(place, text)?;
-        let found = revocation_lists(&path).map_err(|error| self.bad_pem(place, KIND, error))?;
+        let found = revocation_lists(&path).map_err(|error| self.bad_pem(place, KIND, &error))?;
         if found.iter().all(|list| x509_parser::parse_x509_crl(list).is_ok()) {
             Ok(path)
         } else {
@@ -76,12 +76,12 @@ impl Check<'_> {
         self.report.error(place, message)
     }
 
-    fn bad_pem(&mut self, place: &Place, kind: &str, error: PemError) -> Reported {
+    fn bad_pem(&mut self, place: &Place, kind: &str, error: &PemError) -> Reported {
         let shown = self.shown(place);
         let message = match error {
             PemError::Empty { .. } => format!("`{shown}` holds no {kind}"),
-            PemError::Read { kind, .. } if kind != io::ErrorKind::InvalidData => {
-                return self.cannot_read(place, "file", &kind.into());
+            PemError::Read { kind, .. } if *kind != io::ErrorKind::InvalidData => {
+                return self.cannot_read(place, "file", &(*kind).into());
             }
             PemError::Read { .. } | PemError::Malformed { .. } => format!("`{shown}` is not well-formed PEM"),
         };

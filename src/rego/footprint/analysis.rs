@@ -41,7 +41,7 @@ pub(crate) fn analyse(tree: &Tree, entrypoint: &[String]) -> Footprint {
         analysis.input.insert(Vec::new());
         analysis.base.insert(Vec::new());
     }
-    Footprint::new(analysis.input, analysis.present, analysis.base, analysis.builtins)
+    Footprint::new(&analysis.input, analysis.present, &analysis.base, analysis.builtins)
 }
 
 struct Analysis<'a> {
@@ -134,7 +134,7 @@ impl<'a> Analysis<'a> {
                     if path.len() < PATH_MAX {
                         path.push(segment.clone());
                     }
-                    deeper.extend(self.data(path));
+                    deeper.extend(self.data(&path));
                 }
             }
         }
@@ -142,7 +142,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// The value of a data path: of the rules exactly there, and of what lies below it.
-    fn data(&mut self, path: ReadPath) -> Value {
+    fn data(&mut self, path: &[Segment]) -> Value {
         let mut value = Value::new();
         let keys: Vec<Option<String>> = path.iter().map(key_of).collect();
         let mut below = false;
@@ -160,7 +160,7 @@ impl<'a> Analysis<'a> {
             }
         }
         if below || touched.is_empty() || path.contains(&Segment::Any) {
-            value.insert(Origin::Data(path));
+            value.insert(Origin::Data(path.to_vec()));
         }
         value
     }
@@ -171,7 +171,7 @@ impl<'a> Analysis<'a> {
         }
         let Some(rule) = self.tree.rule(id) else { return Value::new() };
         let whole = matches!(rule.shape, Shape::Value) && rule.keys.is_empty();
-        let mut value = self.bodies(id, Locals::new());
+        let mut value = self.bodies(id, &Locals::new());
         if !whole {
             self.read(std::mem::take(&mut value));
         }
@@ -180,7 +180,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// The union of what the bodies of a rule give, under these arguments.
-    fn bodies(&mut self, id: RuleId, locals: Locals) -> Value {
+    fn bodies(&mut self, id: RuleId, locals: &Locals) -> Value {
         let Some(rule) = self.tree.rule(id) else { return Value::new() };
         let mut value = Value::new();
         if rule.branches.is_empty() {
@@ -299,13 +299,12 @@ impl<'a> Analysis<'a> {
             TermKind::Reference { base, steps } => {
                 let mut value = self.term(base, locals);
                 for step in steps {
-                    let segment = match step.constant_key() {
-                        Some(key) => Segment::Key(key.to_owned()),
-                        None => {
-                            let key = self.term(step, locals);
-                            self.read(key);
-                            Segment::Any
-                        }
+                    let segment = if let Some(key) = step.constant_key() {
+                        Segment::Key(key.to_owned())
+                    } else {
+                        let key = self.term(step, locals);
+                        self.read(key);
+                        Segment::Any
                     };
                     value = self.deepen(value, &segment);
                 }
@@ -339,10 +338,10 @@ impl<'a> Analysis<'a> {
         let names = [(left, &from_right), (right, &from_left)];
         let simple = declares && matches!(left.kind, TermKind::Local(_) | TermKind::Wildcard);
         for (side, other) in names {
-            if let TermKind::Local(name) = &side.kind {
-                if !(simple && std::ptr::eq(side, right)) {
-                    locals.entry(name.clone()).or_default().extend(other.iter().cloned());
-                }
+            if let TermKind::Local(name) = &side.kind
+                && !(simple && std::ptr::eq(side, right))
+            {
+                locals.entry(name.clone()).or_default().extend(other.iter().cloned());
             }
         }
         if !simple {
@@ -404,14 +403,18 @@ impl<'a> Analysis<'a> {
             return result.clone();
         }
         if self.active.contains(path) {
-            arguments.into_iter().for_each(|argument| self.read(argument));
+            for argument in arguments {
+                self.read(argument);
+            }
             return Value::new();
         }
         self.active.push(path.clone());
         if self.calls.range((path.clone(), Vec::new())..).take_while(|((at, _), _)| at == path).count()
             > CALLS_MAX
         {
-            arguments.iter_mut().for_each(|argument| self.read(std::mem::take(argument)));
+            for argument in &mut arguments {
+                self.read(std::mem::take(argument));
+            }
         }
         let mut result = Value::new();
         let ids: Vec<RuleId> = self.tree.functions_at(path).map(|(id, _)| id).collect();
@@ -420,17 +423,14 @@ impl<'a> Analysis<'a> {
             let mut locals = Locals::new();
             if let Shape::Function(parameters) = &rule.shape {
                 for (parameter, argument) in parameters.iter().zip(&arguments) {
-                    match &parameter.kind {
-                        TermKind::Local(name) => {
-                            let known = locals.entry(name.clone()).or_default();
-                            known.extend(argument.iter().cloned());
-                        }
-                        TermKind::Wildcard => {}
-                        _ => self.read(argument.clone()),
+                    if let Some(name) = parameter.as_local() {
+                        locals.entry(name.to_owned()).or_default().extend(argument.iter().cloned());
+                    } else if !matches!(parameter.kind, TermKind::Wildcard) {
+                        self.read(argument.clone());
                     }
                 }
             }
-            result.extend(self.bodies(id, locals));
+            result.extend(self.bodies(id, &locals));
         }
         let result = self.settle(result);
         self.active.pop();
@@ -441,9 +441,10 @@ impl<'a> Analysis<'a> {
     /// `object.get` with a constant key or path looks no further than that.
     fn object_get(&mut self, arguments: &'a [Term], locals: &mut Locals) -> Value {
         let [object, key, default] = arguments else { return self.read_all(arguments.iter(), locals) };
-        let keys: Option<Vec<&str>> = match &key.kind {
-            TermKind::Array(items) => items.iter().map(Term::constant_key).collect(),
-            _ => key.constant_key().map(|key| vec![key]),
+        let keys: Option<Vec<&str>> = if let TermKind::Array(items) = &key.kind {
+            items.iter().map(Term::constant_key).collect()
+        } else {
+            key.constant_key().map(|key| vec![key])
         };
         let Some(keys) = keys else { return self.read_all(arguments.iter(), locals) };
         let mut value = self.term(object, locals);

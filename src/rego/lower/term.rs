@@ -9,7 +9,7 @@ use super::{
     super::{
         builtin::{self, Known},
         parse::Kind,
-        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind, push_component},
+        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind, push_component, written},
     },
     Free, Lowering, Position, names,
 };
@@ -210,7 +210,7 @@ impl Lowering<'_> {
         is_statement: bool,
         at: Extent,
     ) -> Target {
-        let name = Self::write_path(path);
+        let name = written(path);
         match &target {
             Target::Unknown => {
                 let hint = match builtin::nearest(&name) {
@@ -242,15 +242,12 @@ impl Lowering<'_> {
             },
             Target::Function(_) => {}
         }
-        if let Some(arity) = self.arity_of(&target) {
-            if given != arity && !(is_statement && given == arity + 1) {
-                self.fault(
-                    at,
-                    "arity_mismatch",
-                    format!("`{name}` takes {arity} arguments, {given} given"),
-                    "give every argument, and no more",
-                );
-            }
+        if let Some(arity) = self.arity_of(&target)
+            && given != arity
+            && !(is_statement && given == arity + 1)
+        {
+            let message = format!("`{name}` takes {arity} arguments, {given} given");
+            self.fault(at, "arity_mismatch", message, "give every argument, and no more");
         }
         target
     }

@@ -1,0 +1,281 @@
+//! The policy commands of the real binary: exit codes, what goes where, and OPA's shapes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value as Json, json};
+
+const POLICY: &str = "package gateway\n\ndecision := {\"allow\": allowed, \"reason\": \"by_method\"}\n\n\
+    default allowed := false\n\nallowed if input.request.method == \"GET\"\n";
+const TESTS: &str = "package gateway_test\n\nimport data.gateway\n\n\
+    test_get if gateway.allowed with input.request.method as \"GET\"\n\n\
+    test_post if not gateway.allowed with input.request.method as \"POST\"\n";
+
+/// A directory with files.
+fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    root
+}
+
+/// What a run of the binary left behind.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    notes: String,
+}
+
+impl Ran {
+    fn json(&self) -> Json {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.notes))
+    }
+}
+
+fn gatewayctl(root: &Path, arguments: &[&str]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
+        .args(arguments)
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        notes: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn passing_tests_exit_with_0() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", TESTS)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", "."]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.notes.as_str()), (Some(0), "PASS: 2/2\n", ""));
+    let ran = gatewayctl(root.path(), &["policy", "test", "-v", ".", "--run", "test_get"]);
+    assert!(ran.out.contains("./p_test.rego:\ndata.gateway_test.test_get: PASS ("), "{}", ran.out);
+    assert!(!ran.out.contains("test_post"), "{}", ran.out);
+}
+
+#[test]
+fn a_failing_test_exits_with_2_and_shows_the_expression_and_its_values() {
+    let failing = format!("{TESTS}\ntest_wrong if {{\n\tx := 1\n\tx == gateway.decision.allow\n}}\n");
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", &failing)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", "."]);
+    assert_eq!(ran.code, Some(2));
+    let want = "  ./p_test.rego:11:2: does not hold:\n    x == gateway.decision.allow\n      x = 1\n      \
+        gateway.decision.allow = false\n";
+    assert!(ran.out.contains(want), "{}", ran.out);
+    assert!(ran.out.ends_with("PASS: 2/3\nFAIL: 1/3\n"), "{}", ran.out);
+}
+
+#[test]
+fn test_results_have_opas_json_shape() {
+    let more = format!(
+        "{TESTS}\ntest_wrong if false\n\ntodo_test_later if true\n\ntest_loud if print(\"hi\")\n\n\
+         test_slow if numbers.range(1, 100000000)\n\n\
+         test_parts[name] if {{\n\tsome name, n in {{\"a\": 1, \"b\": 2}}\n\tn == 1\n}}\n"
+    );
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", &more)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", "--format", "json", "."]);
+    assert_eq!(ran.code, Some(2));
+    let results = ran.json();
+    let by_name = |name: &str| {
+        let found = results.as_array().unwrap().iter().find(|result| result["name"] == name);
+        let mut found = found.unwrap().as_object().unwrap().clone();
+        assert!(found.remove("duration").unwrap().is_u64());
+        Json::Object(found)
+    };
+    let common = |row: u32, name: &str| {
+        let location = json!({"file": "./p_test.rego", "row": row, "col": 1});
+        json!({"location": location, "package": "data.gateway_test", "name": name})
+    };
+    let with = |mut result: Json, key: &str, value: Json| {
+        result[key] = value;
+        result
+    };
+    assert_eq!(by_name("test_get"), common(5, "test_get"));
+    assert_eq!(by_name("test_wrong"), with(common(9, "test_wrong"), "fail", json!(true)));
+    assert_eq!(by_name("todo_test_later"), with(common(11, "todo_test_later"), "skip", json!(true)));
+    let printed = "Li9wX3Rlc3QucmVnbzoxMzogaGkK";
+    assert_eq!(by_name("test_loud"), with(common(13, "test_loud"), "output", json!(printed)));
+    assert!(by_name("test_slow")["error"]["message"].as_str().unwrap().contains("elements"));
+    let parts = json!({"a": {"name": "a"}, "b": {"name": "b", "fail": true}});
+    assert_eq!(by_name("test_parts")["sub_results"], parts);
+}
+
+#[test]
+fn junit_names_packages_tests_and_failures() {
+    let failing = format!("{TESTS}\ntest_wrong if 1 == 2\n");
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", &failing)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", "--format", "junit", "."]);
+    assert_eq!(ran.code, Some(2));
+    for part in [
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>",
+        "<testsuite name=\"data.gateway_test\" tests=\"3\"",
+        "failures=\"1\"",
+        "<testcase name=\"test_get\" classname=\"data.gateway_test\"",
+        "does not hold: 1 == 2",
+    ] {
+        assert!(ran.out.contains(part), "{part} not in {}", ran.out);
+    }
+}
+
+#[test]
+fn coverage_below_the_threshold_exits_with_2() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", TESTS)]);
+    let test = |threshold: &str| gatewayctl(root.path(), &["policy", "test", ".", "--threshold", threshold]);
+    assert_eq!(test("50").code, Some(0));
+    let ran = test("100");
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.notes.starts_with("Code coverage threshold not met: got "), "{}", ran.notes);
+    assert!(ran.notes.ends_with(" instead of 100.00\n"), "{}", ran.notes);
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "--coverage", "--format", "json"]);
+    let coverage = ran.json();
+    let file = &coverage["files"]["./p.rego"];
+    assert_eq!(file["not_covered"], json!([{"start": {"row": 3}, "end": {"row": 3}}]));
+    assert_eq!((&file["not_covered_lines"], &file["covered_lines"]), (&json!(1), &json!(1)));
+    assert_eq!(file["covered"][0], json!({"start": {"row": 7}, "end": {"row": 7}}));
+    assert!(coverage["coverage"].as_f64().unwrap() < 100.0);
+}
+
+#[test]
+fn skipped_and_missing_tests_are_told_apart_from_passed_ones() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", "package t\n\ntodo_test_x if true\n")]);
+    assert_eq!(gatewayctl(root.path(), &["policy", "test", "."]).code, Some(2));
+    assert_eq!(gatewayctl(root.path(), &["policy", "test", ".", "-z"]).code, Some(0));
+    let root = files(&[("p.rego", POLICY)]);
+    assert_eq!(gatewayctl(root.path(), &["policy", "test", "."]).code, Some(0));
+    assert_eq!(gatewayctl(root.path(), &["policy", "test", ".", "--fail-on-empty"]).code, Some(1));
+}
+
+#[test]
+fn what_cannot_run_exits_with_1_and_wrong_usage_with_64() {
+    let root = files(&[("p.rego", "package p\n\nr if nothing(1)\n")]);
+    for command in ["test", "check", "eval", "footprint"] {
+        let ran = gatewayctl(root.path(), &["policy", command, "."]);
+        assert_eq!(ran.code, Some(1), "{command}: {}", ran.notes);
+        let said = format!("{}{}", ran.out, ran.notes);
+        assert!(
+            said.contains("./p.rego:3:6:") && said.contains("unknown function `nothing`"),
+            "{command}: {said}"
+        );
+        assert_eq!(gatewayctl(root.path(), &["policy", command, "absent"]).code, Some(1), "{command}");
+        assert_eq!(gatewayctl(root.path(), &["policy", command]).code, Some(64), "{command}");
+        assert_eq!(
+            gatewayctl(root.path(), &["policy", command, ".", "--no-such-flag"]).code,
+            Some(64),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn check_reports_unknown_inputs_with_places_and_hints() {
+    let root = files(&[("p.rego", "package p\n\nr if input.method == \"GET\"\n")]);
+    let ran = gatewayctl(root.path(), &["policy", "check", "."]);
+    assert_eq!(ran.code, Some(2));
+    assert_eq!(
+        ran.out,
+        "./p.rego:3:12: error: the input has no `input.method`\n  hint: did you mean `input.request.method`?\n"
+    );
+    let ran = gatewayctl(root.path(), &["policy", "check", ".", "--contract", "any"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""));
+    let ran = gatewayctl(root.path(), &["policy", "check", ".", "--format", "sarif"]);
+    let sarif = ran.json();
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!((&sarif["version"], &result["ruleId"]), (&json!("2.1.0"), &json!("unknown_input")));
+    let region = &result["locations"][0]["physicalLocation"]["region"];
+    assert_eq!(region, &json!({"startLine": 3, "startColumn": 12}));
+    let ran = gatewayctl(root.path(), &["policy", "check", ".", "--format", "json"]);
+    assert_eq!(ran.json()["findings"][0]["location"], json!({"file": "./p.rego", "row": 3, "col": 12}));
+}
+
+#[test]
+fn strict_makes_errors_of_warnings() {
+    let root = files(&[("p.rego", "package p\n\nimport data.q\n\nr := 1\n")]);
+    let ran = gatewayctl(root.path(), &["policy", "check", "."]);
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.out.contains("warning: import `q` is not used"), "{}", ran.out);
+    assert_eq!(gatewayctl(root.path(), &["policy", "check", ".", "--strict"]).code, Some(2));
+}
+
+#[test]
+fn eval_answers_in_opas_shape_and_says_no_with_2() {
+    let root = files(&[
+        ("p.rego", POLICY),
+        ("get.json", r#"{"request": {"method": "GET"}}"#),
+        ("put.json", r#"{"request": {"method": "PUT"}}"#),
+    ]);
+    let eval = |more: &[&str]| gatewayctl(root.path(), &[&["policy", "eval", "."], more].concat());
+    let ran = eval(&["--input", "get.json", "--format", "json"]);
+    assert_eq!(ran.code, Some(0));
+    let expression = json!({
+        "value": {"allow": true, "reason": "by_method"},
+        "text": "data.gateway.decision",
+        "location": {"row": 1, "col": 1},
+    });
+    assert_eq!(ran.json(), json!({"result": [{"expressions": [expression]}]}));
+    assert_eq!(eval(&["--input", "get.json", "--fail"]).code, Some(0));
+    assert_eq!(eval(&["--input", "put.json", "--fail"]).code, Some(2));
+    assert_eq!(eval(&["--input", "put.json"]).code, Some(0));
+    let ran = eval(&["--query", "data.gateway.nothing", "--format", "json"]);
+    assert_eq!((ran.code, ran.json()), (Some(0), json!({})));
+    assert_eq!(eval(&["--query", "data.gateway.nothing", "--fail"]).code, Some(2));
+    assert_eq!(
+        eval(&["--query", "x := 1; x == 1", "--format", "json"]).json()["result"][0]["bindings"],
+        json!({"x": 1})
+    );
+    assert_eq!(eval(&["--input", "absent.json"]).code, Some(1));
+    assert_eq!(eval(&["--input", "p.rego"]).code, Some(1));
+}
+
+#[test]
+fn stderr_holds_what_the_policy_prints_and_nothing_else() {
+    let text = "package p\n\nimport input\n\nr if {\n\tprint(\"seen\", input.x)\n\tnot input.y in [1]\n}\n\n\
+        panics := time.parse_ns(\"\u{e9}\u{b2}\", \"{{\")\n";
+    let root = files(&[("p.rego", text), ("in.json", r#"{"x": 1, "y": 2}"#)]);
+    let ran = gatewayctl(root.path(), &["policy", "eval", ".", "--input", "in.json", "--query", "data.p.r"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.notes.as_str()), (Some(0), "true\n", "./p.rego:6: seen 1\n"));
+    let ran = gatewayctl(root.path(), &["policy", "eval", ".", "--query", "data.p.panics"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.notes.starts_with("policy engine panicked: ") && ran.notes.lines().count() == 1,
+        "{}",
+        ran.notes
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let tests: String =
+        (0..5_000).fold("package t\n".to_owned(), |text, n| text + &format!("test_{n} if true\n"));
+    let root = files(&[("p_test.rego", &tests)]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
+        .args(["policy", "test", "-v", "."])
+        .current_dir(root.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn footprints_are_listed_by_entry_point() {
+    let root = files(&[("p.rego", POLICY)]);
+    let ran =
+        gatewayctl(root.path(), &["policy", "footprint", ".", "--format", "json", "-e", "gateway/decision"]);
+    let footprint = &ran.json()["data.gateway.decision"];
+    assert_eq!(footprint["input"], json!(["input.request.method"]));
+    assert_eq!(footprint["constant"], json!(false));
+    let ran = gatewayctl(root.path(), &["policy", "footprint", ".", "-e", "gateway/decisoin"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.notes.contains("did you mean `data.gateway.decision`?"), "{}", ran.notes);
+}
