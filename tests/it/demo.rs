@@ -10,7 +10,7 @@ fn every_request_of_the_tour_is_answered_as_told() {
         .unwrap();
     let told = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{told}{}", String::from_utf8_lossy(&ran.stderr));
-    assert_eq!(told.lines().filter(|line| line.starts_with("ok")).count(), 7, "{told}");
+    assert_eq!(told.lines().filter(|line| line.starts_with("ok")).count(), 12, "{told}");
 }
 
 #[test]
@@ -21,5 +21,5 @@ fn a_port_that_is_taken_is_told_with_a_hint() {
         Command::new(env!("CARGO_BIN_EXE_gatewayctl")).args(["demo", "--port", &port]).output().unwrap();
     let told = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(1));
-    assert!(told.contains(&format!("127.0.0.1:{port}")) && told.contains("--port 0"), "{told}");
+    assert!(told.contains(&port) && told.contains("hint: ") && told.contains("--port "), "{told}");
 }
