@@ -18,7 +18,7 @@ use crate::config::model::ApiKeyProvider;
 use crate::contract::identity::Facts;
 use crate::identity::api_key::keys_file::{KeyRecord, KeysFileErrors};
 use crate::identity::digest::sha256;
-use crate::identity::header::{self, Ambiguity};
+use crate::identity::header::{self, Ambiguous};
 use crate::identity::{Answer, Authenticator, Presented, Proof, Rejection, Validity, Verdict};
 
 pub mod keys_file;
@@ -75,15 +75,14 @@ impl Authenticator for ApiKeys {
     fn find<'r>(&self, presented: &Presented<'r>) -> Result<Option<Cow<'r, [u8]>>, Rejection> {
         let key = match header::only(presented.headers, &self.header) {
             Ok(None) => return Ok(None),
-            Ok(Some(key)) => key.as_bytes(),
-            Err(Ambiguity::Several) => return Err(rejection("several_credentials")),
-            Err(Ambiguity::NotText) => return Err(rejection("malformed_key")),
+            Ok(Some(key)) => key,
+            Err(Ambiguous) => return Err(rejection("several_credentials")),
         };
         let names = QUERY_NAMES.into_iter().chain([self.header.as_str()]);
         if names.into_iter().any(|name| header::query_has(presented.query, name)) {
             return Err(rejection("several_credentials"));
         }
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || !key.is_ascii() {
             return Err(rejection("malformed_key"));
         }
         Ok(Some(Cow::Borrowed(key)))
