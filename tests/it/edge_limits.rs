@@ -422,7 +422,7 @@ fn endless() -> (String, std::sync::mpsc::Receiver<()>) {
             let mut buffer = [0; 4096];
             drop(stream.read(&mut buffer));
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"));
-            while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+            while stream.write_all(&[b'x'; 16 * 1024]).is_ok() {}
             let _test_is_over = gone.send(()).is_err();
         }
     });
