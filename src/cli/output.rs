@@ -70,6 +70,16 @@ impl Paint {
         self.wrap("33", text)
     }
 
+    /// For what stands out.
+    pub fn strong(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    /// For what may be passed over.
+    pub fn faint(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.is_on { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }

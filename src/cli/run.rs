@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 
 use crate::cli::output::Exit;
 use crate::config::interpolate::process_environment;
@@ -33,7 +34,7 @@ pub enum LogFormat {
 
 /// Runs the command. Returns when the gateway has drained.
 pub fn run(args: &RunArgs, notes: &mut dyn Write) -> anyhow::Result<Exit> {
-    set_up_log(args.log_format)?;
+    set_up_log(args.log_format, LevelFilter::INFO)?;
     let gateway = match Gateway::start(&args.config, process_environment) {
         Ok(gateway) => gateway,
         Err(error) => {
@@ -56,15 +57,15 @@ pub fn run(args: &RunArgs, notes: &mut dyn Write) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// Sets up the gateway's own log.
-pub(super) fn set_up_log(format: LogFormat) -> anyhow::Result<()> {
+/// Sets up the gateway's own log: `level` and above unless `RUST_LOG` says otherwise.
+pub(super) fn set_up_log(format: LogFormat, level: LevelFilter) -> anyhow::Result<()> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colour = if io::stderr().is_terminal() && !no_color { Colour::Always } else { Colour::Never };
     let format = match format {
         LogFormat::Pretty => Format::Pretty,
         LogFormat::Json => Format::Json,
     };
-    log::init(format, colour).context("cannot set up the log")
+    log::init(format, colour, level).context("cannot set up the log")
 }
 
 /// Waits for SIGTERM or SIGINT; SIGHUP reloads, and opens log files again.

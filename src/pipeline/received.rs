@@ -54,10 +54,10 @@ impl Received {
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
         let (mut parts, body) = request.into_parts();
+        // Where the byte guard refused a head, the one that stands for it says nothing of the request.
+        let refused = stands_for_refused(&parts);
         let read = match local.runtime().listener(connection.listener) {
-            _ if stands_for_refused(&parts) => {
-                Err(connection.control.take_refusal().unwrap_or(Cause::Internal))
-            }
+            _ if refused => Err(connection.control.take_refusal().unwrap_or(Cause::Internal)),
             None => Err(Cause::Internal),
             Some(listener) => read_head(&mut parts, &body, connection, &listener.config),
         };
@@ -73,7 +73,7 @@ impl Received {
             }
             Err(cause) => {
                 let mut evidence = evidence;
-                evidence.parsed = !matches!(cause, Cause::Framing(_) | Cause::HeaderTimeout);
+                evidence.parsed = !refused;
                 Err(Reject::new(exchange(unreadable(&parts), evidence), cause))
             }
         }

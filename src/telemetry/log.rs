@@ -30,9 +30,9 @@ pub enum LogError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sets up the process's log: `info` and above unless `RUST_LOG` says otherwise.
-pub fn init(format: Format, colour: Colour) -> Result<(), LogError> {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env()?;
+/// Sets up the process's log: `level` and above unless `RUST_LOG` says otherwise.
+pub fn init(format: Format, colour: Colour, level: LevelFilter) -> Result<(), LogError> {
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env()?;
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_log_is_set_up_once() {
-        init(Format::Json, Colour::Never).unwrap();
-        assert!(matches!(init(Format::Pretty, Colour::Never), Err(LogError::Twice(_))));
+        init(Format::Json, Colour::Never, LevelFilter::INFO).unwrap();
+        assert!(matches!(init(Format::Pretty, Colour::Never, LevelFilter::INFO), Err(LogError::Twice(_))));
     }
 }

@@ -69,7 +69,9 @@ impl TestGateway {
         let path = self.path("decisions.jsonl");
         eventually(&format!("{count} events"), || {
             let text = fs::read_to_string(&path).unwrap_or_default();
-            let events: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            // The last line may be half written.
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let events: Vec<_> = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             (events.len() >= count).then_some(events)
         })
     }

@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
+    clippy::pedantic,
     reason = "a test that cannot go on fails, and one that is skipped says so"
 )]
 
@@ -24,9 +25,13 @@ mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
+mod live_admin;
+mod live_events;
 mod live_identity;
 mod live_obligations;
+mod live_parity;
 mod live_policy;
+mod live_reload;
 mod live_routing;
 mod live_support;
 mod live_tls;

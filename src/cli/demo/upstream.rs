@@ -1,44 +1,50 @@
-//! The demo's upstream: tells as JSON what reached it.
+//! The demo's upstream: an orders API that answers with what reached it.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
-use http_body_util::Full;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
-/// A running echo server; it ends when dropped.
+const BODY_BYTES_MAX: usize = 1 << 20;
+const CONNECTIONS_MAX: usize = 64;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running upstream; it stops when dropped.
 #[derive(Debug)]
-pub(super) struct Echo {
+pub(super) struct Upstream {
     address: SocketAddr,
-    _running: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-// === impl Echo ===
-
-impl Echo {
-    /// Starts it on a thread and a port of its own.
+impl Upstream {
+    /// Starts it on a free port of the loopback address.
     pub(super) fn start() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = listener.local_addr()?;
-        let (running, ended) = oneshot::channel();
-        std::thread::Builder::new().name("demo-upstream".to_owned()).spawn(move || {
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("demo-upstream".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     () = accept(listener) => {}
-                    _ = ended => {}
+                    _ = stopped => {}
                 }
             });
         })?;
-        Ok(Self { address, _running: running })
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -47,30 +53,59 @@ impl Echo {
     }
 }
 
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Dropping the sender stops the thread.
+        drop(self.stop.take());
+        // A panic of its own was printed by then.
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
 async fn accept(listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(echo(&request))));
-        // The gateway closes its connections as it likes.
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        // A connection that is gone before it is accepted is nothing to stop for.
+        let Ok((stream, _)) = listener.accept().await else { continue };
         tokio::spawn(async move {
-            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            let serving = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service_fn(echo));
+            // The gateway closes connections as it likes.
+            drop(serving.await);
+            drop(permit);
         });
     }
 }
 
-fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let told = ["x-user", "x-roles", "x-forwarded-for", "x-request-id"];
-    let headers = told.iter().filter_map(|name| {
-        let value = request.headers().get(*name)?.to_str().ok()?;
-        Some(((*name).to_owned(), serde_json::Value::from(value)))
+async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
+        let mut refusal = Response::new(Full::default());
+        *refusal.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        return Ok(refusal);
+    };
+    // Who asks is shown; the credential itself is not, for terminals are looked at by many.
+    let shown = |name: &str| name.starts_with("x-") && name != "x-api-key";
+    let headers = head.headers.iter().filter(|(name, _)| shown(name.as_str()));
+    let headers = headers.map(|(name, value)| {
+        (name.as_str().to_owned(), Value::from(String::from_utf8_lossy(value.as_bytes())))
     });
-    let document = serde_json::json!({
-        "upstream_got": {
-            "method": request.method().as_str(),
-            "path": request.uri().path(),
-            "headers": headers.collect::<serde_json::Map<_, _>>(),
-        },
-    });
-    let mut response = Response::new(Full::new(Bytes::from(format!("{document}\n"))));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    let mut reached = Map::new();
+    reached.insert("method".to_owned(), Value::from(head.method.as_str()));
+    reached.insert("target".to_owned(), Value::from(head.uri.to_string()));
+    reached.insert("headers".to_owned(), Value::Object(headers.collect()));
+    let body = body.to_bytes();
+    if !body.is_empty() {
+        reached.insert("body".to_owned(), Value::from(String::from_utf8_lossy(&body)));
+    }
+    let answer = json!({"what reached the upstream": reached});
+    let mut response = Response::new(Full::from(format!("{answer:#}\n")));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Something for the response phase to take away.
+    headers.insert("x-powered-by", HeaderValue::from_static("orders 1.4.2"));
+    Ok(response)
 }

@@ -86,6 +86,7 @@ impl Expect {
         if node.entries().len() > 1 {
             let message = format!("`expect.{}` stands alone", special.key);
             reader.fault(special.position, message, "leave the other keys of `expect` out");
+            return None;
         }
         Self::read_special(reader, node, special)
     }

@@ -45,7 +45,8 @@ impl Reader {
     /// The mapping at `node`, whose keys must be among `known`; an empty one after a fault.
     pub(super) fn fields<'n>(&mut self, node: &'n Node, path: &str, known: &[&str]) -> Fields<'n> {
         if !matches!(node.data, Data::Mapping(_)) {
-            self.fault(node.position, format!("`{path}` must be a mapping"), "write `key: value` pairs");
+            let what = if path.is_empty() { "the file".to_owned() } else { format!("`{path}`") };
+            self.fault(node.position, format!("{what} must be a mapping"), "write `key: value` pairs");
         }
         let fields = Fields { position: node.position, path: path.to_owned(), entries: node.entries() };
         for entry in fields.entries {
