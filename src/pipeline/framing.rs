@@ -148,7 +148,9 @@ impl HeadScanner {
         match (parts.next(), parts.next()) {
             (Some(b"HTTP/1.1"), None) => {}
             (Some(b"HTTP/1.0"), None) => self.http10 = true,
-            (Some(version), None) if version.starts_with(b"HTTP/") => return Err(FramingError::Version),
+            (Some([b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']), None) => {
+                return Err(FramingError::Version);
+            }
             (None | Some(_), _) => return Err(FramingError::RequestLine),
         }
         Ok(())
@@ -211,9 +213,11 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether the value of a Content-Length is one plain number.
+/// Whether the value of a Content-Length is one plain number. Leading zeros are not plain: some readers take them for
+/// octal.
 pub(crate) fn is_length(value: &[u8]) -> bool {
-    !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit)
+    let plain = value.iter().all(u8::is_ascii_digit) && (value.len() == 1 || !value.starts_with(b"0"));
+    plain && !value.is_empty() && value.len() <= 18
 }
 
 fn content_length(value: &[u8]) -> Result<u64, FramingError> {

@@ -29,7 +29,7 @@ fn bodies_are_delimited_in_one_way() {
     framing("Content-Length: 0\r\n", Framing::None);
     framing("content-length:5\r\n", Framing::Length(5));
     framing("Transfer-Encoding: cHuNkEd\r\n", Framing::Chunked);
-    for value in ["", "-1", "+1", "1_0", "5, 5", "0x5", "1 1", "9999999999999999999"] {
+    for value in ["", "05", "00", "010", "-1", "+1", "1_0", "5, 5", "0x5", "1 1", "9999999999999999999"] {
         refused(&format!("Content-Length: {value}\r\n"), FramingError::ContentLength);
     }
     refused("Content-Length: 5\r\nContent-Length: 5\r\n", FramingError::ContentLength);

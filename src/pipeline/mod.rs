@@ -8,7 +8,11 @@
 //! add a stage, write its file, and call it in [`serve`]. Only `admitted` can make an `Admitted`, and nothing else can be
 //! forwarded.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::Response;
 use hyper::Request;
@@ -51,10 +55,29 @@ pub async fn serve(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    match stages(&worker, &connection, request).await {
-        Ok(response) => response,
-        Err(reject) => reject.into_response(),
+    let version = request.version();
+    match caught(stages(&worker, &connection, request)).await {
+        Some(Ok(response)) => response,
+        Some(Err(reject)) => reject.into_response(),
+        None => {
+            worker.shared.metrics.task_panicked();
+            tracing::error!("Request handler panicked");
+            respond::panicked(version)
+        }
     }
+}
+
+/// The outcome of `future`, or `None` where it panics: a bug costs one request, not those beside it.
+async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        // What the future has shared is in cells that unwinding leaves whole, or that panic again when they are used.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(polled) => polled.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
 }
 
 async fn stages(
@@ -64,4 +87,19 @@ async fn stages(
 ) -> Result<Response<ResponseBody>, Reject> {
     let received = Received::read(worker, connection, request)?;
     received.route()?.identify().await?.inspect().await?.decide()?.enforce()?.forward().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_and_only_that() {
+        assert_eq!(caught(async { 1 }).await, Some(1));
+        let late = async {
+            tokio::task::yield_now().await;
+            panic!("a bug");
+        };
+        assert_eq!(caught::<()>(late).await, None);
+    }
 }

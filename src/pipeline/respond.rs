@@ -99,17 +99,34 @@ fn without_content(response: &mut Response<ResponseBody>) {
     response.body_mut().content = Content::Whole(None);
 }
 
+/// What is left to say when the code that answers a request has panicked; its event is written already.
+pub(crate) fn panicked(protocol: http::Version) -> Response<ResponseBody> {
+    let cause = Cause::Internal;
+    let mut response = whole(cause.status(), PROBLEM_JSON, document(&cause, None).into());
+    if protocol != http::Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// A problem document (RFC 9457).
 fn problem(exchange: &Exchange, cause: &Cause) -> Response<ResponseBody> {
+    let decision_id = exchange.evidence.decision_id.to_string();
+    whole(cause.status(), PROBLEM_JSON, document(cause, Some(decision_id)).into())
+}
+
+fn document(cause: &Cause, decision_id: Option<String>) -> String {
     let status = cause.status();
-    let document = serde_json::json!({
+    let mut document = serde_json::json!({
         "title": status.canonical_reason().unwrap_or("Error"),
         "status": status.as_u16(),
         "detail": cause.public_message(),
         "reason": cause.reason(),
-        "decision_id": exchange.evidence.decision_id.to_string(),
     });
-    whole(status, PROBLEM_JSON, document.to_string().into())
+    if let (Some(decision_id), Some(fields)) = (decision_id, document.as_object_mut()) {
+        fields.insert("decision_id".to_owned(), decision_id.into());
+    }
+    document.to_string()
 }
 
 /// What the policy gives a denied client, or a problem document where it gives no body.

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -241,13 +241,25 @@ where
         builder.max_headers(limits.headers);
     }
     let mut served = builder.serve_connection(guarded, service);
-    let ended = tokio::select! {
-        biased;
-        ended = &mut served => ended,
-        () = drained_between_heads(&mut drain, &connection, opened) => {
+    let ended = {
+        let mut drained = pin!(drained_between_heads(&mut drain, &connection, opened));
+        let mut told = false;
+        poll_fn(|context| {
+            // A response that is about to begin says that it is the last. A connection that waits for a request is
+            // looked at first: one may be there already.
+            if !told && connection.control.is_busy() && drained.as_mut().poll(context).is_ready() {
+                Pin::new(&mut served).graceful_shutdown();
+                told = true;
+            }
+            let ended = Pin::new(&mut served).poll(context);
+            if told || ended.is_ready() || drained.as_mut().poll(context).is_pending() {
+                return ended;
+            }
             Pin::new(&mut served).graceful_shutdown();
-            (&mut served).await
-        }
+            told = true;
+            Pin::new(&mut served).poll(context)
+        })
+        .await
     };
     let tunnel = connection.control.take_tunnel();
     match ended {

@@ -16,27 +16,44 @@ use crate::base::timer::LazyTimer;
 
 /// Control frames allowed in each window, beside those that requests and responses earn.
 const CONTROL_FRAMES: u64 = 1000;
-/// Response bytes that earn a control frame: clients open windows, and measure, as they read.
-const BYTES_PER_FRAME: u64 = 1024;
+/// What a DATA frame to the client earns: it opens two windows for it, or measures by it.
+const EARNED_BY_DATA: u64 = 2;
+/// Its bytes that earn one more: some clients open windows piece by piece.
+const BYTES_PER_FRAME: usize = 1024;
 /// Requests that may be reset in each window. More are an attack where they are most of the requests.
 const RESETS: u32 = 500;
 const WINDOW: Duration = Duration::from_secs(10);
 const PREFACE_LENGTH: usize = 24;
 const FRAME_HEADER_LENGTH: usize = 9;
 const READ_BUFFER: usize = 16 * 1024;
+const DATA: u8 = 0x0;
+const HEADERS: u8 = 0x1;
+const RST_STREAM: u8 = 0x3;
 
-/// Counts frames as their headers pass by (RFC 9113 section 4.1).
-#[derive(Debug)]
-struct FrameBudget {
+/// Finds the headers of frames in a stream of bytes (RFC 9113 section 4.1).
+#[derive(Debug, Default)]
+struct FrameScanner {
     /// Bytes to pass over before the next frame header: the preface, or a payload.
     skip: usize,
     header: [u8; FRAME_HEADER_LENGTH],
     filled: usize,
+}
+
+/// What a frame's header says.
+#[derive(Debug, Clone, Copy)]
+struct FrameHeader {
+    kind: u8,
+    length: usize,
+}
+
+/// What a client has sent, set against what it was sent.
+#[derive(Debug)]
+struct FrameBudget {
+    from_client: FrameScanner,
+    to_client: FrameScanner,
     window_start: Instant,
     /// Control frames not earned.
     spent: u64,
-    /// Response bytes that have not earned a frame yet.
-    written: u64,
     requests: u32,
     resets: u32,
 }
@@ -53,67 +70,83 @@ pub(crate) struct Http2Guard<S> {
     write_stalled_since: Option<Instant>,
 }
 
-// === impl FrameBudget ===
+// === impl FrameScanner ===
 
-impl FrameBudget {
-    fn new(now: Instant) -> Self {
-        Self {
-            skip: PREFACE_LENGTH,
-            header: [0; FRAME_HEADER_LENGTH],
-            filled: 0,
-            window_start: now,
-            spent: 0,
-            written: 0,
-            requests: 0,
-            resets: 0,
-        }
-    }
-
-    /// So many bytes have been written to the client.
-    fn earn(&mut self, length: usize) {
-        self.written = self.written.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
-        self.spent = self.spent.saturating_sub(self.written / BYTES_PER_FRAME);
-        self.written %= BYTES_PER_FRAME;
-    }
-
-    /// Looks at the next bytes; `false` when the budget is used up.
-    fn pass(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+impl FrameScanner {
+    /// The next frame header that ends in `bytes`, of which what belongs to it is taken off. `None` when all are taken.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHeader> {
         while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                continue;
-            }
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            *bytes = bytes.get(skipped..).unwrap_or_default();
             let wanted = (FRAME_HEADER_LENGTH - self.filled).min(bytes.len());
             let (taken, rest) = bytes.split_at(wanted);
             for (place, byte) in self.header.iter_mut().skip(self.filled).zip(taken) {
                 *place = *byte;
             }
             self.filled += wanted;
-            bytes = rest;
-            if self.filled == FRAME_HEADER_LENGTH && !self.count(now) {
+            *bytes = rest;
+            if self.filled == FRAME_HEADER_LENGTH {
+                let [high, middle, low, kind, ..] = self.header;
+                let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                self.filled = 0;
+                self.skip = length;
+                return Some(FrameHeader { kind, length });
+            }
+        }
+        None
+    }
+}
+
+// === impl FrameBudget ===
+
+impl FrameBudget {
+    fn new(now: Instant) -> Self {
+        Self {
+            from_client: FrameScanner { skip: PREFACE_LENGTH, ..FrameScanner::default() },
+            to_client: FrameScanner::default(),
+            window_start: now,
+            spent: 0,
+            requests: 0,
+            resets: 0,
+        }
+    }
+
+    /// Looks at bytes that have been written to the client.
+    fn written(&mut self, mut bytes: &[u8]) {
+        while let Some(frame) = self.to_client.next(&mut bytes) {
+            if frame.kind == DATA && frame.length > 0 {
+                let pieces = u64::try_from(frame.length / BYTES_PER_FRAME).unwrap_or(u64::MAX);
+                self.spent = self.spent.saturating_sub(EARNED_BY_DATA.saturating_add(pieces));
+            }
+        }
+    }
+
+    /// Looks at the next bytes from the client; `false` when the budget is used up.
+    fn read(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+        while let Some(frame) = self.from_client.next(&mut bytes) {
+            if !self.count(frame, now) {
                 return false;
             }
         }
         true
     }
 
-    fn count(&mut self, now: Instant) -> bool {
-        let [high, middle, low, kind, ..] = self.header;
-        self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        self.filled = 0;
+    fn count(&mut self, frame: FrameHeader, now: Instant) -> bool {
         if now.duration_since(self.window_start) > WINDOW {
-            *self = Self { skip: self.skip, ..Self::new(now) };
+            self.window_start = now;
+            self.spent = 0;
+            self.requests = 0;
+            self.resets = 0;
         }
-        match kind {
-            // DATA and HEADERS carry requests; each earns one control frame, for windows and acknowledgements.
-            0x0 => self.spent = self.spent.saturating_sub(1),
-            0x1 => {
+        match frame.kind {
+            // They carry requests; each earns one control frame, for windows and acknowledgements.
+            DATA => self.spent = self.spent.saturating_sub(1),
+            HEADERS => {
                 self.requests += 1;
                 self.spent = self.spent.saturating_sub(1);
             }
-            0x3 => {
+            RST_STREAM => {
                 self.resets += 1;
                 self.spent += 1;
             }
@@ -164,12 +197,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Read for Http2Guard<S> {
             ready!(Pin::new(&mut guard.stream).poll_read(context, &mut space))?;
             let bytes = space.filled();
             cursor.put_slice(bytes);
-            guard.budget.pass(bytes, Instant::now())
+            guard.budget.read(bytes, Instant::now())
         } else {
             let length = guard.first.len().min(cursor.remaining());
             let bytes: Vec<u8> = guard.first.drain(..length).collect();
             cursor.put_slice(&bytes);
-            guard.budget.pass(&bytes, Instant::now())
+            guard.budget.read(&bytes, Instant::now())
         };
         if passed { Poll::Ready(Ok(())) } else { Poll::Ready(Err(io::ErrorKind::InvalidData.into())) }
     }
@@ -183,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Write for Http2Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let Poll::Ready(Ok(length)) = &outcome {
-            self.budget.earn(*length);
+            self.budget.written(bytes.get(..*length).unwrap_or_default());
         }
         self.written(outcome, context)
     }
@@ -209,7 +242,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> rt::Write for Http2Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         if let Poll::Ready(Ok(length)) = &outcome {
-            self.budget.earn(*length);
+            let mut left = *length;
+            for slice in slices {
+                let taken = slice.get(..left.min(slice.len())).unwrap_or_default();
+                self.budget.written(taken);
+                left -= taken.len();
+            }
         }
         self.written(outcome, context)
     }
@@ -230,11 +268,11 @@ mod tests {
     fn passed(kinds: &[u8], count: usize, piece: usize) -> usize {
         let now = Instant::now();
         let mut budget = FrameBudget::new(now);
-        assert!(budget.pass(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", now));
+        assert!(budget.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", now));
         (0..count)
             .take_while(|index| {
                 let frame = frame(kinds[index % kinds.len()], 8);
-                frame.chunks(piece).all(|bytes| budget.pass(bytes, now))
+                frame.chunks(piece).all(|bytes| budget.read(bytes, now))
             })
             .count()
     }
@@ -254,21 +292,26 @@ mod tests {
     }
 
     #[test]
-    fn response_bytes_earn_the_windows_that_are_opened_for_them() {
+    fn responses_earn_the_windows_that_are_opened_for_them() {
         let now = Instant::now();
-        let mut budget = FrameBudget::new(now);
-        budget.skip = 0;
-        for _ in 0..100_000 {
-            budget.earn(9 + 4096);
-            assert!(budget.pass(&frame(0x8, 4), now) && budget.pass(&frame(0x8, 4), now));
+        for (payload, windows) in [(16 * 1024, 8), (1, 2), (100, 2)] {
+            let mut budget = FrameBudget::new(now);
+            budget.from_client.skip = 0;
+            for _ in 0..20_000 {
+                // Written in pieces that do not end where frames do.
+                for piece in frame(0x0, payload).chunks(1000) {
+                    budget.written(piece);
+                }
+                assert!((0..windows).all(|_| budget.read(&frame(0x8, 4), now)), "{payload}");
+            }
         }
-        let mut drip = FrameBudget::new(now);
-        drip.skip = 0;
-        let opened = (0..5_000).take_while(|_| {
-            drip.earn(9 + 1);
-            drip.pass(&frame(0x8, 4), now)
+        let mut budget = FrameBudget::new(now);
+        budget.from_client.skip = 0;
+        let answered = (0..5_000).take_while(|_| {
+            budget.written(&frame(0x6, 8));
+            budget.read(&frame(0x6, 8), now)
         });
-        assert!(opened.count() < 1_100, "a window opened by a byte at a time earns nothing");
+        assert_eq!(answered.count(), 1_000, "answers to control frames earn nothing");
     }
 
     #[test]
@@ -281,11 +324,11 @@ mod tests {
     fn a_window_begins_with_a_fresh_budget() {
         let start = Instant::now();
         let mut budget = FrameBudget::new(start);
-        budget.skip = 0;
+        budget.from_client.skip = 0;
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
             for _ in 0..50 {
-                assert!(budget.pass(&frame(0x6, 8), now));
+                assert!(budget.read(&frame(0x6, 8), now));
             }
         }
     }

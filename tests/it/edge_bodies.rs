@@ -63,7 +63,7 @@ fn an_answer_is_read_whatever_the_client_is_still_sending() {
     let mut stream = connect(gateway.address("public"));
     stream.write_all(head("POST /deny", "Content-Length: 1000000000\r\n").as_bytes()).unwrap();
     let mut writer = stream.try_clone().unwrap();
-    let sending = thread::spawn(move || while writer.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+    let sending = thread::spawn(move || while writer.write_all(&PIECE).is_ok() {});
     // Some of it has been sent before the answer is looked at.
     assert_eq!(read_response(&mut stream).unwrap().status, 403);
     drop(stream);
@@ -523,6 +523,33 @@ fn peak_memory() -> u64 {
 }
 
 const LARGE: usize = 64 << 20;
+const PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+
+/// Writes until nothing is taken any more, at most [`LARGE`] bytes; how many were.
+fn fill(stream: &mut TcpStream) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (mut sent, mut still) = (0, 0);
+    while still < 50 && sent < LARGE {
+        if let Ok(more) = stream.write(&PIECE[..PIECE.len().min(LARGE - sent)]) {
+            (sent, still) = (sent + more, 0);
+        } else {
+            still += 1;
+            thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
+}
+
+/// Writes `count` bytes.
+fn push(stream: &mut TcpStream, count: usize) {
+    let mut left = count;
+    while left > 0 {
+        let length = left.min(PIECE.len());
+        stream.write_all(&PIECE[..length]).unwrap();
+        left -= length;
+    }
+}
 
 #[test]
 fn a_large_download_takes_little_memory_and_does_not_run_ahead_of_its_reader() {
@@ -536,33 +563,14 @@ fn a_large_download_takes_little_memory_and_does_not_run_ahead_of_its_reader() {
     read_head(&mut upstream);
     let sending = thread::spawn(move || {
         upstream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n").as_bytes()).unwrap();
-        upstream.set_nonblocking(true).unwrap();
         // Nobody reads: the buffers on the way fill up, and then it stands still.
-        let piece = [b'x'; 64 * 1024];
-        let mut ahead = 0;
-        let mut still = 0;
-        while still < 50 && ahead < LARGE {
-            match upstream.write(&piece[..piece.len().min(LARGE - ahead)]) {
-                Ok(sent) => (ahead, still) = (ahead + sent, 0),
-                Err(_) => {
-                    still += 1;
-                    thread::park_timeout(Duration::from_millis(2));
-                }
-            }
-        }
-        upstream.set_nonblocking(false).unwrap();
+        let ahead = fill(&mut upstream);
         (upstream, ahead)
     });
     let (mut upstream, ahead) = sending.join().unwrap();
     assert!(ahead < LARGE / 2, "{ahead} bytes were taken though nobody reads");
     let rest = thread::spawn(move || {
-        let piece = [b'x'; 64 * 1024];
-        let mut left = LARGE - ahead;
-        while left > 0 {
-            let length = left.min(piece.len());
-            upstream.write_all(&piece[..length]).unwrap();
-            left -= length;
-        }
+        push(&mut upstream, LARGE - ahead);
         upstream
     });
     assert!(read_head(&mut client).starts_with("HTTP/1.1 200 "));
@@ -587,21 +595,8 @@ fn a_large_upload_takes_little_memory_and_does_not_run_ahead_of_the_upstream() {
     client.write_all(head("POST /", &format!("Content-Length: {LARGE}\r\n")).as_bytes()).unwrap();
     let (mut upstream, _) = listener.accept().unwrap();
     read_head(&mut upstream);
-    client.set_nonblocking(true).unwrap();
-    let piece = [b'x'; 64 * 1024];
-    let mut ahead = 0;
-    let mut still = 0;
-    while still < 50 && ahead < LARGE {
-        match client.write(&piece[..piece.len().min(LARGE - ahead)]) {
-            Ok(sent) => (ahead, still) = (ahead + sent, 0),
-            Err(_) => {
-                still += 1;
-                thread::park_timeout(Duration::from_millis(2));
-            }
-        }
-    }
+    let ahead = fill(&mut client);
     assert!(ahead < LARGE / 2, "{ahead} bytes were taken though the upstream does not read");
-    client.set_nonblocking(false).unwrap();
     let reading = thread::spawn(move || {
         let mut buffer = vec![0; 1 << 20];
         let mut left = LARGE;
@@ -611,12 +606,7 @@ fn a_large_upload_takes_little_memory_and_does_not_run_ahead_of_the_upstream() {
         upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
         upstream
     });
-    let mut left = LARGE - ahead;
-    while left > 0 {
-        let length = left.min(piece.len());
-        client.write_all(&piece[..length]).unwrap();
-        left -= length;
-    }
+    push(&mut client, LARGE - ahead);
     assert_eq!(read_response(&mut client).unwrap().status, 200);
     drop(reading.join().unwrap());
     let grown = peak_memory() - before;

@@ -300,6 +300,8 @@ fn flood(client: &mut RawHttp2, count: usize, mut frames: impl FnMut(usize) -> V
     sent
 }
 
+type Flood = Box<dyn Fn(usize) -> Vec<u8>>;
+
 /// Frames that fit into buffers on the way after the gateway has closed already.
 const IN_FLIGHT: usize = 60_000;
 
@@ -307,7 +309,6 @@ const IN_FLIGHT: usize = 60_000;
 fn floods_of_control_frames_are_cut_off() {
     let (_upstream, gateway) = allowing();
     let stream = |at: usize| u32::try_from(at).unwrap() * 2 + 1;
-    type Flood = Box<dyn Fn(usize) -> Vec<u8>>;
     let floods: [(&str, Flood); 7] = [
         ("ping", Box::new(|_| frame(PING, 0, 0, &[0; 8]))),
         ("settings", Box::new(|_| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]))),

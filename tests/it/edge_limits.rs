@@ -422,7 +422,7 @@ fn endless() -> (String, std::sync::mpsc::Receiver<()>) {
             let mut buffer = [0; 4096];
             drop(stream.read(&mut buffer));
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"));
-            while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+            while stream.write_all(&[b'x'; 16 * 1024]).is_ok() {}
             let _test_is_over = gone.send(()).is_err();
         }
     });
@@ -467,7 +467,7 @@ fn an_http2_client_that_opens_no_window_is_cut_off() {
 #[test]
 fn a_window_opened_by_the_byte_is_cut_off() {
     let (url, upstream_gone) = endless();
-    let gateway = gateway(&url, "", ALLOW_ALL);
+    let gateway = gateway(&url, ", limits: {body_timeout: 300ms}", ALLOW_ALL);
     let mut client = RawHttp2::connect(gateway.address("public"), &[(4, 0)]);
     client.request(1, &get_fields("/", &[]), true);
     assert_eq!(client.answer(1), Answer::Status(200));

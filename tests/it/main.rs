@@ -17,6 +17,7 @@ mod edge_bodies;
 mod edge_drain;
 mod edge_http2;
 mod edge_limits;
+mod edge_requests;
 mod edge_support;
 mod examples;
 mod gateway;
