@@ -1,13 +1,11 @@
 //! Who is asking, through a running gateway: providers in order, bad credentials, outages.
 
-use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
 use crate::gateway::{TestGateway, eventually};
@@ -40,11 +38,7 @@ fn token(change: &Value) -> String {
 }
 
 fn keys_file() -> String {
-    let hash = digest::digest(&digest::SHA256, KEY.as_bytes());
-    let hash = hash.as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    });
+    let hash = sha256_hex(KEY.as_bytes());
     format!("keys:\n  - {{id: k-1, sha256: \"{hash}\", owner: acme, roles: [partner]}}\n")
 }
 
