@@ -1,12 +1,15 @@
 //! The admin endpoint of a running gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::gateway::{ALLOW_ALL, TestGateway};
+use crate::gateway::{ALLOW_ALL, TestGateway, eventually};
 use crate::live_support::*;
-use crate::wire::{RawResponse, RecordingUpstream, ask, get};
+use crate::wire::{RawResponse, RecordingUpstream, ask, connect, get, read_response};
 
 fn request(gateway: &TestGateway, line: &str, headers: &str) -> RawResponse {
     let address = gateway.running().admin().unwrap();
@@ -279,4 +282,27 @@ fn a_reload_counts_and_names_stay() {
     let series = "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"allowed\",status=\"2xx\"}";
     assert_eq!(metric(&gateway, series), Some(2));
     assert_eq!(metric(&gateway, "postern_config_reloads_total{result=\"ok\"}"), Some(2));
+}
+
+#[test]
+fn a_draining_gateway_is_alive_but_not_ready() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut gateway = TestGateway::start(&plain_config(&url, ""), &[("policy/main.rego", ALLOW_ALL)]);
+    let admin = gateway.running().admin().unwrap();
+    let mut client = connect(gateway.address("public"));
+    client.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n").unwrap();
+    let (mut upstream, _) = listener.accept().unwrap();
+    assert!(upstream.read(&mut [0; 1024]).unwrap() > 0);
+    let stopping = thread::spawn(move || gateway.stop());
+    let page = |path: &str| ask(admin, format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n\r\n"));
+    eventually("not ready", || (page("/ready").status == 503).then_some(()));
+    assert_eq!(page("/health").status, 200);
+    let status: Value = serde_json::from_slice(&page("/status").body).unwrap();
+    assert_eq!(status["draining"], true);
+    // The request in flight is answered, and only then it is over.
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+    assert_eq!(read_response(&mut client).unwrap().status, 200);
+    stopping.join().unwrap();
+    assert!(std::net::TcpStream::connect(admin).is_err());
 }

@@ -212,6 +212,31 @@ fn a_client_that_leaves_is_recorded() {
 }
 
 #[test]
+fn a_cancelled_http2_stream_is_recorded_and_its_connection_goes_on() {
+    let (url, script, requests) = scripted();
+    let gateway = TestGateway::start(&plain_config(&url, ""), &[("policy/main.rego", ALLOW_ALL)]);
+    let address = gateway.address("public");
+    block_on(async {
+        let mut client = H2Client::plaintext(address).await;
+        let mut cancelled = client.begin("http://gw.test/cancelled").await;
+        let arrived = tokio::task::spawn_blocking(move || {
+            requests.recv().unwrap();
+            requests
+        });
+        let requests = arrived.await.unwrap();
+        cancelled.send_reset(h2::Reason::CANCEL);
+        let told = tokio::task::spawn_blocking(move || (gateway.events(1)[0]["gateway"].clone(), gateway));
+        let (told, gateway) = told.await.unwrap();
+        assert_eq!((&told["status"], &told["reason"]), (&json!(0), &json!("client_gone")));
+        script.send("").unwrap();
+        script.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        assert_eq!(client.get("http://gw.test/next").await.unwrap().body, b"ok");
+        drop(requests);
+        tokio::task::spawn_blocking(move || drop(gateway)).await.unwrap();
+    });
+}
+
+#[test]
 fn responses_without_a_body_are_complete() {
     for answer in [
         &b"HTTP/1.1 204 No Content\r\n\r\n"[..],

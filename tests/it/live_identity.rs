@@ -253,3 +253,26 @@ fn what_the_client_says_of_itself_never_reaches_the_upstream() {
     assert!(!received.contains("root") && !received.contains("admin"), "{received}");
     assert!(received.contains("x-other: stays"));
 }
+
+#[test]
+fn withdrawn_keys_are_refused_on_open_connections_too() {
+    let upstream = RecordingUpstream::start();
+    let gateway = gateway(&upstream, "");
+    let mut stream = crate::wire::connect(gateway.address("public"));
+    let token = bearer(&token(&json!({})));
+    let mut status = |headers: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: gw.test\r\n{headers}\r\n");
+        send_over(&mut stream, &request).unwrap().status
+    };
+    // Twice, so that both are remembered.
+    for _ in 0..2 {
+        assert_eq!((status(&token), status(&api_key(KEY))), (200, 200));
+    }
+    gateway.write(
+        "keys.yaml",
+        &format!("keys:\n  - {{id: k-2, sha256: \"{}\", owner: acme}}\n", "1".repeat(64)),
+    );
+    gateway.write("jwks.json", &jwks(&[Signer::es256("k2").jwk()]));
+    gateway.running().reloader().reload().unwrap();
+    assert_eq!((status(&token), status(&api_key(KEY))), (401, 401));
+}

@@ -264,6 +264,14 @@ impl H2Client {
         Ok(H2Response { head: Response::from_parts(parts, ()), body, trailers })
     }
 
+    /// Sends a GET, and gives the stream to be reset.
+    pub(crate) async fn begin(&mut self, uri: &str) -> h2::SendStream<Bytes> {
+        let mut sender = self.sender.clone().ready().await.unwrap();
+        let (response, stream) = sender.send_request(Request::get(uri).body(()).unwrap(), true).unwrap();
+        tokio::task::spawn_local(async move { drop(response.await) });
+        stream
+    }
+
     pub(crate) async fn get(&mut self, uri: &str) -> Result<H2Response, h2::Error> {
         self.send(Request::get(uri).body(()).unwrap(), b"").await
     }
