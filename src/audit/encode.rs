@@ -156,6 +156,7 @@ impl<'a> Encoder<'a> {
         self.push_identity(gateway);
         self.optional_text(",\"policy\":", gateway.policy);
         self.optional_text(",\"upstream\":", gateway.upstream);
+        self.optional_text(",\"endpoint\":", gateway.endpoint);
         self.push_limits(gateway);
         if gateway.fail_open {
             self.raw(",\"fail_open\":true");
@@ -306,7 +307,7 @@ mod tests {
             "gateway": {
                 "listener": "public", "api": "orders", "version": "v2", "route": "read-order", "method": "GET",
                 "path": "/v2/orders/7", "status": 200, "outcome": "allowed",
-                "identity": {"provider": "corp", "subject": "alice"}, "policy": "main", "upstream": "127.0.0.1:9000",
+                "identity": {"provider": "corp", "subject": "alice"}, "policy": "main", "upstream": "orders", "endpoint": "127.0.0.1:9000",
                 "limits": [{"name": "per-client", "remaining": 9}, {"name": "all", "remaining": 0, "exceeded": true}],
                 "response_bytes": 1024, "fields": {"tier": "gold"},
                 "timings_us": {"total": 900, "identity": 1, "policy": 20, "upstream": 800},
@@ -333,6 +334,7 @@ mod tests {
             identity_failure: Some("expired"),
             policy: None,
             upstream: None,
+            endpoint: None,
             fail_open: true,
             aborted: true,
             ..event.gateway

@@ -119,8 +119,10 @@ pub struct Gateway<'a> {
     pub identity_failure: Option<&'a str>,
     /// Policy name.
     pub policy: Option<&'a str>,
-    /// `host:port` of the upstream endpoint that answered.
+    /// Name of the upstream, once one was chosen.
     pub upstream: Option<&'a str>,
+    /// `host:port` of the upstream's endpoint that answered.
+    pub endpoint: Option<&'a str>,
     /// Limits taken: name and what remains.
     pub limits: &'a [LimitTaken],
     /// The policy failed and the API says `on_error: allow`.

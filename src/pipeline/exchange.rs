@@ -59,7 +59,10 @@ pub(crate) struct Evidence {
     pub(crate) limits: SmallVec<[LimitTaken; 2]>,
     pub(crate) fail_open: bool,
     pub(crate) log: Log,
-    pub(crate) upstream: Option<Arc<str>>,
+    /// The upstream that was chosen.
+    pub(crate) upstream: Option<Arc<Cluster>>,
+    /// Index of its endpoint that answered.
+    pub(crate) endpoint: Option<usize>,
     pub(crate) timings: Timings,
     /// Policy's reason of an allow.
     pub(crate) reason: Option<Cow<'static, str>>,
@@ -91,6 +94,7 @@ impl Evidence {
             fail_open: false,
             log: Log::default(),
             upstream: None,
+            endpoint: None,
             timings: Timings::default(),
             reason: None,
             // Until proven otherwise: an exchange that is dropped half-way has failed.
@@ -159,6 +163,9 @@ impl Exchange {
         let api = evidence.route.and_then(|(api, _)| runtime.apis.get(api));
         let route = evidence.route.and_then(|(_, route)| api?.routes.get(route));
         let policy = api.and_then(|api| runtime.policies.get(api.policy)).zip(evidence.decided);
+        let upstream = evidence.upstream.as_deref();
+        let endpoint = upstream.zip(evidence.endpoint);
+        let endpoint = endpoint.and_then(|(upstream, index)| upstream.endpoints().get(index));
         let facts = evidence.identity.as_ref().map(|identity| identity.facts());
         let event = Event {
             decision_id: evidence.decision_id,
@@ -190,7 +197,8 @@ impl Exchange {
                 subject: facts.and_then(|facts| facts.subject.as_deref()),
                 identity_failure: evidence.identity_failure.as_ref().map(|failure| failure.reason),
                 policy: policy.map(|(policy, _)| &*policy.name),
-                upstream: evidence.upstream.as_deref(),
+                upstream: upstream.map(|upstream| &**upstream.name()),
+                endpoint: endpoint.map(|endpoint| endpoint.authority()),
                 limits: &evidence.limits,
                 fail_open: evidence.fail_open,
                 response_bytes: evidence.response_bytes,

@@ -16,6 +16,7 @@ use crate::pipeline::request_body::FaultCell;
 use crate::pipeline::respond::{Reject, ResponseBody};
 use crate::pipeline::websocket::{self, Handshake};
 use crate::telemetry::metrics::UpstreamOutcome;
+use crate::upstream::cluster::EndpointState;
 use crate::upstream::error::{ErrorClass, UpstreamError};
 use crate::upstream::pool::{Reply, SendOptions};
 
@@ -55,6 +56,8 @@ impl Cleared {
             limit_headers,
         } = self;
         let pool = exchange.worker.pools.get(&cluster);
+        // Now, not with the answer: who leaves meanwhile leaves an event behind, too.
+        exchange.evidence.upstream = Some(cluster);
         let options = SendOptions { deadline: None, response_timeout, upgrade: websocket.is_some() };
         let started = Instant::now();
         let sent = pool.send(request, &options).await;
@@ -64,15 +67,16 @@ impl Cleared {
             Ok(reply) => reply,
             Err(error) => {
                 let cause = cause(&error, &fault);
-                exchange.count_upstream(&cluster, failure(&error, &fault), 1);
+                exchange.count_upstream(pool.cluster(), failure(&error, &fault), 1);
                 tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
                 return Err(Reject::new(exchange, cause).with_headers(limit_headers));
             }
         };
-        let endpoint = Arc::from(reply.body().endpoint().authority());
-        exchange.evidence.upstream = Some(endpoint);
+        let answering =
+            |endpoint: &Arc<EndpointState>| std::ptr::eq(Arc::as_ptr(endpoint), reply.body().endpoint());
+        exchange.evidence.endpoint = pool.cluster().endpoints().iter().position(answering);
         let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
-        exchange.count_upstream(&cluster, outcome, reply.body().tries());
+        exchange.count_upstream(pool.cluster(), outcome, reply.body().tries());
         let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         Ok(Responded { exchange, asked, reply, latency_ms, websocket, edits: response_edits, limit_headers })
     }

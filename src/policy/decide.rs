@@ -12,8 +12,8 @@ use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
 use crate::rego::program::{Entrypoint, Program};
 
-/// Time of an evaluation for which no request waits.
-const WARM_UP_BUDGET: Duration = Duration::from_secs(1);
+/// Time of an evaluation for which no request waits; those of other connections of the worker do.
+const WARM_UP_BUDGET: Duration = Duration::from_millis(100);
 
 /// A policy as one worker asks it.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use postern::server::gateway::{Gateway, StartError};
@@ -72,7 +73,11 @@ impl TestGateway {
             // The last line may be half written.
             let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
             let events: Vec<_> = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            (events.len() >= count).then_some(events)
+            if events.len() < count {
+                return None;
+            }
+            events.iter().for_each(fits_the_schema);
+            Some(events)
         })
     }
 }
@@ -82,6 +87,16 @@ impl Drop for TestGateway {
         if let Some(gateway) = self.gateway.take() {
             gateway.shutdown();
         }
+    }
+}
+
+/// Whatever a test is about, each event it looks at is one that the published schema describes.
+#[track_caller]
+fn fits_the_schema(event: &serde_json::Value) {
+    static SCHEMA: LazyLock<jsonschema::Validator> =
+        LazyLock::new(|| jsonschema::validator_for(postern::contract::schema::event()).unwrap());
+    if let Err(error) = SCHEMA.validate(event) {
+        panic!("{error} at {}: {event}", error.instance_path());
     }
 }
 

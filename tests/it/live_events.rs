@@ -57,7 +57,8 @@ fn an_event_has_exactly_the_documented_members() {
         "metrics": {"timer_rego_query_eval_ns": null, "timer_server_handler_ns": null},
         "gateway": {"listener": "public", "api": "all", "version": "v2", "route": "all", "method": "GET", "path": "/v2/a",
             "status": 200, "outcome": "allowed", "reason": "reads", "policy": "main",
-            "upstream": upstream.url().trim_start_matches("http://"), "limits": [{"name": "l", "remaining": 4}],
+            "upstream": "up",
+            "endpoint": upstream.url().trim_start_matches("http://"), "limits": [{"name": "l", "remaining": 4}],
             "response_bytes": 2, "fields": {"n": 1}, "timings_us": null},
     });
     assert_eq!(event, want);
@@ -189,6 +190,7 @@ fn a_client_that_leaves_is_recorded() {
     drop(stream);
     let told = gateway.events(1)[0]["gateway"].clone();
     assert_eq!((&told["status"], &told["outcome"]), (&json!(0), &json!("failed")));
+    assert_eq!((&told["upstream"], told.get("endpoint")), (&json!("up"), None));
     assert_eq!((&told["reason"], &told["aborted"]), (&json!("client_gone"), &json!(true)));
 
     // The next one leaves with half a response.
@@ -207,6 +209,31 @@ fn a_client_that_leaves_is_recorded() {
     assert_eq!(told["reason"], "aborted");
     let failed = "postern_requests_total{listener=\"public\",api=\"all\",outcome=\"failed\",status=\"none\"}";
     assert_eq!(metric(&gateway, failed), Some(1));
+}
+
+#[test]
+fn a_cancelled_http2_stream_is_recorded_and_its_connection_goes_on() {
+    let (url, script, requests) = scripted();
+    let gateway = TestGateway::start(&plain_config(&url, ""), &[("policy/main.rego", ALLOW_ALL)]);
+    let address = gateway.address("public");
+    block_on(async {
+        let mut client = H2Client::plaintext(address).await;
+        let mut cancelled = client.begin("http://gw.test/cancelled").await;
+        let arrived = tokio::task::spawn_blocking(move || {
+            requests.recv().unwrap();
+            requests
+        });
+        let requests = arrived.await.unwrap();
+        cancelled.send_reset(h2::Reason::CANCEL);
+        let told = tokio::task::spawn_blocking(move || (gateway.events(1)[0]["gateway"].clone(), gateway));
+        let (told, gateway) = told.await.unwrap();
+        assert_eq!((&told["status"], &told["reason"]), (&json!(0), &json!("client_gone")));
+        script.send("").unwrap();
+        script.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        assert_eq!(client.get("http://gw.test/next").await.unwrap().body, b"ok");
+        drop(requests);
+        tokio::task::spawn_blocking(move || drop(gateway)).await.unwrap();
+    });
 }
 
 #[test]
@@ -249,13 +276,8 @@ fn read_head(stream: &mut std::net::TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-#[test]
-fn no_secret_ever_gets_into_an_event() {
-    let upstream = RecordingUpstream::answering(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: sid=canary-upstream\r\nLocation: /cb?code=canary-upstream\r\n\r\nok",
-    );
-    // It reads everything, and puts credentials into its result, as a policy that swaps tokens would.
-    let policy = r#"package gateway
+/// It reads everything, and puts credentials into its result, as a policy that swaps tokens would.
+const SWAPS_TOKENS: &str = r#"package gateway
 
 decision := {
 	"allow": input.request.path != "/deny",
@@ -269,6 +291,40 @@ decision := {
 
 response := {"allow": count(input) > 0}
 "#;
+
+const CREDENTIAL_HEADERS: [&str; 15] = [
+    "Authorization: Bearer {}",
+    "Authorization: Basic {}",
+    "Authorization: {}",
+    "Proxy-Authorization: Basic {}",
+    "Cookie: session={}; theme=dark",
+    "X-Partner-Id: {}",
+    "x-partner-id: {}",
+    "X-Api-Key: {}",
+    "X-Auth-Token: {}",
+    "X-Csrf-Token: {}",
+    "X-Amz-Security-Token: {}",
+    "Ocp-Apim-Subscription-Key: {}",
+    "X-Forwarded-Access-Token: {}",
+    "X-Odd: Bearer {}",
+    "Referer: https://app.test/?access_token={}",
+];
+
+const CREDENTIAL_QUERIES: [&str; 7] = [
+    "api_key={}",
+    "access_token={}",
+    "token={}&page=1",
+    "password={}",
+    "X-Amz-Signature={}",
+    "client_secret=a&client_secret={}",
+    "c%6fde={}",
+];
+
+#[test]
+fn no_secret_ever_gets_into_an_event() {
+    let upstream = RecordingUpstream::answering(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: sid=canary-upstream\r\nLocation: /cb?code=canary-upstream\r\n\r\nok",
+    );
     let config = plain_config(
         &upstream.url(),
         "identity: {partners: {type: api_key, header: X-Partner-Id, keys: keys.yaml}}",
@@ -276,55 +332,19 @@ response := {"allow": count(input) > 0}
     .replace("budget: 5s", "budget: 5s, response: gateway/response")
     .replace("upstream: up}]", "upstream: up, identity: [partners], on_bad_credential: fact}]");
     let keys = format!("keys:\n  - {{id: k, sha256: \"{}\", owner: acme}}\n", "0".repeat(64));
-    let gateway = TestGateway::start(&config, &[("policy/main.rego", policy), ("keys.yaml", &keys)]);
-    let headers = [
-        "Authorization: Bearer {}",
-        "Authorization: Basic {}",
-        "Authorization: {}",
-        "Proxy-Authorization: Basic {}",
-        "Cookie: session={}; theme=dark",
-        "X-Partner-Id: {}",
-        "x-partner-id: {}",
-        "X-Api-Key: {}",
-        "X-Auth-Token: {}",
-        "X-Csrf-Token: {}",
-        "X-Amz-Security-Token: {}",
-        "Ocp-Apim-Subscription-Key: {}",
-        "X-Forwarded-Access-Token: {}",
-        "X-Odd: Bearer {}",
-        "Referer: https://app.test/?access_token={}",
-    ];
-    let queries = [
-        "api_key={}",
-        "access_token={}",
-        "token={}&page=1",
-        "password={}",
-        "X-Amz-Signature={}",
-        "client_secret=a&client_secret={}",
-        "c%6fde={}",
-    ];
+    let gateway = TestGateway::start(&config, &[("policy/main.rego", SWAPS_TOKENS), ("keys.yaml", &keys)]);
     let mut asked = 0;
-    for path in ["/allow", "/deny", "/a%2fb"] {
-        for header in headers {
+    for (path, want) in [("/allow", 200), ("/deny", 403), ("/a%2fb", 400)] {
+        for header in CREDENTIAL_HEADERS {
             let line = header.replace("{}", &format!("canary-{asked}"));
             let status = get(gateway.address("public"), path, &format!("{line}\r\n")).status;
-            assert_eq!(
-                status,
-                if path == "/allow" {
-                    200
-                } else if path == "/deny" {
-                    403
-                } else {
-                    400
-                },
-                "{line}"
-            );
+            assert_eq!(status, want, "{line}");
             asked += 1;
         }
-        for query in queries {
+        for query in CREDENTIAL_QUERIES {
             let query = query.replace("{}", &format!("canary-{asked}"));
             let status = get(gateway.address("public"), &format!("{path}?{query}"), "").status;
-            assert!(matches!(status, 200 | 400 | 403), "{query}");
+            assert_eq!(status, want, "{query}");
             asked += 1;
         }
     }

@@ -1,13 +1,11 @@
 //! Who is asking, through a running gateway: providers in order, bad credentials, outages.
 
-use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
 use crate::gateway::{TestGateway, eventually};
@@ -40,11 +38,7 @@ fn token(change: &Value) -> String {
 }
 
 fn keys_file() -> String {
-    let hash = digest::digest(&digest::SHA256, KEY.as_bytes());
-    let hash = hash.as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    });
+    let hash = sha256_hex(KEY.as_bytes());
     format!("keys:\n  - {{id: k-1, sha256: \"{hash}\", owner: acme, roles: [partner]}}\n")
 }
 
@@ -258,4 +252,27 @@ fn what_the_client_says_of_itself_never_reaches_the_upstream() {
     let received = upstream.received().to_ascii_lowercase();
     assert!(!received.contains("root") && !received.contains("admin"), "{received}");
     assert!(received.contains("x-other: stays"));
+}
+
+#[test]
+fn withdrawn_keys_are_refused_on_open_connections_too() {
+    let upstream = RecordingUpstream::start();
+    let gateway = gateway(&upstream, "");
+    let mut stream = crate::wire::connect(gateway.address("public"));
+    let token = bearer(&token(&json!({})));
+    let mut status = |headers: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: gw.test\r\n{headers}\r\n");
+        send_over(&mut stream, &request).unwrap().status
+    };
+    // Twice, so that both are remembered.
+    for _ in 0..2 {
+        assert_eq!((status(&token), status(&api_key(KEY))), (200, 200));
+    }
+    gateway.write(
+        "keys.yaml",
+        &format!("keys:\n  - {{id: k-2, sha256: \"{}\", owner: acme}}\n", "1".repeat(64)),
+    );
+    gateway.write("jwks.json", &jwks(&[Signer::es256("k2").jwk()]));
+    gateway.running().reloader().reload().unwrap();
+    assert_eq!((status(&token), status(&api_key(KEY))), (401, 401));
 }

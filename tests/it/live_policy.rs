@@ -371,3 +371,16 @@ fn an_upstream_that_answers_before_the_body_is_whole_is_passed_on() {
     assert_eq!((response.status, response.text().as_str()), (403, "no"));
     drop(stream.read(&mut [0; 16]));
 }
+
+#[test]
+fn the_response_phase_may_read_the_requests_body() {
+    let upstream = RecordingUpstream::start();
+    let policy = "package gateway\n\ndecision := true\n\nresponse := {\"allow\": input.request.body.amount < 10, \
+        \"reason\": input.request.body_state}\n";
+    let gateway = with_response_rule(&upstream, policy);
+    let status = |body: &str| {
+        send(gateway.address("public"), "POST", "/", "Content-Type: application/json\r\n", body).status
+    };
+    assert_eq!((status("{\"amount\":1}"), status("{\"amount\":10}"), status("{")), (200, 403, 400));
+    assert_eq!(upstream.requests(), 2);
+}

@@ -1,9 +1,10 @@
 //! Reload and rollback of a running gateway: atomic, gated by tests, visible, and never in the way of a request.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -361,4 +362,55 @@ fn watching_can_be_turned_on_while_it_runs() {
     reload(&gateway).unwrap();
     gateway.write("policy/main.rego", &status_policy(402));
     eventually("the new policy", || (ask_status(&gateway) == 402).then_some(()));
+}
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already where the test has gone well.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn the_binary_reloads_on_sighup_and_ends_on_sigterm() {
+    let upstream = RecordingUpstream::start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    fs::create_dir(file("policy")).unwrap();
+    fs::write(file("policy/main.rego"), status_policy(401)).unwrap();
+    fs::write(file("gateway.yaml"), plain_config(&upstream.url(), UNWATCHED)).unwrap();
+    let process = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
+        .args(["run", "--log-format", "json", "--config"])
+        .arg(file("gateway.yaml"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut process = Running(process);
+    let log = BufReader::new(process.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let address: SocketAddr = log
+        .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
+        .find_map(|entry| {
+            let fields = entry.get("fields").unwrap_or(&entry).clone();
+            (fields["message"] == "Listening").then(|| fields["address"].as_str().unwrap().parse().unwrap())
+        })
+        .unwrap();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &process.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    assert_eq!(get(address, "/", "").status, 401);
+    fs::write(file("policy/main.rego"), status_policy(402)).unwrap();
+    signal("-HUP");
+    eventually("the new policy", || (get(address, "/", "").status == 402).then_some(()));
+    fs::write(file("policy/main.rego"), "package").unwrap();
+    signal("-HUP");
+    assert_eq!(get(address, "/", "").status, 402);
+    signal("-TERM");
+    assert_eq!(process.0.wait().unwrap().code(), Some(0));
+    let events = fs::read_to_string(file("decisions.jsonl")).unwrap();
+    assert!(events.lines().count() >= 3, "all events are out: {events}");
 }

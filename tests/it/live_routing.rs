@@ -214,17 +214,17 @@ fn a_retired_api_is_gone_and_a_deprecated_one_says_so() {
     assert_eq!((gone.status, upstream.requests()), (410, 0));
     let deprecated = get(gateway.address("public"), "/v2/x", "");
     assert_eq!(deprecated.header("sunset"), Some("Sun, 31 Jan 2027 00:00:00 GMT"));
-    let lines = |name: &str| {
+    let told = |name: &str| {
         let lines = deprecated.head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect::<Vec<_>>()
     };
-    assert_eq!(lines("deprecation"), ["@1769817600"], "one date, and it is the gateway's");
+    assert_eq!(told("deprecation"), ["@1769817600"], "one date, and it is the gateway's");
     let links = [
         "</a>; rel=\"next\"",
         "</v3>; rel=\"successor-version\"",
         "<https://docs.test/v2>; rel=\"deprecation\"",
     ];
-    assert_eq!(lines("link"), links);
+    assert_eq!(told("link"), links);
     let events = gateway.events(2);
     assert_eq!(events[0]["gateway"]["reason"], "api_retired");
     assert_eq!(events[0]["gateway"]["api"], "v1");

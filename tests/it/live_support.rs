@@ -1,5 +1,6 @@
 //! Certificates, clients and configurations for the tests of a running gateway.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -263,9 +264,26 @@ impl H2Client {
         Ok(H2Response { head: Response::from_parts(parts, ()), body, trailers })
     }
 
+    /// Sends a GET, and gives the stream to be reset.
+    pub(crate) async fn begin(&mut self, uri: &str) -> h2::SendStream<Bytes> {
+        let mut sender = self.sender.clone().ready().await.unwrap();
+        let (response, stream) = sender.send_request(Request::get(uri).body(()).unwrap(), true).unwrap();
+        tokio::task::spawn_local(async move { drop(response.await) });
+        stream
+    }
+
     pub(crate) async fn get(&mut self, uri: &str) -> Result<H2Response, h2::Error> {
         self.send(Request::get(uri).body(()).unwrap(), b"").await
     }
+}
+
+/// The SHA-256 of `bytes` in lower-case hexadecimal.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 /// A gateway with one plaintext listener `public`, one API for everything and an admin endpoint; `policy` is the text of

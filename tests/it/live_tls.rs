@@ -182,8 +182,7 @@ fn the_policy_sees_the_certificate_as_the_contract_says() {
         params.subject_alt_names.push(SanType::Rfc822Name(text("robot@test")));
     });
     assert_eq!(setup.get(Some(&spiffe)).unwrap(), 200);
-    let fingerprint = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &spiffe.der);
-    let fingerprint: String = fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = sha256_hex(&spiffe.der);
     let event = &setup.gateway.events(1)[0];
     let shown = &event["input"]["source"]["tls"]["client_certificate"];
     let want = json!({
