@@ -34,7 +34,7 @@ mod token;
 
 use token::{Signer, jwks};
 
-const NOW: Duration = Duration::from_secs(1_800_000_000);
+const NOW: Duration = Duration::from_hours(500_000);
 
 fn bearer(signer: &Signer) -> HeaderMap {
     let roles: Vec<_> = (0..8).map(|number| format!("role-{number}")).collect();
@@ -77,7 +77,7 @@ fn ask(chain: &Chain, cache: &WorkerCache, headers: &HeaderMap) {
     let future = std::pin::pin!(chain.authenticate(&presented, cache));
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Outcome::Proven(identity)) => drop(black_box(identity)),
-        other => panic!("{other:?}"),
+        other @ (Poll::Ready(_) | Poll::Pending) => panic!("{other:?}"),
     }
 }
 

@@ -126,7 +126,8 @@ pub fn authority(parts: &Parts) -> Result<String, Refusal> {
         (Some(host), None) => Some(host.to_str().map_err(|_| Refusal::Host)?),
         (None, None) => None,
     };
-    if !parts.uri.path().starts_with('/') {
+    // Not of the path, for which an empty one is `/`: `?a` is no target.
+    if !parts.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('/')) {
         return Err(Refusal::Target);
     }
     let target = parts.uri.authority().map(http::uri::Authority::as_str);
@@ -177,14 +178,12 @@ fn is_authority(text: &str) -> bool {
     let port_is_good =
         port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()));
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host_is_good = match bracketed.map(str::parse::<std::net::Ipv6Addr>) {
-        Some(address) => address.is_ok(),
-        None => is_host_name(host),
-    };
+    let host_is_good =
+        bracketed.map_or_else(|| is_name(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
     host_is_good && port_is_good
 }
 
-fn is_host_name(host: &str) -> bool {
+fn is_name(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let name = host.strip_suffix('.').unwrap_or(host);
     !name.is_empty()

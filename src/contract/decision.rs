@@ -285,7 +285,7 @@ fn remove_folded(headers: &mut HeaderMap, name: &HeaderName) {
     }
 }
 
-/// A set of header names, compared as [`same_folded`] does.
+/// A set of header names, compared with every character that is no letter or digit taken for one.
 #[derive(Debug, Clone, Default)]
 pub struct FoldedNames {
     names: Vec<HeaderName>,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::contract::request::TlsFacts;
 use crate::pipeline::reject::Cause;
 use crate::pipeline::websocket::Tunnel;
+use crate::runtime::tls::Shown;
 
 /// The header that marks the head which stands for a refused one. No client can send it: a name with an underscore is
 /// refused.
@@ -25,6 +26,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// TLS facts, where there is TLS.
     pub tls: Option<Arc<TlsFacts>>,
+    /// What the client has shown in the handshake, where there is TLS.
+    pub shown: Option<Shown>,
     /// The line between handlers and the byte stream.
     pub control: ConnectionControl,
 }

@@ -211,8 +211,13 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
+/// Whether the value of a Content-Length is one plain number.
+pub(crate) fn is_length(value: &[u8]) -> bool {
+    !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit)
+}
+
 fn content_length(value: &[u8]) -> Result<u64, FramingError> {
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+    if !is_length(value) {
         return Err(FramingError::ContentLength);
     }
     Ok(value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))

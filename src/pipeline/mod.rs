@@ -4,8 +4,8 @@
 //! Received -> Routed -> Identified -> Inspected -> Admitted -> Cleared -> response
 //! ```
 //!
-//! Each stage owns the former's parts and is consumed by the next; a [`respond::Reject`] may leave at any of them. To
-//! add a stage, write its file, and call it in [`serve`]. Only [`admitted`] can make an `Admitted`, and nothing else can be
+//! Each stage owns the former's parts and is consumed by the next; a `Reject` may leave at any of them. To
+//! add a stage, write its file, and call it in [`serve`]. Only `admitted` can make an `Admitted`, and nothing else can be
 //! forwarded.
 
 use std::rc::Rc;

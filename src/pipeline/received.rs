@@ -16,7 +16,7 @@ use crate::pipeline::Worker;
 use crate::pipeline::connection::{Connection, REFUSED};
 use crate::pipeline::exchange::{Evidence, Exchange};
 use crate::pipeline::forwarded;
-use crate::pipeline::framing::FramingError;
+use crate::pipeline::framing::{self, FramingError};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
 
@@ -54,10 +54,10 @@ impl Received {
         let evidence = Evidence::new(worker.next_id(now), now);
         connection.control.request_started();
         let (mut parts, body) = request.into_parts();
+        // Where the byte guard refused a head, the one that stands for it says nothing of the request.
+        let refused = stands_for_refused(&parts);
         let read = match local.runtime().listener(connection.listener) {
-            _ if stands_for_refused(&parts) => {
-                Err(connection.control.take_refusal().unwrap_or(Cause::Internal))
-            }
+            _ if refused => Err(connection.control.take_refusal().unwrap_or(Cause::Internal)),
             None => Err(Cause::Internal),
             Some(listener) => read_head(&mut parts, &body, connection, &listener.config),
         };
@@ -73,7 +73,7 @@ impl Received {
             }
             Err(cause) => {
                 let mut evidence = evidence;
-                evidence.parsed = !matches!(cause, Cause::Framing(_) | Cause::HeaderTimeout);
+                evidence.parsed = !refused;
                 Err(Reject::new(exchange(unreadable(&parts), evidence), cause))
             }
         }
@@ -95,6 +95,10 @@ fn read_head(
     let mut headers = std::mem::take(&mut parts.headers);
     if headers.len() > listener.limits.headers {
         return Err(Cause::Framing(FramingError::TooManyHeaders));
+    }
+    // HTTP/2 has no guard that looks at bytes.
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|length| !framing::is_length(length.as_bytes())) {
+        return Err(Cause::Framing(FramingError::ContentLength));
     }
     let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies)
         .map_err(|_| Cause::ForwardedConflict)?;

@@ -28,6 +28,8 @@ pub enum Cause {
     Host,
     /// The TLS server name and `Host` lead to different listeners' rules.
     Misdirected,
+    /// The client's certificate would not be accepted any more: revoked, or its authority is gone.
+    CertificateWithdrawn,
     /// A method the gateway does not pass (`CONNECT`, `TRACE`).
     MethodNotSupported,
     /// `Expect` with something other than `100-continue`.
@@ -115,6 +117,7 @@ pub const COUNTED: &[&str] = &[
     "query_malformed",
     "bad_host",
     "misdirected",
+    "certificate_withdrawn",
     "method_not_supported",
     "bad_expectation",
     "header_not_utf8",
@@ -194,7 +197,8 @@ impl Cause {
             | Self::BodyMalformed
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::HeaderTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            // On a new connection the handshake decides (RFC 9110 section 15.5.20).
+            Self::Misdirected | Self::CertificateWithdrawn => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -228,6 +232,7 @@ impl Cause {
             Self::QueryMalformed => "query_malformed",
             Self::Host => "bad_host",
             Self::Misdirected => "misdirected",
+            Self::CertificateWithdrawn => "certificate_withdrawn",
             Self::MethodNotSupported => "method_not_supported",
             Self::Expectation => "bad_expectation",
             Self::HeaderText => "header_not_utf8",
@@ -299,6 +304,7 @@ impl Cause {
             | Self::QueryMalformed
             | Self::Host
             | Self::Misdirected
+            | Self::CertificateWithdrawn
             | Self::MethodNotSupported
             | Self::Expectation
             | Self::HeaderText
@@ -339,6 +345,7 @@ impl Cause {
             | Self::QueryMalformed
             | Self::Host
             | Self::Misdirected
+            | Self::CertificateWithdrawn
             | Self::MethodNotSupported
             | Self::Expectation
             | Self::HeaderText
@@ -377,6 +384,7 @@ impl Cause {
             Self::QueryMalformed => "the query has a malformed escape or is not UTF-8".to_owned(),
             Self::Host => "Host is malformed or disagrees with the request target".to_owned(),
             Self::Misdirected => "this connection does not serve the requested host".to_owned(),
+            Self::CertificateWithdrawn => "the client certificate is not accepted any more".to_owned(),
             Self::MethodNotSupported => "the method is not supported".to_owned(),
             Self::Expectation => "the expectation cannot be met".to_owned(),
             Self::HeaderText => "a header value is not UTF-8".to_owned(),
@@ -421,6 +429,7 @@ impl Cause {
             | Self::Host
             | Self::Internal
             | Self::MethodNotSupported
+            | Self::CertificateWithdrawn
             | Self::Expectation
             | Self::BodyTooLarge => true,
             Self::QueryTooLarge

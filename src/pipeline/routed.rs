@@ -62,6 +62,11 @@ impl Received {
 fn find(exchange: &Exchange, from: &Origin) -> Result<Target, Cause> {
     let listener = exchange.runtime().listener(exchange.connection.listener).ok_or(Cause::Internal)?;
     let head = &exchange.head;
+    // A certificate that was revoked after the handshake is none.
+    let shown = exchange.connection.shown.as_ref();
+    if shown.is_some_and(|shown| !listener.accepts(shown, exchange.evidence.received_at)) {
+        return Err(Cause::CertificateWithdrawn);
+    }
     // A connection made for one host must not be used for another whose rules the handshake has not met (RFC 9110
     // section 15.5.20).
     let sni = from.source.tls.as_ref().and_then(|tls| tls.sni.as_deref());

@@ -27,7 +27,7 @@ use crate::contract::input::Facts;
 use crate::contract::request::{ApiFacts, BodyFacts, RequestHead, ResponseFacts};
 use crate::policy::bundle::{Bundle, CaseFile};
 use crate::policy::case::expect::{Expect, differences, shown};
-use crate::policy::case::file::{Case, Cases, Rule};
+use crate::policy::case::file::{Case, CaseList, Rule};
 use crate::policy::decide::{self, Decider, Rules, Ruling};
 use crate::policy::testing::{Failure, Outcome, TestOptions, TestResult};
 use crate::rego::coverage::FileCoverage;
@@ -62,7 +62,7 @@ pub(super) fn run(bundle: &Bundle, options: &TestOptions) -> Result<Run, BundleE
     for (file, cases) in &files {
         match Asker::new(&program, cases, options) {
             Ok(mut asker) => {
-                let chosen = cases.list.iter().filter(|case| is_chosen(file, case, options));
+                let chosen = cases.cases.iter().filter(|case| is_chosen(file, case, options));
                 for case in chosen {
                     let result = match &case.data {
                         None => Ok(asker.run(file, case)),
@@ -94,7 +94,7 @@ fn run_on(
     data: &Value,
     bundle: &Bundle,
     compile_options: &Options,
-    (file, cases, case): (&CaseFile, &Cases, &Case),
+    (file, cases, case): (&CaseFile, &CaseList, &Case),
     options: &TestOptions,
 ) -> Result<(TestResult, Option<Vec<FileCoverage>>), Vec<Fault>> {
     let mut own = bundle.clone();
@@ -143,7 +143,7 @@ enum Answer {
 // === impl Asker ===
 
 impl Asker {
-    fn new(program: &Program, cases: &Cases, options: &TestOptions) -> Result<Self, Vec<Fault>> {
+    fn new(program: &Program, cases: &CaseList, options: &TestOptions) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let decision = entrypoint(program, &cases.decision).map_err(|fault| faults.push(fault)).ok();
         let response = cases.response.as_ref();

@@ -25,7 +25,7 @@ use crate::runtime::router::{RouteConflict, Router};
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
 };
-use crate::runtime::tls::{self, TlsError};
+use crate::runtime::tls::{ServerTls, TlsError};
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::error::ClusterError;
 
@@ -245,7 +245,12 @@ fn listeners(config: &Config, former: Option<&Runtime>, faults: &mut Faults) -> 
             kept
         }
     };
-    ordered.into_iter().filter_map(|listener| build_listener(listener, config, faults)).collect()
+    let running = |name: &Name| former?.listeners.iter().find(|running| running.config.name == *name);
+    let build = |listener: &model::Listener| {
+        let tls = running(&listener.name).and_then(|running| running.tls.as_ref());
+        build_listener(listener, config, tls, faults)
+    };
+    ordered.into_iter().filter_map(build).collect()
 }
 
 fn same_socket<'c>(
@@ -264,13 +269,18 @@ fn same_socket<'c>(
     Some(next)
 }
 
-fn build_listener(listener: &model::Listener, config: &Config, faults: &mut Faults) -> Option<Listener> {
+fn build_listener(
+    listener: &model::Listener,
+    config: &Config,
+    running: Option<&Arc<ServerTls>>,
+    faults: &mut Faults,
+) -> Option<Listener> {
     let router = Router::build(&config.apis, &listener.apis).unwrap_or_else(|conflicts| {
         faults.0.extend(conflicts.into_iter().map(BuildError::Routes));
         Router::default()
     });
     let tls = listener.tls.as_ref().map(|tls| {
-        let built = tls::server_config(tls, listener.protocols);
+        let built = ServerTls::build(tls, listener.protocols, running);
         built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
     });
     let tls = faults.take(tls.transpose())?;

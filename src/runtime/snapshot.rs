@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
 use regorus::Value;
-use rustls::ServerConfig;
 
 use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, BadCredential, Config, Lifecycle, Name, OnError};
@@ -16,6 +15,7 @@ use crate::identity::chain::Chain;
 use crate::policy::decide::Rules;
 use crate::rego::program::Program;
 use crate::runtime::router::Router;
+use crate::runtime::tls::{ServerTls, Shown};
 use crate::upstream::cluster::{Cluster, Clusters};
 
 /// A whole gateway, built from one configuration. A request sees exactly one.
@@ -45,7 +45,7 @@ pub struct Listener {
     /// Its APIs' routes.
     pub router: Router,
     /// TLS, where it has it.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 /// An API of a generation.
@@ -107,6 +107,16 @@ pub struct Policy {
     pub rules: Rules,
     /// What a failure means.
     pub on_error: OnError,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Whether a client that has `shown` this in its handshake would still be accepted `now`, since the Unix epoch.
+    pub fn accepts(&self, shown: &Shown, now: Duration) -> bool {
+        // Without TLS nobody vouches for a certificate any more.
+        self.tls.as_ref().is_some_and(|tls| tls.accepts(shown, now))
+    }
 }
 
 // === impl Policy ===

@@ -1,15 +1,21 @@
 //! TLS on a listener: certificates by SNI, client authentication, and the facts of a finished handshake.
 //!
 //! Each listener has its own session store, made anew with its certificates and CAs: a session never resumes where a
-//! client certificate would have been asked for (ARCHITECTURE.md, Edge).
+//! client certificate would have been asked for (ARCHITECTURE.md, Edge). A connection outlives a reload; the certificate
+//! it showed is judged again when those who vouch for it have changed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
@@ -58,27 +64,143 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// Reads the files of `tls` and builds the server's side.
-pub(crate) fn server_config(tls: &ListenerTls, protocols: Protocols) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(provider::default_provider());
+/// TLS of a listener.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// For handshakes.
+    pub config: Arc<ServerConfig>,
+    clients: Arc<Clients>,
+    source: Source,
+}
+
+/// Whom a listener accepts by certificate.
+#[derive(Debug)]
+enum Clients {
+    Unasked,
+    Optional(Arc<dyn ClientCertVerifier>),
+    Required(Arc<dyn ClientCertVerifier>),
+}
+
+/// SHA-256 of the settings and the files that TLS was built from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Source([u8; 32]);
+
+/// The certificate a client has shown in its handshake, if any, and who accepted it.
+#[derive(Debug)]
+pub struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    accepted_by: RefCell<Arc<Clients>>,
+}
+
+// === impl ServerTls ===
+
+impl ServerTls {
+    /// Reads the files of `tls`. Where nothing has changed since `former` was built, that goes on, and its sessions with
+    /// it.
+    pub(crate) fn build(
+        tls: &ListenerTls,
+        protocols: Protocols,
+        former: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, TlsError> {
+        // Before the files are read: what changes meanwhile is taken up next time.
+        let source = Source::of(tls, protocols);
+        if let Some(former) = former.filter(|former| former.source == source) {
+            return Ok(Arc::clone(former));
+        }
+        let provider = Arc::new(provider::default_provider());
+        let clients = Clients::build(&tls.client_auth, &provider)?;
+        let config = server_config(tls, protocols, &provider, &clients)?;
+        Ok(Arc::new(Self { config, clients: Arc::new(clients), source }))
+    }
+
+    /// What the client of a finished handshake has shown.
+    pub(crate) fn shown(&self, session: &ServerConnection) -> Shown {
+        let chain = session.peer_certificates().unwrap_or_default();
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        Shown { chain, accepted_by: RefCell::new(Arc::clone(&self.clients)) }
+    }
+
+    /// Whether a client that has `shown` this would still be accepted `now`, since the Unix epoch. It costs something
+    /// only when authorities or revocation lists have changed since it was last asked.
+    pub(crate) fn accepts(&self, shown: &Shown, now: Duration) -> bool {
+        if Arc::ptr_eq(&self.clients, &shown.accepted_by.borrow()) {
+            return true;
+        }
+        let accepted = match (&*self.clients, shown.chain.split_first()) {
+            (Clients::Unasked | Clients::Optional(_), None) => true,
+            (Clients::Unasked, Some(_)) | (Clients::Required(_), None) => false,
+            (Clients::Optional(verifier) | Clients::Required(verifier), Some((leaf, issuers))) => {
+                verifier.verify_client_cert(leaf, issuers, UnixTime::since_unix_epoch(now)).is_ok()
+            }
+        };
+        if accepted {
+            *shown.accepted_by.borrow_mut() = Arc::clone(&self.clients);
+        }
+        accepted
+    }
+}
+
+// === impl Clients ===
+
+impl Clients {
+    fn build(config: &ClientAuth, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
+        Ok(match config {
+            ClientAuth::None => Self::Unasked,
+            ClientAuth::Optional { ca, crl } => {
+                let verifier = verifier(provider, ca, crl.as_deref())?;
+                Self::Optional(verifier.allow_unauthenticated().build()?)
+            }
+            ClientAuth::Required { ca, crl } => {
+                Self::Required(verifier(provider, ca, crl.as_deref())?.build()?)
+            }
+        })
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn of(tls: &ListenerTls, protocols: Protocols) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(format!("{tls:?} {protocols:?}").as_bytes());
+        let pairs = tls.certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+        let clients: Vec<&PathBuf> = match &tls.client_auth {
+            ClientAuth::None => Vec::new(),
+            ClientAuth::Optional { ca, crl } | ClientAuth::Required { ca, crl } => {
+                std::iter::once(ca).chain(crl).collect()
+            }
+        };
+        for file in pairs.chain(clients) {
+            // A file that cannot be read is reported where it is needed.
+            let text = std::fs::read(file).unwrap_or_default();
+            hash.update(digest::digest(&digest::SHA256, &text).as_ref());
+        }
+        let mut source = Self([0; 32]);
+        source.0.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        source
+    }
+}
+
+fn server_config(
+    tls: &ListenerTls,
+    protocols: Protocols,
+    provider: &Arc<CryptoProvider>,
+    clients: &Clients,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let versions: &[&rustls::SupportedProtocolVersion] = if tls.tls12 {
         &[&rustls::version::TLS13, &rustls::version::TLS12]
     } else {
         &[&rustls::version::TLS13]
     };
     let builder =
-        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
-    let builder = match &tls.client_auth {
-        ClientAuth::None => builder.with_no_client_auth(),
-        ClientAuth::Optional { ca, crl } => {
-            let verifier = verifier(&provider, ca, crl.as_deref())?;
-            builder.with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
-        }
-        ClientAuth::Required { ca, crl } => {
-            builder.with_client_cert_verifier(verifier(&provider, ca, crl.as_deref())?.build()?)
+        ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(versions)?;
+    let builder = match clients {
+        Clients::Unasked => builder.with_no_client_auth(),
+        Clients::Optional(verifier) | Clients::Required(verifier) => {
+            builder.with_client_cert_verifier(Arc::clone(verifier))
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Certificates::load(&tls.certificates, &provider)?));
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates::load(&tls.certificates, provider)?));
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     config.ticketer = provider::Ticketer::new()?;
     config.alpn_protocols = alpn(protocols);
@@ -228,7 +350,6 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a `String` cannot fail.
         let _infallible = write!(text, "{byte:02x}");

@@ -105,7 +105,7 @@ async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) 
 /// a name of its own that leads to loopback.
 fn is_local(request: &Request<Incoming>) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.and_then(|host| host.parse::<Authority>().ok());
+    let host = host.filter(|host| !host.contains('@')).and_then(|host| host.parse::<Authority>().ok());
     let name = host.as_ref().map(Authority::host).unwrap_or_default();
     let address = name.trim_start_matches('[').trim_end_matches(']');
     let names_loopback =

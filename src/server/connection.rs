@@ -77,7 +77,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain) 
     let local = worker.local();
     let Some(listener) = local.runtime().listener(accepted.listener) else { return };
     let config = listener.config.clone();
-    let acceptor = listener.tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(tls)));
+    let tls = listener.tls.clone();
     let series = local.listener_series(accepted.listener);
     drop(local);
     if let Some(series) = series {
@@ -87,12 +87,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain) 
     let ended = async {
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
-        let connection =
-            |tls| Rc::new(Connection { listener, peer, tls, control: ConnectionControl::default() });
-        let Some(acceptor) = acceptor else {
-            return plaintext(&worker, stream, connection(None), config.protocols, &config.limits, drain)
-                .await;
+        let connection = |tls, shown| {
+            Rc::new(Connection { listener, peer, tls, shown, control: ConnectionControl::default() })
         };
+        let Some(tls) = tls else {
+            let connection = connection(None, None);
+            return plaintext(&worker, stream, connection, config.protocols, &config.limits, drain).await;
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
         let shaken = timeout(config.limits.handshake_timeout, acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = shaken else {
             if let Some(series) = series {
@@ -110,7 +112,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain) 
             Some(_) | None => return Ok(()),
         };
         let facts: Arc<TlsFacts> = Arc::new(tls::facts(session));
-        let connection = connection(Some(facts));
+        let connection = connection(Some(facts), Some(tls.shown(session)));
         let begun = Begun { stream, first: Vec::new(), opened: Instant::now() };
         speak(&worker, begun, connection, protocol, &config.limits, drain).await
     };

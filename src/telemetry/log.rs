@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_log_is_set_up_once() {
-        init(Format::Json, Colour::Never).unwrap();
-        assert!(matches!(init(Format::Pretty, Colour::Never), Err(LogError::Twice(_))));
+        init(Format::Json, Colour::Never, LevelFilter::INFO).unwrap();
+        assert!(matches!(init(Format::Pretty, Colour::Never, LevelFilter::INFO), Err(LogError::Twice(_))));
     }
 }

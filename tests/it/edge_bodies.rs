@@ -9,8 +9,8 @@ use crate::edge_support::{
     Answer, DATA, END_STREAM, End, HEADERS, RawHttp2, converse, gateway, gateway_with, get_fields, head,
     read_to_end, responses, statuses,
 };
-use crate::gateway::{ALLOW_ALL, TestGateway, eventually};
-use crate::wire::{RawResponse, RecordingUpstream, connect, read_response};
+use crate::gateway::{ALLOW_ALL, TestGateway};
+use crate::wire::{RecordingUpstream, connect, read_response};
 
 /// `/deny` is denied, all else allowed.
 const DENY_SOME: &str = "package gateway\n\ndefault decision := true\n\ndecision := false if startswith(input.request.path, \"/deny\")\n";
@@ -108,7 +108,7 @@ fn a_body_of_the_wrong_length_is_never_taken_for_a_whole_one() {
     let policy = "package gateway\n\ndecision := {\"allow\": true, \"labels\": {\"state\": input.request.body_state}}\n";
     for policy in [ALLOW_ALL, policy] {
         let upstream = RecordingUpstream::start();
-        let gateway = gateway(&upstream.url(), "", policy);
+        let gateway = gateway(&upstream.url(), ", limits: {header_timeout: 200ms}", policy);
         let post = |framing: &str| head("POST /", &format!("Content-Type: text/plain\r\n{framing}"));
         for (framing, body) in [
             ("Content-Length: 10\r\n", "hello"),
@@ -122,11 +122,12 @@ fn a_body_of_the_wrong_length_is_never_taken_for_a_whole_one() {
             assert!(statuses(&responses).iter().all(|status| *status == 400), "{responses:?}");
             assert!(end != End::Open);
         }
-        // Longer than said: what is over is another request, and no good one.
+        // Longer than said: what is over is the next request's.
         let (responses, end) = converse(gateway.address("public"), post("Content-Length: 5\r\n") + "hello!!");
-        let (responses, end) = if responses.len() == 1 { (responses, end) } else { (responses, End::Closed) };
-        assert_eq!(responses[0].status, 200);
-        assert!(responses.len() == 1 && end != End::Reset || responses[1].status >= 400, "{responses:?}");
+        assert_eq!((statuses(&responses), end), (vec![200, 408], End::Closed));
+        let (responses, end) =
+            converse(gateway.address("public"), post("Content-Length: 5\r\n") + "hello!!\r\n");
+        assert_eq!((statuses(&responses), end), (vec![200, 400], End::Closed));
     }
 }
 
@@ -459,8 +460,10 @@ fn a_response_that_breaks_off_never_ends_cleanly() {
         let gateway = gateway(&scripted(vec![answer]), "", ALLOW_ALL);
         let mut client = RawHttp2::connect(gateway.address("public"), &[]);
         client.request(1, &get_fields("/", &[]), true);
-        assert_eq!(client.answer(1), Answer::Status(200));
-        assert!(matches!(client.answer(1), Answer::Reset(_)));
+        // The library drops a head that is not sent yet when its stream breaks off.
+        let answer = client.answer(1);
+        let end = if answer == Answer::Status(200) { client.answer(1) } else { answer };
+        assert!(matches!(end, Answer::Reset(_)), "{answer:?} {end:?}");
     }
 }
 
@@ -670,7 +673,5 @@ fn a_switch_that_nobody_asked_for_is_a_bad_gateway() {
     let gateway = gateway(&scripted(vec![switched]), "", ALLOW_ALL);
     let (responses, _) = converse(gateway.address("public"), last("/"));
     assert_eq!(statuses(&responses), [502]);
-    let upstream_gone = eventually("the event", || gateway.events(1).pop());
-    assert_eq!(upstream_gone["gateway"]["outcome"], "failed");
-    let _: &RawResponse = &responses[0];
+    assert_eq!(gateway.events(1)[0]["gateway"]["outcome"], "failed");
 }

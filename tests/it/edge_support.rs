@@ -181,6 +181,7 @@ pub(crate) const SETTINGS: u8 = 0x4;
 pub(crate) const PING: u8 = 0x6;
 pub(crate) const GOAWAY: u8 = 0x7;
 pub(crate) const WINDOW_UPDATE: u8 = 0x8;
+pub(crate) const CONTINUATION: u8 = 0x9;
 pub(crate) const END_STREAM: u8 = 0x1;
 pub(crate) const END_HEADERS: u8 = 0x4;
 pub(crate) const ACK: u8 = 0x1;
@@ -195,6 +196,13 @@ pub(crate) enum Answer {
     Reset(u32),
     /// GOAWAY with this code, or the end of the connection (no code).
     Gone(Option<u32>),
+}
+
+impl Answer {
+    /// Whether it is a refusal: 400, a reset or a GOAWAY.
+    pub(crate) fn refuses(self) -> bool {
+        !matches!(self, Self::Status(status) if status != 400)
+    }
 }
 
 impl RawHttp2 {

@@ -59,12 +59,19 @@ impl TestGateway {
         self.gateway.as_ref().unwrap()
     }
 
+    /// Drains and stops the gateway.
+    pub(crate) fn stop(&mut self) {
+        self.gateway.take().unwrap().shutdown();
+    }
+
     /// The decision events in `decisions.jsonl`, once there are `count`.
     pub(crate) fn events(&self, count: usize) -> Vec<serde_json::Value> {
         let path = self.path("decisions.jsonl");
         eventually(&format!("{count} events"), || {
             let text = fs::read_to_string(&path).unwrap_or_default();
-            let events: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            // The last line may be half written.
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let events: Vec<_> = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             (events.len() >= count).then_some(events)
         })
     }

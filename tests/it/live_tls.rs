@@ -337,3 +337,77 @@ fn plaintext_on_a_tls_listener_gets_nothing() {
     drop(stream.read_to_end(&mut answer));
     assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
 }
+
+#[test]
+fn a_certificate_revoked_later_ends_the_connection_it_was_shown_on() {
+    let authority = Authority::new("ca");
+    let (good, revoked) = (authority.client("good"), authority.client("revoked"));
+    let crl = authority.crl(&[], 2100);
+    for mode in ["optional", "required"] {
+        let setup = setup(
+            &format!("client_auth: {{mode: {mode}, ca: ca.pem, crl: clients.crl}}"),
+            Authority::new("server"),
+            &[("ca.pem", &authority.pem()), ("clients.crl", &crl)],
+        );
+        let address = setup.gateway.address("public");
+        let open = |certificate: &Issued| {
+            let client = tls_client(&setup.authority, &["http/1.1"], Some(certificate));
+            tls_connect(&client, address, "gw.test").unwrap()
+        };
+        let (mut kept, mut cut) = (open(&good), open(&revoked));
+        let status =
+            |stream: &mut TlsStream| get_over(stream, "gw.test", "/").map(|response| response.status);
+        assert_eq!((status(&mut kept).unwrap(), status(&mut cut).unwrap()), (200, 200));
+        setup.gateway.write("clients.crl", &authority.crl(&[&revoked], 2100));
+        setup.reload();
+        assert_eq!(status(&mut kept).unwrap(), 200, "who is not on the list notices nothing");
+        let refused = get_over(&mut cut, "gw.test", "/").unwrap();
+        assert_eq!((refused.status, refused.header("connection")), (421, Some("close")));
+        let told = setup.gateway.events(4)[3]["gateway"].clone();
+        assert_eq!((&told["outcome"], &told["reason"]), (&json!("refused"), &json!("certificate_withdrawn")));
+
+        // On HTTP/2 each further request of the connection is refused.
+        setup.gateway.write("clients.crl", &crl);
+        setup.reload();
+        block_on(async {
+            let client = tls_client(&setup.authority, &["h2"], Some(&revoked));
+            let mut h2 = H2Client::tls(&client, address, "gw.test").await;
+            assert_eq!(h2.get("https://gw.test/").await.unwrap().status(), 200);
+            setup.gateway.write("clients.crl", &authority.crl(&[&revoked], 2100));
+            setup.reload();
+            assert_eq!(h2.get("https://gw.test/").await.unwrap().status(), 421);
+        });
+    }
+}
+
+#[test]
+fn a_connection_without_a_certificate_does_not_outlive_the_demand_for_one() {
+    let setup = setup("client_auth: {mode: optional, ca: ca.pem}", Authority::new("ca"), &[]);
+    let client = tls_client(&setup.authority, &["http/1.1"], None);
+    let mut stream = tls_connect(&client, setup.gateway.address("public"), "gw.test").unwrap();
+    assert_eq!(get_over(&mut stream, "gw.test", "/").unwrap().status, 200);
+    let config = std::fs::read_to_string(setup.gateway.path("gateway.yaml")).unwrap();
+    setup.gateway.write("gateway.yaml", &config.replace("mode: optional", "mode: required"));
+    setup.reload();
+    assert_eq!(get_over(&mut stream, "gw.test", "/").unwrap().status, 421);
+}
+
+#[test]
+fn sessions_outlive_a_reload_that_does_not_concern_them() {
+    let authority = Authority::new("ca");
+    let crl = authority.crl(&[], 2100);
+    let setup = setup(
+        "client_auth: {mode: required, ca: ca.pem, crl: clients.crl}",
+        authority,
+        &[("clients.crl", &crl)],
+    );
+    let robot = setup.authority.client("robot");
+    let client = tls_client(&setup.authority, &["http/1.1"], Some(&robot));
+    assert_eq!(second_handshake(&setup, &client), Some(HandshakeKind::Full));
+    setup.gateway.write("policy/more.rego", "package more\n");
+    setup.reload();
+    assert_eq!(second_handshake(&setup, &client), Some(HandshakeKind::Resumed));
+    setup.gateway.write("clients.crl", &setup.authority.crl(&[], 2101));
+    setup.reload();
+    assert_eq!(second_handshake(&setup, &client), Some(HandshakeKind::Full));
+}

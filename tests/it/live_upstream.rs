@@ -215,7 +215,7 @@ fn failures_of_upstreams_are_told_apart() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut head = [0; 64];
-            stream.unwrap().read(&mut head).unwrap();
+            let _length = stream.unwrap().read(&mut head).unwrap();
         }
     });
     assert_eq!(failure(&format!("http://{closing}")), (502, json!("upstream_connection_broken")));
@@ -232,7 +232,7 @@ fn a_response_that_breaks_off_is_cut_and_recorded() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            stream.read(&mut [0; 1024]).unwrap();
+            let _length = stream.read(&mut [0; 1024]).unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").unwrap();
         }
     });
@@ -325,10 +325,10 @@ fn an_upstream_may_want_the_gateways_certificate() {
 }
 
 /// An HTTP/2 upstream that speaks as a gRPC server: it echoes the body, and ends with trailers.
-async fn grpc_upstream() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<Request<()>>) {
+async fn grpc_upstream() -> (SocketAddr, tokio::sync::mpsc::Receiver<Request<()>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (seen, requests) = tokio::sync::mpsc::unbounded_channel();
+    let (seen, requests) = tokio::sync::mpsc::channel(64);
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let seen = seen.clone();
@@ -343,7 +343,7 @@ async fn grpc_upstream() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<Re
                             body.flow_control().release_capacity(chunk.len()).unwrap();
                             bytes.extend_from_slice(&chunk);
                         }
-                        drop(seen.send(Request::from_parts(parts, ())));
+                        drop(seen.send(Request::from_parts(parts, ())).await);
                         let response =
                             Response::builder().header("content-type", "application/grpc").body(()).unwrap();
                         let mut stream = respond.send_response(response, false).unwrap();

@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
+    clippy::pedantic,
     reason = "a test that cannot go on fails, and one that is skipped says so"
 )]
 
@@ -13,6 +14,8 @@ mod config;
 mod demo;
 mod edge_attacks;
 mod edge_bodies;
+mod edge_drain;
+mod edge_http2;
 mod edge_limits;
 mod edge_support;
 mod examples;
@@ -21,9 +24,13 @@ mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
+mod live_admin;
+mod live_events;
 mod live_identity;
 mod live_obligations;
+mod live_parity;
 mod live_policy;
+mod live_reload;
 mod live_routing;
 mod live_support;
 mod live_tls;

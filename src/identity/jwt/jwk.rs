@@ -52,7 +52,7 @@ pub enum KeySetFault {
     /// No list of keys in it.
     #[error("not a JSON Web Key Set: an object with a `keys` list is expected")]
     NoKeyList,
-    /// More keys than [`KEYS_MAX`].
+    /// More keys than `KEYS_MAX`.
     #[error("more than {KEYS_MAX} keys in one set")]
     TooManyKeys,
     /// Shared secrets beside public keys: whoever may read the one must not read the other.

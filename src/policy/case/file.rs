@@ -22,13 +22,13 @@ const CASE: [&str; 10] =
 
 /// A case file.
 #[derive(Debug)]
-pub(super) struct Cases {
+pub(super) struct CaseList {
     /// The rule asked about requests.
     pub(super) decision: Rule,
     /// The rule asked about responses.
     pub(super) response: Option<Rule>,
     /// The cases, in the order of the file.
-    pub(super) list: Vec<Case>,
+    pub(super) cases: Vec<Case>,
 }
 
 /// A rule's path, and where it is named.
@@ -56,7 +56,7 @@ pub(super) struct Case {
 }
 
 /// Reads a file, or tells all its faults.
-pub(super) fn parse(file: &CaseFile) -> Result<Cases, Vec<Fault>> {
+pub(super) fn parse(file: &CaseFile) -> Result<CaseList, Vec<Fault>> {
     let mut reader = Reader::new(&file.path);
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     if file.text.lines().all(is_blank) {
@@ -77,7 +77,7 @@ pub(super) fn parse(file: &CaseFile) -> Result<Cases, Vec<Fault>> {
     reader.finish(cases)
 }
 
-fn read(reader: &mut Reader, root: &Node, path: &str) -> Cases {
+fn read(reader: &mut Reader, root: &Node, path: &str) -> CaseList {
     let fields = reader.fields(root, "", &["policy", "defaults", "cases"]);
     let policy = reader.below(&fields, "policy", &["decision", "response"]);
     let mut rule = |key| {
@@ -117,7 +117,7 @@ fn read(reader: &mut Reader, root: &Node, path: &str) -> Cases {
         }
         cases.push(case);
     }
-    Cases { decision, response, list: cases }
+    CaseList { decision, response, cases }
 }
 
 fn case(reader: &mut Reader, fields: &Fields<'_>) -> Option<Case> {

@@ -161,7 +161,7 @@ fn the_schema_accepts_the_examples() {
         let shown = config::show(&good(text), ShowFormat::Json);
         let document = serde_json::from_str(&shown).unwrap();
         let faults: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
-        assert_eq!(faults, [String::new(); 0]);
+        assert!(faults.is_empty(), "{faults:?}");
     }
 }
 
