@@ -1,5 +1,6 @@
 //! The examples, with their services, as their `requests.yaml` describe them (see `examples/README.md`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,9 +9,77 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use regorus::Value as Yaml;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::wire::{RawResponse, ask};
+
+/// `requests.yaml`; a mistyped key would otherwise be an expectation that always holds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Described {
+    config: String,
+    addresses: Addresses,
+    service: Service,
+    requests: Vec<Case>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Addresses {
+    gateway: String,
+    service: String,
+    admin: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    command: Vec<String>,
+    ready: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    request: Request,
+    #[serde(default = "once")]
+    repeat: usize,
+    expect: Option<Expect>,
+    expect_last: Option<Expect>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    #[serde(default = "get")]
+    method: String,
+    path: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    body: String,
+}
+
+/// What an answer has to have; what is left out may be anything.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Expect {
+    status: Option<u16>,
+    /// A value, `*` for any, `null` for none.
+    headers: BTreeMap<String, Option<String>>,
+    body: Vec<String>,
+    body_without: Vec<String>,
+}
+
+fn once() -> usize {
+    1
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
 
 /// A process that ends with the test.
 struct Running(Child);
@@ -39,67 +108,69 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn yaml(path: &Path) -> Value {
-    serde_json::to_value(Yaml::from_yaml_str(&fs::read_to_string(path).unwrap()).unwrap()).unwrap()
+fn describe(example: &Path) -> Described {
+    let text = fs::read_to_string(example.join("requests.yaml")).unwrap();
+    let document = serde_json::to_value(Yaml::from_yaml_str(&text).unwrap()).unwrap();
+    serde_json::from_value(document).unwrap_or_else(|error| panic!("{}: {error}", example.display()))
 }
 
-/// A copy of the example with free ports in the place of its own.
-fn prepare(name: &str, root: &Path) -> (PathBuf, Value) {
+/// A copy of the example, in which the service has a free port and the gateway takes one for itself.
+fn prepare(name: &str, root: &Path) -> (PathBuf, Described) {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let example = root.join("examples").join(name);
     copy(&project.join("examples").join(name), &example);
     copy(&project.join("policies"), &root.join("policies"));
-    let addresses = yaml(&example.join("requests.yaml"))["addresses"].clone();
-    for address in addresses.as_object().unwrap().values() {
-        let free = free_address().to_string();
-        for file in ["gateway.yaml", "requests.yaml"] {
-            let path = example.join(file);
-            let text = fs::read_to_string(&path).unwrap();
-            fs::write(&path, text.replace(address.as_str().unwrap(), &free)).unwrap();
-        }
-    }
+    let mut described = describe(&example);
+    let service = free_address().to_string();
+    let config = example.join(&described.config);
+    let mut text = fs::read_to_string(&config).unwrap();
+    let mut replace = |old: &str, new: &str| {
+        assert!(text.contains(old), "{} does not name {old}", config.display());
+        text = text.replace(old, new);
+    };
+    replace(&described.addresses.service, &service);
+    replace(&described.addresses.gateway, "127.0.0.1:0");
+    described.addresses.admin.iter().for_each(|admin| replace(admin, "127.0.0.1:0"));
     // A busy machine and an unoptimised build may need longer than the default budget of an evaluation.
-    let path = example.join("gateway.yaml");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("    decision: ", "    budget: 5s\n    decision: ")).unwrap();
-    let described = yaml(&example.join("requests.yaml"));
+    replace("    decision: ", "    budget: 5s\n    decision: ");
+    fs::write(&config, text).unwrap();
+    for word in &mut described.service.command {
+        *word = word.replace(&described.addresses.service, &service);
+    }
+    described.addresses.service = service;
     (example, described)
 }
 
-fn start_service(example: &Path, described: &Value, patience: Duration) -> Running {
-    let command: Vec<&str> = described["service"]["command"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|word| word.as_str().unwrap())
-        .collect();
-    let program = if command[0].starts_with("./") { example.join(command[0]) } else { command[0].into() };
+fn start_service(example: &Path, described: &Described, patience: Duration) -> Running {
+    let (program, arguments) = described.service.command.split_first().unwrap();
+    let program = if program.starts_with("./") { example.join(program) } else { program.into() };
     let service = Command::new(program)
-        .args(&command[1..])
+        .args(arguments)
         .current_dir(example)
+        // Kept between runs: the service is installed into it.
         .env("VENV", std::env::temp_dir().join("postern-example-venv"))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
-    let service = Running(service);
-    let address: SocketAddr = described["addresses"]["service"].as_str().unwrap().parse().unwrap();
+    let mut service = Running(service);
+    let address: SocketAddr = described.addresses.service.parse().unwrap();
     let deadline = Instant::now() + patience;
     while TcpStream::connect(address).is_err() {
         assert!(Instant::now() < deadline, "the service does not start");
+        assert!(service.0.try_wait().unwrap().is_none(), "the service has ended");
         std::thread::park_timeout(Duration::from_millis(50));
     }
-    let ready = described["service"]["ready"].as_str().unwrap();
-    assert_eq!(
-        ask(address, format!("GET {ready} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).status,
-        200
-    );
+    let ready =
+        format!("GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n", described.service.ready);
+    assert_eq!(ask(address, ready).status, 200);
     service
 }
 
-fn start_gateway(example: &Path, described: &Value) -> Running {
+/// Starts the real binary, and gives the address that it tells in its log.
+fn start_gateway(example: &Path, described: &Described) -> (Running, SocketAddr) {
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
-        .args(["run", "--log-format", "json", "--config", described["config"].as_str().unwrap()])
+        .args(["run", "--log-format", "json", "--config", &described.config])
         .current_dir(example)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -107,53 +178,54 @@ fn start_gateway(example: &Path, described: &Value) -> Running {
         .unwrap();
     let mut log = BufReader::new(gateway.stderr.take().unwrap());
     let running = Running(gateway);
-    let mut line = String::new();
-    while !line.contains("Listening") {
-        line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "the gateway does not start");
-    }
+    let mut told = String::new();
+    let address = loop {
+        let before = told.len();
+        assert!(log.read_line(&mut told).unwrap() > 0, "the gateway does not start: {told}");
+        let entry: Value = serde_json::from_str(&told[before..]).unwrap_or_default();
+        if entry["message"] == "Listening" {
+            break entry["address"].as_str().unwrap().parse().unwrap();
+        }
+    };
     // What follows is read, so that the gateway never waits for a reader.
     std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-    running
+    (running, address)
 }
 
-fn send(address: SocketAddr, request: &Value) -> RawResponse {
-    let text = |key: &str, default: &str| request[key].as_str().unwrap_or(default).to_owned();
-    let mut head = format!("{} {} HTTP/1.1\r\nHost: {address}\r\n", text("method", "GET"), text("path", "/"));
-    for (name, value) in request["headers"].as_object().into_iter().flatten() {
-        head.push_str(&format!("{name}: {}\r\n", value.as_str().unwrap()));
+fn send(address: SocketAddr, request: &Request) -> RawResponse {
+    let mut message = format!("{} {} HTTP/1.1\r\nHost: {address}\r\n", request.method, request.path);
+    for (name, value) in &request.headers {
+        message.extend([name, ": ", value, "\r\n"]);
     }
-    let body = text("body", "");
-    if !body.is_empty() {
-        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    if !request.body.is_empty() {
+        message.extend(["Content-Length: ", &request.body.len().to_string(), "\r\n"]);
     }
-    ask(address, format!("{head}\r\n{body}"))
+    message.extend(["\r\n", &request.body]);
+    ask(address, message)
 }
 
 /// What of `expect` does not hold of `answer`.
-fn faults(expect: &Value, answer: &RawResponse) -> Vec<String> {
+fn faults(expect: &Expect, answer: &RawResponse) -> Vec<String> {
     let mut faults = Vec::new();
-    if expect["status"].as_u64().is_some_and(|status| status != u64::from(answer.status)) {
-        faults.push(format!("status {} instead of {}", answer.status, expect["status"]));
+    if let Some(status) = expect.status.filter(|status| *status != answer.status) {
+        faults.push(format!("status {} instead of {status}", answer.status));
     }
-    for (name, wanted) in expect["headers"].as_object().into_iter().flatten() {
+    for (name, wanted) in &expect.headers {
         let got = answer.header(name);
-        let good = match wanted.as_str() {
+        let good = match wanted.as_deref() {
             None => got.is_none(),
             Some("*") => got.is_some(),
             Some(wanted) => got == Some(wanted),
         };
         if !good {
-            faults.push(format!("header {name}: {got:?} instead of {wanted}"));
+            faults.push(format!("header {name}: {got:?} instead of {wanted:?}"));
         }
     }
-    let parts = |key: &str| expect[key].as_array().cloned().unwrap_or_default();
-    let holds = |part: &Value| answer.text().contains(part.as_str().unwrap());
-    faults
-        .extend(parts("body").iter().filter(|part| !holds(part)).map(|part| format!("body without {part}")));
-    faults.extend(
-        parts("body_without").iter().filter(|part| holds(part)).map(|part| format!("body with {part}")),
-    );
+    let body = answer.text();
+    let missing = expect.body.iter().filter(|part| !body.contains(*part));
+    faults.extend(missing.map(|part| format!("body without `{part}`")));
+    let present = expect.body_without.iter().filter(|part| body.contains(*part));
+    faults.extend(present.map(|part| format!("body with `{part}`")));
     faults
 }
 
@@ -161,26 +233,19 @@ fn run(name: &str, patience: Duration) {
     let root = tempfile::tempdir().unwrap();
     let (example, described) = prepare(name, root.path());
     let _service = start_service(&example, &described, patience);
-    let _gateway = start_gateway(&example, &described);
-    let address: SocketAddr = described["addresses"]["gateway"].as_str().unwrap().parse().unwrap();
+    let (_gateway, address) = start_gateway(&example, &described);
     let mut wrong = Vec::new();
-    let requests = described["requests"].as_array().unwrap();
-    assert!(!requests.is_empty());
-    for case in requests {
-        let times = case["repeat"].as_u64().unwrap_or(1);
-        for time in 1..=times {
-            let last = time == times && !case["expect_last"].is_null();
-            let expect = if last { &case["expect_last"] } else { &case["expect"] };
-            let answer = send(address, &case["request"]);
-            let faults = faults(expect, &answer);
+    assert!(!described.requests.is_empty());
+    for case in &described.requests {
+        assert!(case.expect.is_some() || case.expect_last.is_some(), "`{}` expects nothing", case.name);
+        for time in 1..=case.repeat {
+            let last = case.expect_last.as_ref().filter(|_| time == case.repeat);
+            let answer = send(address, &case.request);
+            let expect = last.or(case.expect.as_ref());
+            let faults = expect.map_or_else(Vec::new, |expect| faults(expect, &answer));
             if !faults.is_empty() {
-                wrong.push(format!(
-                    "{}: {}\n{}{}",
-                    case["name"],
-                    faults.join("; "),
-                    answer.head,
-                    answer.text()
-                ));
+                let faults = faults.join("; ");
+                wrong.push(format!("{}: {faults}\n{}{}", case.name, answer.head, answer.text()));
             }
         }
     }
@@ -191,7 +256,7 @@ fn has_python() -> bool {
     let found = Command::new("python3").args(["-c", "import venv, ensurepip"]).output();
     let found = found.is_ok_and(|ran| ran.status.success());
     if !found {
-        eprintln!("SKIPPED: python3 with venv is not installed");
+        eprintln!("skipped: python3 with venv is not installed");
     }
     found
 }
@@ -209,4 +274,14 @@ fn sidecar() {
         // The first start installs the service.
         run("sidecar", Duration::from_secs(150));
     }
+}
+
+#[test]
+fn every_example_is_run() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let found = fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path());
+    let found = found.filter(|path| path.join("requests.yaml").exists());
+    let names: BTreeSet<_> = found.map(|path| path.file_name().unwrap().to_owned()).collect();
+    // An example that is not here needs a test above.
+    assert_eq!(names, ["quickstart", "sidecar"].into_iter().map(Into::into).collect());
 }
