@@ -19,7 +19,7 @@ use crate::cli::demo::feed::Feed;
 use crate::cli::demo::upstream::Upstream;
 use crate::cli::demo::workspace::Workspace;
 use crate::cli::output::{Exit, Paint};
-use crate::cli::run::{self, LogFormat};
+use crate::cli::run::{self, LogFormat, Signals};
 use crate::config::interpolate::process_environment;
 use crate::server::gateway::{Gateway, StartError};
 
@@ -74,13 +74,14 @@ fn show(
 ) -> anyhow::Result<Exit> {
     let mut feed = Feed::open(&workspace.path("decisions.jsonl"), paint)
         .context("cannot read the demo's decision log")?;
+    let signals = Signals::catch()?;
     out.write_all(tour::introduction(address, gateway.admin(), workspace, paint).as_bytes())?;
     out.flush()?;
     let reloader = gateway.reloader().clone();
     let mut generation = reloader.shared().generation();
     let waiting = {
         let reloader = reloader.clone();
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || run::wait(&reloader))?
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || signals.wait(&reloader))?
     };
     while !waiting.is_finished() {
         std::thread::park_timeout(FEED_INTERVAL);
@@ -93,7 +94,7 @@ fn show(
         }
     }
     match waiting.join() {
-        Ok(ended) => ended.map(|()| Exit::Fine),
+        Ok(()) => Ok(Exit::Fine),
         Err(_) => anyhow::bail!("the thread that waits for signals panicked"),
     }
 }

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::output::Exit;
@@ -44,13 +45,14 @@ pub fn run(args: &RunArgs, notes: &mut dyn Write) -> anyhow::Result<Exit> {
             return Ok(Exit::CouldNotRun);
         }
     };
+    let signals = Signals::catch()?;
     for (name, address) in gateway.listeners() {
         tracing::info!(listener = %name, %address, "Listening");
     }
     if let Some(address) = gateway.admin() {
         tracing::info!(%address, "Admin endpoint");
     }
-    wait(gateway.reloader())?;
+    signals.wait(gateway.reloader());
     tracing::info!("Draining");
     gateway.shutdown();
     tracing::info!("Stopped");
@@ -68,26 +70,47 @@ pub(super) fn set_up_log(format: LogFormat, level: LevelFilter) -> anyhow::Resul
     log::init(format, colour, level).context("cannot set up the log")
 }
 
-/// Waits for SIGTERM or SIGINT; SIGHUP reloads, and opens log files again.
-pub(super) fn wait(reloader: &Reloader) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hang_up.recv() => {
-                    let reloader = reloader.clone();
-                    // A refused reload is logged, and the gateway goes on.
-                    drop(tokio::task::spawn_blocking(move || {
-                        reloader.reopen_logs();
-                        reloader.reload()
-                    }).await);
+/// The signals that end or reload the gateway, already caught: once this exists, none takes its default course.
+#[derive(Debug)]
+pub(super) struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// Begins to catch the signals. To be called before anybody is told that the gateway is up.
+    pub(super) fn catch() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hang_up = signal(SignalKind::hangup())?;
+        drop(entered);
+        Ok(Self { runtime, terminate, interrupt, hang_up })
+    }
+
+    /// Waits for SIGTERM or SIGINT; SIGHUP reloads, and opens log files again.
+    pub(super) fn wait(self, reloader: &Reloader) {
+        let Self { runtime, mut terminate, mut interrupt, mut hang_up } = self;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = hang_up.recv() => {
+                        let reloader = reloader.clone();
+                        // A refused reload is logged, and the gateway goes on.
+                        drop(tokio::task::spawn_blocking(move || {
+                            reloader.reopen_logs();
+                            reloader.reload()
+                        }).await);
+                    }
                 }
             }
-        }
-    })
+        });
+    }
 }
