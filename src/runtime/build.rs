@@ -140,14 +140,54 @@ impl Faults {
 pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Result<Runtime, BuildErrors> {
     let mut faults = Faults::default();
     let policies = policies(&config, &mut faults);
-    let providers = provider::build(&config.identity, key_sets).map_err(BuildError::Providers);
-    let providers = faults.take(providers).unwrap_or_default();
     let none = Clusters::default();
     let clusters = Clusters::build(&config.upstreams, former.map_or(&none, |former| &former.clusters));
     let clusters = clusters.unwrap_or_else(|errors| {
         faults.0.extend(errors.into_iter().map(BuildError::Cluster));
         Clusters::default()
     });
+    // As OPA's `labels.id`: the process, whatever is reloaded in it.
+    let instance =
+        former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
+    let labels = EncodedLabels::new(&config.labels, &instance);
+    let decided = Decided { config: Arc::new(config), instance, policies, clusters, labels };
+    assemble(decided, key_sets, former, faults)
+}
+
+/// `snapshot` again, with its credentials as their files say now: API keys, key sets, certificates, revocation lists.
+///
+/// Whoever goes back to an earlier configuration, or saves a policy that is refused, does not mean to let in again who was
+/// shut out meanwhile. `running` is the snapshot in force.
+pub fn renew(snapshot: &Runtime, running: &Runtime, key_sets: &KeySets) -> Result<Runtime, BuildErrors> {
+    let decided = Decided {
+        config: Arc::clone(&snapshot.config),
+        instance: snapshot.instance.clone(),
+        policies: snapshot.policies.clone(),
+        clusters: snapshot.clusters.clone(),
+        labels: snapshot.labels.clone(),
+    };
+    assemble(decided, key_sets, Some(running), Faults::default())
+}
+
+/// What of a snapshot does not rest on credentials.
+struct Decided {
+    config: Arc<Config>,
+    instance: Arc<str>,
+    policies: Vec<Policy>,
+    clusters: Clusters,
+    labels: EncodedLabels,
+}
+
+/// Reads the credentials and puts the snapshot together, unless there are faults.
+fn assemble(
+    decided: Decided,
+    key_sets: &KeySets,
+    former: Option<&Runtime>,
+    mut faults: Faults,
+) -> Result<Runtime, BuildErrors> {
+    let Decided { config, instance, policies, clusters, labels } = decided;
+    let providers = provider::build(&config.identity, key_sets).map_err(BuildError::Providers);
+    let providers = faults.take(providers).unwrap_or_default();
     let listeners = listeners(&config, former, &mut faults);
     if !faults.0.is_empty() {
         return Err(BuildErrors(faults.0));
@@ -160,11 +200,7 @@ pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Re
     if !faults.0.is_empty() {
         return Err(BuildErrors(faults.0));
     }
-    // As OPA's `labels.id`: the process, whatever is reloaded in it.
-    let instance =
-        former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
-    let labels = EncodedLabels::new(&config.labels, &instance);
-    Ok(Runtime { config: Arc::new(config), instance, listeners, apis, policies, clusters, labels })
+    Ok(Runtime { config, instance, listeners, apis, policies, clusters, labels })
 }
 
 fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {

@@ -93,6 +93,7 @@ impl Control {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.replace();
         if let Err(errors) = &outcome {
+            self.renew();
             self.shared.metrics.reload_failed();
             self.shared.refused(errors.to_string());
         }
@@ -120,10 +121,23 @@ impl Control {
         Ok(new)
     }
 
-    /// Puts the snapshot before this one in force again. `false` where there is none.
-    pub fn roll_back(&self) -> bool {
+    /// Reads the credentials of the snapshot in force again: what is wrong with a policy must not hold up a revocation.
+    fn renew(&self) {
+        let running = self.shared.current();
+        match build::renew(&running.runtime, &running.runtime, &self.shared.key_sets) {
+            Ok(renewed) => self.shared.renew(Arc::new(renewed)),
+            Err(errors) => tracing::error!(%errors, "Credentials not read again, the last good ones go on"),
+        }
+    }
+
+    /// Puts the snapshot before this one in force again, with its credentials as their files say now. `false` where there
+    /// is none. Where they cannot be read, the snapshot in force goes on.
+    pub fn roll_back(&self) -> Result<bool, BuildErrors> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(runtime) = self.shared.roll_back() else { return false };
+        let Some(earlier) = self.shared.earlier() else { return Ok(false) };
+        let running = self.shared.current();
+        let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.key_sets)?);
+        self.shared.roll_back(Arc::clone(&runtime));
         let LimitStore::Memory { keys } = runtime.config.limits;
         self.shared.limits.set_keys(keys);
         // The earlier snapshot's logs could be opened once; if they cannot now, the running ones go on.
@@ -131,7 +145,7 @@ impl Control {
             self.shared.audit.install(sinks);
         }
         count(&self.shared, &runtime);
-        true
+        Ok(true)
     }
 }
 

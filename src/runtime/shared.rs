@@ -28,8 +28,8 @@ pub struct Shared {
     /// Metrics.
     pub metrics: Arc<Metrics>,
     current: ArcSwap<InForce>,
-    /// The generation in force, to be looked at without touching the snapshot's count.
-    generation: AtomicU64,
+    /// The turn in force, to be looked at without touching the snapshot's count.
+    turn: AtomicU64,
     history: Mutex<History>,
 }
 
@@ -38,6 +38,9 @@ pub struct Shared {
 pub struct InForce {
     /// Counts up with each reload and rollback, from 1.
     pub generation: u64,
+    /// Counts up with each snapshot that is put in force, one with only its credentials read again included: what a worker
+    /// has made for itself holds for one turn.
+    pub turn: u64,
     /// The snapshot.
     pub runtime: Arc<Runtime>,
 }
@@ -104,8 +107,8 @@ impl Shared {
             key_sets,
             audit,
             metrics,
-            generation: AtomicU64::new(1),
-            current: ArcSwap::from_pointee(InForce { generation: 1, runtime: first }),
+            turn: AtomicU64::new(1),
+            current: ArcSwap::from_pointee(InForce { generation: 1, turn: 1, runtime: first }),
             history: Mutex::new(history),
         }
     }
@@ -117,7 +120,12 @@ impl Shared {
 
     /// Its generation.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.current.load().generation
+    }
+
+    /// The turn in force.
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
     }
 
     /// Puts `next` in force in one step; the one before can be rolled back to.
@@ -129,20 +137,36 @@ impl Shared {
         history.earlier.truncate(keep);
     }
 
-    /// Puts the snapshot before this one in force again, and drops this one. `None` where there is no earlier one.
-    pub(super) fn roll_back(&self) -> Option<Arc<Runtime>> {
+    /// The snapshot before this one.
+    pub(super) fn earlier(&self) -> Option<Arc<Runtime>> {
+        self.history().earlier.front().map(|earlier| Arc::clone(&earlier.runtime))
+    }
+
+    /// Puts `earlier`, which is the snapshot before this one renewed, in its place again, and drops this one.
+    pub(super) fn roll_back(&self, earlier: Arc<Runtime>) {
         let mut history = self.history();
-        let earlier = history.earlier.pop_front()?;
-        self.put_in_force(Arc::clone(&earlier.runtime), &mut history);
-        Some(Arc::clone(&earlier.runtime))
+        history.earlier.pop_front();
+        self.put_in_force(earlier, &mut history);
+    }
+
+    /// Puts `renewed`, which is this snapshot with its credentials read again, in its own place.
+    pub(super) fn renew(&self, renewed: Arc<Runtime>) {
+        // Under the lock of the history, as every change of what is in force.
+        let _history = self.history();
+        self.swap(renewed, self.generation());
     }
 
     fn put_in_force(&self, runtime: Arc<Runtime>, history: &mut History) -> Arc<InForce> {
-        let generation = self.generation() + 1;
-        let former = self.current.swap(Arc::new(InForce { generation, runtime }));
+        let former = self.swap(runtime, self.generation() + 1);
         history.loaded_at = self.clock.now();
         history.last_error = None;
-        self.generation.store(generation, Ordering::Release);
+        former
+    }
+
+    fn swap(&self, runtime: Arc<Runtime>, generation: u64) -> Arc<InForce> {
+        let turn = self.turn() + 1;
+        let former = self.current.swap(Arc::new(InForce { generation, turn, runtime }));
+        self.turn.store(turn, Ordering::Release);
         former
     }
 

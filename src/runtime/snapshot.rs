@@ -91,7 +91,7 @@ pub struct Route {
 }
 
 /// A policy of a generation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// Its name.
     pub name: Name,

@@ -39,7 +39,7 @@ pub struct Worker<B: RequestBody> {
 pub struct Local {
     /// The identity of nobody, shared by all anonymous requests.
     pub anonymous: Arc<Identity>,
-    generation: u64,
+    turn: u64,
     runtime: Arc<Runtime>,
     deciders: Vec<RefCell<Decider>>,
     series: Vec<ListenerSeries>,
@@ -75,7 +75,7 @@ impl<B: RequestBody> Worker<B> {
     /// The snapshot in force, in this worker's form. A request asks once and keeps it.
     pub fn local(&self) -> Rc<Local> {
         let local = Rc::clone(&self.local.borrow());
-        if local.generation == self.shared.generation() {
+        if local.turn == self.shared.turn() {
             return local;
         }
         let in_force = self.shared.current();
@@ -126,7 +126,7 @@ impl Local {
             (name, id)
         });
         Self {
-            generation: in_force.generation,
+            turn: in_force.turn,
             anonymous: Arc::new(Identity::anonymous()),
             deciders: runtime
                 .policies

@@ -132,10 +132,15 @@ async fn reload(reloader: Reloader) -> Answer {
 }
 
 async fn roll_back(reloader: Reloader) -> Answer {
-    match tokio::task::spawn_blocking(move || reloader.roll_back()).await {
-        Ok(true) => json_body(StatusCode::OK, &json!({"rolled_back": true})),
-        Ok(false) => {
+    let rolling =
+        tokio::task::spawn_blocking(move || reloader.roll_back().map_err(|errors| errors.to_string()));
+    match rolling.await {
+        Ok(Ok(true)) => json_body(StatusCode::OK, &json!({"rolled_back": true})),
+        Ok(Ok(false)) => {
             json_body(StatusCode::CONFLICT, &json!({"rolled_back": false, "error": "no earlier snapshot"}))
+        }
+        Ok(Err(error)) => {
+            json_body(StatusCode::UNPROCESSABLE_ENTITY, &json!({"rolled_back": false, "error": error}))
         }
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the rollback panicked\n"),
     }

@@ -207,11 +207,14 @@ impl Reloader {
         }
     }
 
-    /// Goes back to the snapshot before this one. `false` where there is none.
-    pub fn roll_back(&self) -> bool {
+    /// Goes back to the configuration and policies before these; credentials stay as their files say now. `false` where
+    /// there are none.
+    pub fn roll_back(&self) -> Result<bool, BuildErrors> {
         let went = self.control.roll_back();
-        if went {
-            tracing::info!(generation = self.shared().generation(), "Rolled back");
+        match &went {
+            Ok(true) => tracing::info!(generation = self.shared().generation(), "Rolled back"),
+            Ok(false) => {}
+            Err(errors) => tracing::error!(%errors, "Rollback refused, the snapshot in force goes on"),
         }
         went
     }

@@ -222,7 +222,7 @@ fn rollback_goes_back_as_far_as_history_goes() {
     }
     let snapshot = status_page(&gateway)["snapshot"].clone();
     assert_eq!((&snapshot["generation"], &snapshot["earlier"]), (&json!(4), &json!([3, 2])));
-    assert!(gateway.running().reloader().roll_back());
+    assert!(gateway.running().reloader().roll_back().unwrap());
     assert_eq!(ask_status(&gateway), 403);
     let address = gateway.running().admin().unwrap();
     let post = |path: &str| {
@@ -231,7 +231,7 @@ fn rollback_goes_back_as_far_as_history_goes() {
     assert_eq!(post("/rollback").status, 200);
     assert_eq!(ask_status(&gateway), 402);
     assert_eq!(post("/rollback").status, 409);
-    assert!(!gateway.running().reloader().roll_back());
+    assert!(!gateway.running().reloader().roll_back().unwrap());
     assert_eq!(ask_status(&gateway), 402);
     assert_eq!(status_page(&gateway)["snapshot"]["generation"], 6);
     assert_eq!(post("/reload").status, 200);
@@ -248,7 +248,7 @@ fn a_watched_gateway_stays_rolled_back_until_a_file_changes() {
     let gateway = start(&upstream, &status_policy(401), "");
     gateway.write("policy/main.rego", &status_policy(402));
     eventually("the new policy", || (ask_status(&gateway) == 402).then_some(()));
-    assert!(gateway.running().reloader().roll_back());
+    assert!(gateway.running().reloader().roll_back().unwrap());
     for _ in 0..100 {
         assert_eq!(ask_status(&gateway), 401);
     }

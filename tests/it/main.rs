@@ -32,6 +32,7 @@ mod live_obligations;
 mod live_parity;
 mod live_policy;
 mod live_reload;
+mod live_revocation;
 mod live_routing;
 mod live_support;
 mod live_tls;
