@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
+use crate::policy::bundle::signature::{Exclude, KeyError, Verification, VerificationKey};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
 use crate::policy::testing::{self, Outcome, TestOptions};
@@ -45,6 +47,14 @@ pub enum BuildError {
         policy: Name,
         /// The bundle's faults.
         source: BundleErrors,
+    },
+    /// The keys that may have signed a bundle cannot be read.
+    #[error("policy `{policy}`: {source}")]
+    Signing {
+        /// The policy.
+        policy: Name,
+        /// Why.
+        source: SigningError,
     },
     /// A rule that is asked does not exist.
     #[error("policy `{policy}`: {source}")]
@@ -91,6 +101,30 @@ pub enum BuildError {
     /// A name that the configuration was to have checked.
     #[error("`{0}` does not exist")]
     Dangling(Name),
+}
+
+/// Why a bundle's signature cannot be verified at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// A key's file.
+    #[error("`{}` cannot be read", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in a key's file.
+    #[error("`{}`", file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// A pattern of files that need not be signed.
+    #[error("`exclude_files`")]
+    Exclude(#[from] globset::Error),
 }
 
 /// All faults of a snapshot, at least one.
@@ -218,7 +252,9 @@ fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
 fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, BuildError> {
     let name = || Arc::clone(&policy.name);
     let faulty = |source| BuildError::Bundle { policy: name(), source };
-    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve).map_err(faulty)?;
+    let verification = policy.signing.as_ref().map(verification).transpose();
+    let verification = verification.map_err(|source| BuildError::Signing { policy: name(), source })?;
+    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve(verification.as_ref())).map_err(faulty)?;
     let program = bundle.compile(options.clone()).map_err(faulty)?;
     if policy.self_test {
         self_test(policy, &bundle).map_err(|details| BuildError::SelfTest { policy: name(), details })?;
@@ -236,6 +272,24 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
         response_path: policy.response.as_ref().map(|path| path.join("/")),
         rules,
         on_error: policy.on_error,
+    })
+}
+
+/// Reads the keys that may have signed a bundle.
+fn verification(signing: &model::Signing) -> Result<Verification, SigningError> {
+    let keys = signing.keys.iter().map(|key| -> Result<_, SigningError> {
+        let failed = |source| SigningError::Unreadable { file: key.file.clone(), source };
+        let text = std::fs::read_to_string(&key.file).map_err(failed)?;
+        let read =
+            VerificationKey::new(key.algorithm, text.trim_end_matches(['\r', '\n']), key.scope.clone());
+        let read = read.map_err(|source| SigningError::Key { file: key.file.clone(), source })?;
+        Ok((key.id.clone(), read))
+    });
+    Ok(Verification {
+        keys: keys.collect::<Result<_, _>>()?,
+        key_id: signing.keyid.clone(),
+        scope: signing.scope.clone(),
+        exclude: Exclude::new(signing.exclude_files.iter().map(String::as_str))?,
     })
 }
 
