@@ -12,4 +12,5 @@ pub mod eval;
 mod fields;
 mod manifest;
 mod probe;
+pub mod replay;
 pub mod testing;
