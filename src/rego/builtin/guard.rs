@@ -101,6 +101,60 @@ pub(crate) fn install(engine: &mut Engine, runtime: &Value, strict: bool) -> any
     Ok(())
 }
 
+/// A built-in with its guard, as it is called without an engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guarded {
+    name: &'static str,
+    function: Function,
+    check: Option<Check>,
+    answer: Option<Answer>,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It asked for more than its bound.
+    Limit(String),
+    /// It failed, and errors are strict.
+    Error(String),
+}
+
+/// Finds a built-in and its guard.
+pub(crate) fn lookup(name: &str) -> Option<Guarded> {
+    let (name, (function, _)) = BUILTINS.get_key_value(name)?;
+    let check = CHECKED.iter().find(|(known, _)| known == name).map(|(_, check)| *check);
+    let answer = ANSWERED.iter().find(|(known, _)| known == name).map(|(_, answer)| *answer);
+    Some(Guarded { name, function: *function, check, answer })
+}
+
+/// What `time.now_ns()` answers in this evaluation.
+pub(crate) fn now_ns() -> i64 {
+    NOW_NS.get()
+}
+
+impl Guarded {
+    /// The answer; `Undefined` where the built-in fails and errors are not strict.
+    pub(crate) fn call(&self, arguments: &[Value], strict: bool) -> Result<Value, Failure> {
+        let name = self.name;
+        if let Some(check) = self.check {
+            check(arguments).map_err(|reason| Failure::Limit(format!("`{name}`: {reason}")))?;
+        }
+        if let Some(answer) = self.answer.and_then(|answer| answer(arguments)) {
+            return Ok(answer);
+        }
+        let Some(Site { span, params }) = site() else { return Ok(Value::Undefined) };
+        let params = params.get(..arguments.len()).unwrap_or(params);
+        match (self.function)(span, params, arguments, strict) {
+            Ok(value) => Ok(value),
+            Err(error) if error.downcast_ref::<regorus::LimitError>().is_some() => {
+                Err(Failure::Limit(format!("`{name}`: {error}")))
+            }
+            Err(error) if strict => Err(Failure::Error(error.to_string())),
+            Err(_) => Ok(Value::Undefined),
+        }
+    }
+}
+
 type Function = fn(&Span, &[Ref<Expr>], &[Value], bool) -> anyhow::Result<Value>;
 
 fn call(function: Function, arguments: &[Value], strict: bool) -> anyhow::Result<Value> {
