@@ -74,18 +74,22 @@ pub(super) fn compile(tree: &Tree, data: &Value, runtime: &Value) -> Plan {
         let next = members.len();
         let group = *compiler
             .groups
-            .entry(rule.path.clone())
+            .entry(home(tree, rule).to_vec())
             .or_insert_with(|| GroupId::try_from(next).unwrap_or(GroupId::MAX));
         if rule.is_function() {
             compiler.functions.insert(group);
         }
         match members.get_mut(group as usize) {
             Some((_, rules)) => rules.push(id),
-            None => members.push((rule.path.clone(), vec![id])),
+            None => members.push((home(tree, rule).to_vec(), vec![id])),
         }
     }
     for (index, (path, _)) in members.iter().enumerate() {
-        compiler.add_node(path, GroupId::try_from(index).unwrap_or(GroupId::MAX));
+        compiler.add_node(path, GroupId::try_from(index).ok());
+    }
+    // A package without rules is a document too, an empty one.
+    for module in &tree.modules {
+        compiler.add_node(&module.package, None);
     }
     let mut groups = Vec::new();
     let mut reads = Vec::new();
@@ -109,6 +113,18 @@ pub(super) fn compile(tree: &Tree, data: &Value, runtime: &Value) -> Plan {
         refused,
         data_varies: compiler.data_varies,
     }
+}
+
+/// The path of the group a rule belongs to: `p.a := 1` beside `p[k] := v` is one more key of `p`.
+fn home<'r>(tree: &Tree, rule: &'r Rule) -> &'r [String] {
+    let Some((_, above)) = rule.path.split_last() else { return &rule.path };
+    let plain = matches!(rule.shape, Shape::Value) && rule.keys.is_empty() && !rule.is_default;
+    let siblings = || tree.rules_at(above).iter().filter_map(|id| tree.rule(*id));
+    let beside = plain
+        && siblings().next().is_some()
+        && siblings().all(|sibling| kind_of(sibling) == Kind::Object && !sibling.is_deep && !sibling.is_default)
+        && rule.branches.iter().all(|branch| !branch.is_else);
+    if beside { above } else { &rule.path }
 }
 
 /// Whatever reads a rule that is not planned is not planned either.
@@ -146,7 +162,7 @@ fn data_varies(tree: &Tree) -> bool {
 }
 
 impl Compiler<'_> {
-    fn add_node(&mut self, path: &[String], group: GroupId) {
+    fn add_node(&mut self, path: &[String], group: Option<GroupId>) {
         let mut at: NodeId = 0;
         for component in path {
             let key = Value::from(component.as_str());
@@ -163,7 +179,7 @@ impl Compiler<'_> {
                 }
             };
         }
-        if let Some(node) = self.nodes.get_mut(at as usize) {
+        if let (Some(group), Some(node)) = (group, self.nodes.get_mut(at as usize)) {
             node.group = Some(group);
         }
     }
@@ -200,7 +216,8 @@ impl Compiler<'_> {
         rules: &[RuleId],
     ) -> (Group, BTreeSet<GroupId>, Option<NotPlanned>) {
         let members: Vec<&Rule> = rules.iter().filter_map(|id| self.tree.rule(*id)).collect();
-        let head = members.iter().find(|rule| !rule.is_default).or(members.first());
+        let own = |rule: &&&Rule| !rule.is_default && rule.path == path;
+        let head = members.iter().find(own).or(members.first());
         let kind = head.map_or(Kind::Value, |rule| kind_of(rule));
         let place = head.map_or_else(|| Place::whole("?"), |rule| self.place(rule, rule.extent.start));
         let mut group = Group {
@@ -303,6 +320,11 @@ impl Compiler<'_> {
         flattener.open(body.unwrap_or(&empty), &heads)?;
         flattener.body(body.unwrap_or(&empty), &mut goals)?;
         let mut flat = Vec::new();
+        // A key of the group that is written as a rule of its own.
+        if group.kind == Kind::Object && rule.keys.is_empty() {
+            let key = rule.path.last().ok_or((rule.extent.start, Reason::DeepHead))?;
+            flat.push(Atom::Constant(Value::from(key.as_str())));
+        }
         for head in heads {
             flat.push(flattener.atom(head, &mut goals, None)?);
         }

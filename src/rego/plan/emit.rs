@@ -326,7 +326,7 @@ impl<'c, 't> Emitter<'c, 't> {
         match root {
             Root::Atom(base) => {
                 let base = self.value(base)?;
-                self.below(base, &hops)
+                self.below(base, &hops, false)
             }
             Root::Input => {
                 let path: Vec<Value> = hops
@@ -335,7 +335,7 @@ impl<'c, 't> Emitter<'c, 't> {
                     .collect();
                 let rest = hops.get(path.len()..).unwrap_or_default();
                 let base = Operand::Input(self.compiler.inputs.number(path));
-                self.below(base, rest)
+                self.below(base, rest, false)
             }
             Root::Data => self.data(&hops),
         }
@@ -348,7 +348,7 @@ impl<'c, 't> Emitter<'c, 't> {
     }
 
     /// Looks up one key after the other.
-    fn below(&mut self, base: Operand, hops: &[Atom]) -> Result<Operand, Refused> {
+    fn below(&mut self, base: Operand, hops: &[Atom], of_data: bool) -> Result<Operand, Refused> {
         let mut base = base;
         for hop in hops {
             let to = self.register()?;
@@ -361,7 +361,11 @@ impl<'c, 't> Emitter<'c, 't> {
                 self.bound.insert(*var, Operand::Register(*var));
             } else if self.is_bound(hop) {
                 let key = self.value(hop)?;
-                self.steps.push(Step::Look { to, base, key });
+                self.steps.push(if of_data {
+                    Step::LookBase { to, base, key }
+                } else {
+                    Step::Look { to, base, key }
+                });
             } else {
                 let key = self.register()?;
                 self.steps.push(Step::Each { base, key: Some(key), to: Some(to) });
@@ -380,17 +384,17 @@ impl<'c, 't> Emitter<'c, 't> {
             for (index, hop) in hops.iter().enumerate() {
                 let Atom::Constant(key) = hop else { break };
                 let rest = hops.get(index + 1..).unwrap_or_default();
-                base = base.and_then(|base| super::slot::look(&base, key).cloned());
+                base = base.and_then(|base| super::slot::Slot::Owned(base).look_base(key).into_value());
                 match self.compiler.child(node, key) {
                     None => {
                         let Some(base) = base else {
                             self.steps.push(Step::Fail);
                             // What follows is compiled all the same, and never runs.
                             let nothing = self.constant(Value::Null);
-                            return self.below(nothing, rest);
+                            return self.below(nothing, rest, false);
                         };
                         let base = self.constant(base);
-                        return self.below(base, rest);
+                        return self.below(base, rest, true);
                     }
                     Some(child) => {
                         node = child;
@@ -398,7 +402,7 @@ impl<'c, 't> Emitter<'c, 't> {
                             let to = self.register()?;
                             self.reads.insert(group);
                             self.steps.push(Step::Rule { group, to });
-                            return self.below(Operand::Register(to), rest);
+                            return self.below(Operand::Register(to), rest, false);
                         }
                     }
                 }

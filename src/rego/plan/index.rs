@@ -236,6 +236,7 @@ fn written_by(step: &Step) -> Vec<Register> {
         Step::Load { to, .. }
         | Step::Arithmetic { to, .. }
         | Step::Look { to, .. }
+        | Step::LookBase { to, .. }
         | Step::Make { to, .. }
         | Step::Rule { to, .. }
         | Step::Document { to, .. }

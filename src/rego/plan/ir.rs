@@ -50,6 +50,8 @@ pub(crate) enum Step {
     Member { key: Option<Operand>, value: Operand, collection: Operand, outcome: Outcome },
     /// One key of a document.
     Look { to: Register, base: Operand, key: Operand },
+    /// One key of a base document.
+    LookBase { to: Register, base: Operand, key: Operand },
     /// Every key of a document.
     Each { base: Operand, key: Option<Register>, to: Option<Register> },
     /// An array of this length.

@@ -14,7 +14,7 @@ use regorus::Value;
 use super::{
     Plan,
     index::Chains,
-    ir::{Chain, Comparison, Group, GroupId, Kind, NodeId, Operand, Outcome, Register, Step},
+    ir::{Chain, Comparison, Group, GroupId, Kind, Mocked, NodeId, Operand, Outcome, Register, Step},
     slot::Slot,
 };
 use crate::rego::{evaluator::EvalError, fault::Place, tree::Collection};
@@ -73,6 +73,8 @@ pub(super) struct Machine<'a> {
     depth: u32,
     fuel: u32,
     spent: u64,
+    /// Answers of chance in this evaluation.
+    pub(super) once: Vec<(Mocked, Vec<Value>, Value)>,
     pub(super) strict: bool,
     budget: Duration,
     started: Option<Instant>,
@@ -113,6 +115,7 @@ impl<'a> Machine<'a> {
             depth: 0,
             fuel: STEPS_BETWEEN_LOOKS,
             spent: 0,
+            once: Vec::new(),
             strict,
             budget,
             started: (budget < SHORT_BUDGET).then(Instant::now),
@@ -286,6 +289,11 @@ impl<'a> Machine<'a> {
             }
             Step::Look { to, base: of, key } => {
                 let slot = self.look(*of, *key, base);
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::LookBase { to, base: of, key } => {
+                let of = self.slot(*of, base);
+                let slot = self.value(*key, base).map_or(Slot::Undefined, |key| of.look_base(key));
                 self.settle_slot(Outcome::Into(*to), base, slot)
             }
             Step::Rule { group, to } => {

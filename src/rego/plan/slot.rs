@@ -29,6 +29,16 @@ impl<'a> Slot<'a> {
         }
     }
 
+    /// What lies at a key of a base document: its keys are texts, and a number stands for one.
+    pub(crate) fn look_base(&self, key: &Value) -> Self {
+        match (self.get(), key) {
+            (Some(Value::Object(fields)), Value::Number(_)) if !fields.contains_key(key) => {
+                self.look(&Value::from(key.to_string()))
+            }
+            _ => self.look(key),
+        }
+    }
+
     pub(crate) fn into_value(self) -> Option<Value> {
         match self {
             Self::Undefined => None,

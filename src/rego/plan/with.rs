@@ -144,9 +144,9 @@ impl<'a> Machine<'a> {
             && let Some(group) = node.group
         {
             let value = self.rule(group)?;
-            return self.document_below(value, hops, to, after, base);
+            return self.document_below(value, false, hops, to, after, base);
         }
-        let Some((id, node)) = found else { return self.document_below(at, hops, to, after, base) };
+        let Some((id, node)) = found else { return self.document_below(at, true, hops, to, after, base) };
         let Some((hop, rest)) = hops.split_first() else {
             let whole = self.whole(id, at)?;
             self.set(to, base, whole);
@@ -156,7 +156,7 @@ impl<'a> Machine<'a> {
             Hop::Key(key) => {
                 let Some(key) = self.value(*key, base) else { return Ok(Flow::More) };
                 let child = node.children.iter().find(|(name, _)| name == key).map(|(_, child)| *child);
-                let below = at.look(key);
+                let below = at.look_base(key);
                 if child.is_none() && below.get().is_none() {
                     return Ok(Flow::More);
                 }
@@ -188,6 +188,7 @@ impl<'a> Machine<'a> {
     fn document_below(
         &mut self,
         at: Slot<'a>,
+        of_data: bool,
         hops: &'a [Hop],
         to: Register,
         after: &'a [Step],
@@ -199,7 +200,7 @@ impl<'a> Machine<'a> {
             match hop {
                 Hop::Key(key) => {
                     let Some(key) = self.value(*key, base) else { return Ok(Flow::More) };
-                    at = at.look(key);
+                    at = if of_data { at.look_base(key) } else { at.look(key) };
                 }
                 Hop::Each(register) => {
                     let all = at.into_value();
@@ -252,7 +253,12 @@ impl<'a> Machine<'a> {
 /// A document with a value put at a path; nothing where the way leads through something else.
 fn put(document: Option<Value>, path: &[Value], value: Value) -> Option<Value> {
     let Some((key, rest)) = path.split_first() else { return Some(value) };
-    let mut document = document.unwrap_or_else(Value::new_object);
+    let mut document = match document {
+        Some(document @ Value::Object(_)) => document,
+        // What is no object gives way to one; further up OPA's own answer is not to be relied on.
+        Some(_) if !rest.is_empty() => return None,
+        Some(_) | None => Value::new_object(),
+    };
     let Value::Object(fields) = &document else { return None };
     let below = put(fields.get(key).cloned(), rest, value)?;
     document.as_object_mut().ok()?.insert(key.clone(), below);
