@@ -14,7 +14,7 @@ use std::{
 use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 
 use super::{
-    builtin::guard,
+    builtin,
     coverage::FileCoverage,
     fault::Place,
     plan::{Entry, Plan},
@@ -33,6 +33,8 @@ pub struct Evaluator {
     pristine: Engine,
     engine: Engine,
     plan: Option<Plan>,
+    /// What `opa.runtime()` answers; no other worker counts references to it.
+    runtime: Value,
     /// Entry points asked for before, and where the plan has them.
     entries: Vec<(Arc<str>, Option<Entry>)>,
 }
@@ -136,8 +138,8 @@ impl std::fmt::Debug for Evaluator {
 }
 
 impl Evaluator {
-    pub(crate) fn new(program: Program, engine: Engine, plan: Option<Plan>) -> Self {
-        Self { program, pristine: engine.clone(), engine, plan, entries: Vec::new() }
+    pub(crate) fn new(program: Program, engine: Engine, plan: Option<Plan>, runtime: Value) -> Self {
+        Self { program, pristine: engine.clone(), engine, plan, runtime, entries: Vec::new() }
     }
 
     /// The program evaluated.
@@ -191,12 +193,12 @@ impl Evaluator {
     ) -> Result<Option<Value>, EvalError> {
         let Some(plan) = &self.plan else { return Ok(None) };
         let Facts { input, now_ns, budget } = facts;
-        guard::start(now_ns);
+        builtin::start(now_ns, &self.runtime);
         let strict = self.program.options().strict_builtin_errors;
         let run = || plan.evaluate(entry, &input, budget, strict);
         let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(run)));
         let answer = answer.map_err(|payload| EvalError::Panic { message: panic_message(&*payload) })?;
-        if let Some(message) = guard::tripped() {
+        if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }
         match answer? {
@@ -253,7 +255,7 @@ impl Evaluator {
         evaluate: impl FnOnce(&mut Engine) -> anyhow::Result<T>,
     ) -> Result<T, EvalError> {
         let Facts { input, now_ns, budget } = facts;
-        guard::start(now_ns);
+        builtin::start(now_ns, &self.runtime);
         self.engine.set_input(input);
         self.engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: budget,
@@ -269,7 +271,7 @@ impl Evaluator {
         })?;
         // The engine may swallow an error inside a function that has another definition, so both
         // are looked at even when there is an answer.
-        if let Some(message) = guard::tripped() {
+        if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }
         if took > budget {

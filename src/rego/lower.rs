@@ -19,8 +19,8 @@ use super::{
     fault::Fault,
     parse::{Kind, Parsed, Token},
     tree::{
-        Body, Branch, Callee, DocumentPath, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind,
-        Target, Term, TermKind, Tree, With, WithTarget,
+        Body, Branch, Callee, DocumentPath, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
+        StatementKind, Target, Term, TermKind, Tree, With, WithTarget,
     },
 };
 
@@ -432,7 +432,11 @@ impl Lowering<'_> {
                 self.fault(name_extent, "unknown_with_target", message, hint);
                 return None;
             };
-            return Some(With { target: WithTarget::Document(document), value: self.term(&with.r#as), extent });
+            return Some(With {
+                target: WithTarget::Document(document),
+                value: self.term(&with.r#as),
+                extent,
+            });
         };
         let replacement = self.replacement(&with.r#as);
         // The name of a function is no value.

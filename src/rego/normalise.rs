@@ -218,8 +218,7 @@ impl Rewriter<'_> {
                 self.hoist_operands(term.children(), hoisted);
             }
             // Equality unifies, and a reference in it may be undefined.
-            TermKind::Infix { left, right, .. }
-            | TermKind::Unify { left, right, .. } => {
+            TermKind::Infix { left, right, .. } | TermKind::Unify { left, right, .. } => {
                 for side in [left, right] {
                     if matches!(side.kind, TermKind::Reference { .. }) {
                         self.hoist_below_not(side, hoisted);

@@ -47,8 +47,6 @@ pub(crate) struct Plan {
     data: Value,
     by_path: BTreeMap<Path, GroupId>,
     refused: BTreeMap<GroupId, NotPlanned>,
-    /// Whether some `with` replaces data.
-    data_varies: bool,
 }
 
 /// What an evaluation starts with.
@@ -60,8 +58,8 @@ pub(crate) enum Entry {
 
 impl Plan {
     /// Plans the rules of a tree over its base data.
-    pub(crate) fn new(tree: &Tree, data: &Value, runtime: &Value) -> Self {
-        compile::compile(tree, data, runtime)
+    pub(crate) fn new(tree: &Tree, data: &Value) -> Self {
+        compile::compile(tree, data)
     }
 
     /// The entry at a path below `data`, or the first reason why it is not planned.
@@ -103,9 +101,8 @@ impl Plan {
     /// Names of the planned rules and functions.
     pub(crate) fn planned(&self) -> impl Iterator<Item = &str> {
         let groups = self.groups.iter().enumerate();
-        let planned = groups.filter(|(id, _)| {
-            GroupId::try_from(*id).is_ok_and(|id| !self.refused.contains_key(&id))
-        });
+        let planned =
+            groups.filter(|(id, _)| GroupId::try_from(*id).is_ok_and(|id| !self.refused.contains_key(&id)));
         planned.map(|(_, group)| group.name.as_str())
     }
 
@@ -137,9 +134,10 @@ impl Plan {
         let mut keys = Vec::new();
         let mut at = node;
         while let Some(parent) = self.nodes.get(at as usize).and_then(|node| node.parent) {
-            let key = self.nodes.get(parent as usize).and_then(|node| {
-                node.children.iter().find(|(_, child)| *child == at).map(|(key, _)| key)
-            });
+            let key = self
+                .nodes
+                .get(parent as usize)
+                .and_then(|node| node.children.iter().find(|(_, child)| *child == at).map(|(key, _)| key));
             keys.extend(key);
             at = parent;
         }

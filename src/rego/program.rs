@@ -8,8 +8,7 @@ use std::{
 use regorus::{Engine, Value};
 
 use super::{
-    builtin::guard,
-    check,
+    builtin, check,
     coverage::FileCoverage,
     evaluator::Evaluator,
     fault::{BundleErrors, Fault, Place},
@@ -59,7 +58,12 @@ pub enum EngineKind {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { strict_builtin_errors: false, coverage: false, runtime: Value::new_object(), engine: EngineKind::Auto }
+        Self {
+            strict_builtin_errors: false,
+            coverage: false,
+            runtime: Value::new_object(),
+            engine: EngineKind::Auto,
+        }
     }
 }
 
@@ -176,8 +180,7 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
     let fail = |error: &anyhow::Error| {
         BundleErrors::from(locate(tree, modules, "compile_error", &error.to_string()))
     };
-    guard::install(&mut engine, &options.runtime, options.strict_builtin_errors)
-        .map_err(|error| fail(&error))?;
+    builtin::install(&mut engine, options.strict_builtin_errors).map_err(|error| fail(&error))?;
     for module in modules {
         let (path, text) = (module.text.path.to_string(), module.text.content.to_string());
         // The original parsed, so this is a fault of the rewriting and no one else's.
@@ -224,9 +227,9 @@ impl Program {
         let Inner { tree, rewritten, data, options, template, .. } = &*self.0;
         // The text compiled before, so it does again; sharing the first engine is merely slower.
         let data = private_copy(data);
-        let plan = self.plans().then(|| Plan::new(tree, &data, &options.runtime));
+        let plan = self.plans().then(|| Plan::new(tree, &data));
         let engine = build(tree, rewritten, data, options).unwrap_or_else(|_| template.clone());
-        Evaluator::new(self.clone(), engine, plan)
+        Evaluator::new(self.clone(), engine, plan, deep_copy(&options.runtime))
     }
 
     // Lines are counted by the interpreter alone.
@@ -235,13 +238,18 @@ impl Program {
     }
 
     fn plan(&self) -> &Plan {
-        let Inner { tree, data, options, plan, .. } = &*self.0;
-        plan.get_or_init(|| Plan::new(tree, data, &options.runtime))
+        let Inner { tree, data, plan, .. } = &*self.0;
+        plan.get_or_init(|| Plan::new(tree, data))
     }
 
     /// Whether an entry point is evaluated by a plan.
     pub fn is_planned(&self, entrypoint: &Entrypoint) -> bool {
         self.plans() && self.plan().entry(&entrypoint.path).is_ok()
+    }
+
+    /// Names of the rules and functions that plans cover.
+    pub fn planned(&self) -> Vec<String> {
+        self.plan().planned().map(str::to_owned).collect()
     }
 
     /// The rules that no plan covers, in the order of their paths, and why.

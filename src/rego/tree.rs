@@ -108,10 +108,19 @@ pub(crate) struct Statement {
 pub(crate) enum StatementKind {
     /// `some x, y`.
     Declare(Vec<String>),
-    SomeIn { key: Option<Term>, value: Term, collection: Term },
+    SomeIn {
+        key: Option<Term>,
+        value: Term,
+        collection: Term,
+    },
     Holds(Term),
     Not(Term),
-    Every { key: Option<String>, value: String, domain: Term, body: Body },
+    Every {
+        key: Option<String>,
+        value: String,
+        domain: Term,
+        body: Body,
+    },
 }
 
 /// A `with` modifier.

@@ -119,11 +119,8 @@ fn damages() -> impl Strategy<Value = Vec<(usize, Damage)>> {
         json!({"tier": {"a": 1}}),
         json!("10.0.0.1"),
     ]);
-    let how = prop_oneof![
-        odd.clone().prop_map(Damage::Replace),
-        Just(Damage::Remove),
-        odd.prop_map(Damage::Add),
-    ];
+    let how =
+        prop_oneof![odd.clone().prop_map(Damage::Replace), Just(Damage::Remove), odd.prop_map(Damage::Add),];
     prop::collection::vec((0_usize..40, how), 0..3)
 }
 
@@ -140,7 +137,9 @@ fn damaged(input: &Json, damages: &[(usize, Damage)]) -> Value {
 fn is_operand_error(error: &EvalError) -> bool {
     let EvalError::Rule { message, .. } = error else { return false };
     ["add", "sub", "mul", "div", "mod"].iter().any(|name| message.contains(&format!("`{name}` expects")))
-        || ["union", "intersection", "difference"].iter().any(|name| message.contains(&format!("`{name}` expects")))
+        || ["union", "intersection", "difference"]
+            .iter()
+            .any(|name| message.contains(&format!("`{name}` expects")))
 }
 
 /// Both engines over one program.
@@ -207,9 +206,10 @@ fn golden_cases_on_damaged_inputs_are_answered_as_the_interpreter_answers() {
     let pairs = std::cell::RefCell::new(pairs);
     let mut runner = TestRunner::new(ProptestConfig { cases: 30, ..Default::default() });
     let compare = |damages: Vec<(usize, Damage)>| {
-        pairs.borrow_mut().iter_mut().try_for_each(|(pair, entrypoint, input)| {
-            pair.compare(entrypoint, &damaged(input, &damages))
-        })
+        pairs
+            .borrow_mut()
+            .iter_mut()
+            .try_for_each(|(pair, entrypoint, input)| pair.compare(entrypoint, &damaged(input, &damages)))
     };
     runner.run(&damages(), compare).unwrap_or_else(|error| panic!("{error}"));
 }
@@ -265,14 +265,22 @@ fn rules_of_every_kind_have_their_values() {
 
 #[test]
 fn with_replaces_documents_and_functions_and_nothing_outlives_it() {
-    check("q := input.x\nr := [a, b] if { a := q with input as {\"x\": 2}; b := q }", &json!({"x": 1}), "[2,1]");
+    check(
+        "q := input.x\nr := [a, b] if { a := q with input as {\"x\": 2}; b := q }",
+        &json!({"x": 1}),
+        "[2,1]",
+    );
     check("q := input.x\nr := [q | some i in [1, 2]; q with input.x as i]", &json!({"x": 7}), "[7,7]");
     check("r := [x | some i in [1, 2]; x := input.x with input.x as i]", &json!({"x": 7}), "[1,2]");
     check("r := x if { x := data.t.a.n with data.t.a.n as 5 }", &json!({}), "5");
     check("q := 1\nr := [a, q] if { a := q with data.p.q as 4 }", &json!({}), "[4,1]");
     check("f(x) := x + 1\ng(_) := 0\nr := [a, f(1)] if { a := f(1) with f as g }", &json!({}), "[0,2]");
     check("q := count(input)\nr := x if { x := q with count as 3 }", &json!([]), "3");
-    check("q := lower(input)\nmock(x) := concat(\"\", [x, lower(x)])\nr := x if { x := q with lower as mock }", &json!("A"), "\"Aa\"");
+    check(
+        "q := lower(input)\nmock(x) := concat(\"\", [x, lower(x)])\nr := x if { x := q with lower as mock }",
+        &json!("A"),
+        "\"Aa\"",
+    );
     check(
         "r := [x, y] if { x := input.xs[_] with input as {\"xs\": [1, 2]}; y := input.y; x == y }",
         &json!({"y": 2}),
@@ -303,8 +311,9 @@ fn many_rules_are_found_by_their_tests() {
     check(&prefixes, &json!({"path": "/é"}), "[0]");
     let functions: String = (0..10).map(|n| format!("f(\"k{n}\", x) := x + {n}\n")).collect();
     check(&format!("{functions}r := [f(\"k3\", 1), f(input.k, 1)]"), &json!({"k": "k9"}), "[4,10]");
-    let sides: String =
-        (0..10).map(|n| format!("r := {n} if {{ x := input.x; x == {n} }} else := {} if input.x == 77\n", 5)).collect();
+    let sides: String = (0..10)
+        .map(|n| format!("r := {n} if {{ x := input.x; x == {n} }} else := {} if input.x == 77\n", 5))
+        .collect();
     check(&sides, &json!({"x": 4}), "4");
     check(&sides, &json!({"x": 77}), "5");
 }

@@ -11,41 +11,26 @@ use super::{
     slot::Slot,
 };
 use crate::rego::{
-    builtin::{self, guard},
+    builtin::{self, CallError},
     evaluator::EvalError,
     fault::Place,
     tree::Operator,
 };
 
-/// A built-in, looked up once.
+/// A built-in as one call names it.
 #[derive(Debug, Clone)]
 pub(crate) struct Builtin {
     target: Mocked,
-    from: Source,
+    from: &'static builtin::Builtin,
     place: Place,
     /// An implementation that takes borrowed values and answers the ordinary cases.
     direct: Option<Direct>,
 }
 
-#[derive(Debug, Clone)]
-enum Source {
-    Table(guard::Guarded),
-    /// Chance, which answers the same arguments alike all through an evaluation.
-    Once(guard::Guarded),
-    Now,
-    Constant(Value),
-}
-
 impl Builtin {
-    /// Looks a built-in up by its dotted name; `runtime` is what `opa.runtime()` answers.
-    pub(super) fn find(name: &str, runtime: &Value, place: Place) -> Result<Self, Reason> {
-        let from = match name {
-            "time.now_ns" => Source::Now,
-            "opa.runtime" => Source::Constant(runtime.clone()),
-            "rand.intn" | "uuid.rfc4122" => Source::Once(guard::lookup(name).ok_or(Reason::UnknownFunction)?),
-            _ if builtin::is_volatile(name) => return Err(Reason::Volatile(name.to_owned())),
-            _ => Source::Table(guard::lookup(name).ok_or(Reason::UnknownFunction)?),
-        };
+    /// Looks a built-in up by its dotted name.
+    pub(super) fn find(name: &str, place: Place) -> Result<Self, Reason> {
+        let from = builtin::lookup(name).ok_or(Reason::UnknownFunction)?;
         Ok(Self { target: Mocked::Builtin(name.to_owned()), from, place, direct: direct::find(name) })
     }
 
@@ -81,27 +66,11 @@ impl<'a> Machine<'a> {
             let Some(value) = self.value(*argument, base) else { return Ok(Slot::Undefined) };
             values.push(value.clone());
         }
-        let guarded = match &builtin.from {
-            Source::Now => return Ok(Slot::Owned(Value::from(guard::now_ns()))),
-            Source::Constant(value) => return Ok(Slot::Owned(value.clone())),
-            Source::Table(guarded) => guarded,
-            Source::Once(guarded) => {
-                let known = self.once.iter().find(|(by, given, _)| *by == builtin.target && **given == *values);
-                if let Some((.., answer)) = known {
-                    return Ok(Slot::from(answer.clone()));
-                }
-                guarded
-            }
-        };
         // The table's functions may take long: the clock is looked at on both sides.
         self.within_budget()?;
-        let answer = guarded.call(&values, self.strict);
+        let answer = builtin.from.call(&values, self.strict);
         self.within_budget()?;
-        let answer = answer.map_err(|error| failed(&error, &builtin.place))?;
-        if let Source::Once(_) = builtin.from {
-            self.once.push((builtin.target.clone(), values.into_vec(), answer.clone()));
-        }
-        Ok(Slot::from(answer))
+        answer.map(Slot::from).map_err(|error| failed(error, &builtin.place))
     }
 
     pub(super) fn arithmetic(
@@ -125,12 +94,10 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn failed(error: &guard::Failure, place: &Place) -> Stop {
+fn failed(error: CallError, place: &Place) -> Stop {
     Box::new(match error {
-        guard::Failure::Limit(message) => EvalError::LimitExceeded { message: message.clone() },
-        guard::Failure::Error(message) => {
-            EvalError::Rule { place: place.clone(), message: message.clone() }
-        }
+        CallError::Refused(message) => EvalError::LimitExceeded { message },
+        CallError::Failed(message) => EvalError::Rule { place: place.clone(), message },
     })
 }
 

@@ -14,16 +14,13 @@ use super::{
 };
 use crate::rego::{
     fault::Place,
-    tree::{
-Body, Path, Rule, RuleId, Shape, Term, Tree, WithTarget, dotted, walk_statements,
-    },
+    tree::{Body, Path, Rule, RuleId, Shape, Term, Tree, WithTarget, dotted, walk_statements},
 };
 
 /// What all rules of a plan share while it is made.
 pub(super) struct Compiler<'t> {
     pub(super) tree: &'t Tree,
     pub(super) data: &'t Value,
-    pub(super) runtime: &'t Value,
     /// Whether a `with` of any rule replaces data: then no path below `data` is constant.
     pub(super) data_varies: bool,
     pub(super) constants: Interned<Value>,
@@ -57,11 +54,10 @@ impl<T: Ord + Clone> Interned<T> {
 }
 
 /// Plans every rule of a tree; what cannot be planned is listed with its reason.
-pub(super) fn compile(tree: &Tree, data: &Value, runtime: &Value) -> Plan {
+pub(super) fn compile(tree: &Tree, data: &Value) -> Plan {
     let mut compiler = Compiler {
         tree,
         data,
-        runtime,
         data_varies: data_varies(tree),
         constants: Interned::new(),
         inputs: Interned::new(),
@@ -111,7 +107,6 @@ pub(super) fn compile(tree: &Tree, data: &Value, runtime: &Value) -> Plan {
         data: data.clone(),
         by_path: compiler.groups,
         refused,
-        data_varies: compiler.data_varies,
     }
 }
 
@@ -122,7 +117,8 @@ fn home<'r>(tree: &Tree, rule: &'r Rule) -> &'r [String] {
     let siblings = || tree.rules_at(above).iter().filter_map(|id| tree.rule(*id));
     let beside = plain
         && siblings().next().is_some()
-        && siblings().all(|sibling| kind_of(sibling) == Kind::Object && !sibling.is_deep && !sibling.is_default)
+        && siblings()
+            .all(|sibling| kind_of(sibling) == Kind::Object && !sibling.is_deep && !sibling.is_default)
         && rule.branches.iter().all(|branch| !branch.is_else);
     if beside { above } else { &rule.path }
 }
@@ -153,9 +149,10 @@ fn data_varies(tree: &Tree) -> bool {
     let mut varies = false;
     for rule in &tree.rules {
         walk_statements(rule, &mut |statement| {
-            varies |= statement.withs.iter().any(
-                |with| matches!(&with.target, WithTarget::Document(document) if !document.of_input),
-            );
+            varies |= statement
+                .withs
+                .iter()
+                .any(|with| matches!(&with.target, WithTarget::Document(document) if !document.of_input));
         });
     }
     varies
@@ -210,11 +207,7 @@ impl Compiler<'_> {
         self.nodes.get(at as usize).is_some_and(|node| !node.children.is_empty())
     }
 
-    fn group(
-        &mut self,
-        path: &[String],
-        rules: &[RuleId],
-    ) -> (Group, BTreeSet<GroupId>, Option<NotPlanned>) {
+    fn group(&mut self, path: &[String], rules: &[RuleId]) -> (Group, BTreeSet<GroupId>, Option<NotPlanned>) {
         let members: Vec<&Rule> = rules.iter().filter_map(|id| self.tree.rule(*id)).collect();
         let own = |rule: &&&Rule| !rule.is_default && rule.path == path;
         let head = members.iter().find(own).or(members.first());
@@ -269,12 +262,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn rule(
-        &mut self,
-        rule: &Rule,
-        group: &mut Group,
-        reads: &mut BTreeSet<GroupId>,
-    ) -> Result<(), Refused> {
+    fn rule(&mut self, rule: &Rule, group: &mut Group, reads: &mut BTreeSet<GroupId>) -> Result<(), Refused> {
         if rule.is_deep || rule.keys.len() > 1 {
             return Err((rule.extent.start, Reason::DeepHead));
         }

@@ -453,7 +453,7 @@ fn below(base: Atom, step: Atom) -> Atom {
 
 fn function(callee: &Callee, offset: usize) -> Result<Function, Refused> {
     match &callee.target {
-        Target::Builtin(name) if name == "print" || name == "trace" => Err((offset, Reason::Prints)),
+        Target::Builtin(name) if name == "print" => Err((offset, Reason::Prints)),
         Target::Builtin(name) => Ok(Function::Builtin(name.clone())),
         Target::Function(path) => Ok(Function::Rule(path.clone())),
         Target::Unknown => Err((offset, Reason::UnknownFunction)),

@@ -105,7 +105,12 @@ impl Index {
             on,
             strings: HashMap::default(),
             others: BTreeMap::new(),
-            lengths: prefixes.keys().map(|prefix| prefix.len()).collect::<BTreeSet<_>>().into_iter().collect(),
+            lengths: prefixes
+                .keys()
+                .map(|prefix| prefix.len())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             prefixes,
             rest: Entry::new(rest.clone(), demands, &used),
         };

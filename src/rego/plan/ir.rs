@@ -42,42 +42,119 @@ pub(crate) enum Step {
     /// Never holds.
     Fail,
     /// Copies a value that has to be defined.
-    Load { to: Register, from: Operand },
+    Load {
+        to: Register,
+        from: Operand,
+    },
     /// Neither undefined nor false.
-    Test { of: Operand },
-    Compare { operator: Comparison, left: Operand, right: Operand, outcome: Outcome },
-    Arithmetic { operator: Operator, left: Operand, right: Operand, to: Register, place: Place },
-    Member { key: Option<Operand>, value: Operand, collection: Operand, outcome: Outcome },
+    Test {
+        of: Operand,
+    },
+    Compare {
+        operator: Comparison,
+        left: Operand,
+        right: Operand,
+        outcome: Outcome,
+    },
+    Arithmetic {
+        operator: Operator,
+        left: Operand,
+        right: Operand,
+        to: Register,
+        place: Place,
+    },
+    Member {
+        key: Option<Operand>,
+        value: Operand,
+        collection: Operand,
+        outcome: Outcome,
+    },
     /// One key of a document.
-    Look { to: Register, base: Operand, key: Operand },
+    Look {
+        to: Register,
+        base: Operand,
+        key: Operand,
+    },
     /// One key of a base document.
-    LookBase { to: Register, base: Operand, key: Operand },
+    LookBase {
+        to: Register,
+        base: Operand,
+        key: Operand,
+    },
     /// Every key of a document.
-    Each { base: Operand, key: Option<Register>, to: Option<Register> },
+    Each {
+        base: Operand,
+        key: Option<Register>,
+        to: Option<Register>,
+    },
     /// An array of this length.
-    IsArray { of: Operand, length: usize },
+    IsArray {
+        of: Operand,
+        length: usize,
+    },
     /// An object of this many keys.
-    IsObject { of: Operand, length: usize },
-    Make { makes: Collection, items: Box<[Operand]>, to: Register, place: Place },
+    IsObject {
+        of: Operand,
+        length: usize,
+    },
+    Make {
+        makes: Collection,
+        items: Box<[Operand]>,
+        to: Register,
+    },
     /// The value of a rule.
-    Rule { group: GroupId, to: Register },
+    Rule {
+        group: GroupId,
+        to: Register,
+    },
     /// A path below `data` on which rules may lie.
-    Document { hops: Box<[Hop]>, to: Register },
-    Function { group: GroupId, arguments: Box<[Operand]>, outcome: Outcome },
-    Builtin { builtin: Box<Builtin>, arguments: Box<[Operand]>, outcome: Outcome },
+    Document {
+        hops: Box<[Hop]>,
+        to: Register,
+    },
+    Function {
+        group: GroupId,
+        arguments: Box<[Operand]>,
+        outcome: Outcome,
+    },
+    Builtin {
+        builtin: Box<Builtin>,
+        arguments: Box<[Operand]>,
+        outcome: Outcome,
+    },
     /// A comprehension; its body ends in an emit.
-    Collect { makes: Collection, body: Box<[Step]>, to: Register, place: Place },
+    Collect {
+        makes: Collection,
+        body: Box<[Step]>,
+        to: Register,
+        place: Place,
+    },
     /// Holds if the body does in no way.
-    Not { body: Box<[Step]> },
-    Every { domain: Operand, key: Option<Register>, value: Register, body: Box<[Step]> },
+    Not {
+        body: Box<[Step]>,
+    },
+    Every {
+        domain: Operand,
+        key: Option<Register>,
+        value: Register,
+        body: Box<[Step]>,
+    },
     /// What follows, up to `Leave`, sees other documents and functions.
-    Enter { withs: Box<[Override]>, place: Place },
+    Enter {
+        withs: Box<[Override]>,
+        place: Place,
+    },
     Leave,
     /// The body holds.
     EmitTrue,
     /// The body holds, and this is an element, or the value of the rule.
-    EmitValue { value: Operand },
-    EmitPair { key: Operand, value: Operand },
+    EmitValue {
+        value: Operand,
+    },
+    EmitPair {
+        key: Operand,
+        value: Operand,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,8 +29,8 @@ pub(super) fn order(goals: &Goals, bound: &Vars) -> Result<Vec<usize>, Vec<usize
                 continue;
             };
             let outputs = outputs(&goal.kind, &safe);
-            let ready = closed.is_subset(&safe)
-                && own.iter().all(|var| safe.contains(var) || outputs.contains(var));
+            let ready =
+                closed.is_subset(&safe) && own.iter().all(|var| safe.contains(var) || outputs.contains(var));
             if ready {
                 safe.extend(outputs);
                 done.push(index);
@@ -60,8 +60,9 @@ fn own_vars(goals: &Goals, goal: &Goal) -> Vars {
 
 fn with_vars(with: &FlatWith, vars: &mut Vars) {
     match with {
-        FlatWith::Document { value, .. }
-        | FlatWith::Function { by: FlatReplacement::Value(value), .. } => atom_vars(value, vars),
+        FlatWith::Document { value, .. } | FlatWith::Function { by: FlatReplacement::Value(value), .. } => {
+            atom_vars(value, vars)
+        }
         FlatWith::Function { by: FlatReplacement::Function(_), .. } => {}
     }
 }

@@ -30,10 +30,8 @@ pub enum Reason {
     UnificationAsValue,
     /// A pattern whose variables cannot be bound one after the other.
     Pattern,
-    /// `print` and `trace`, whose output the interpreter gathers.
+    /// `print`, whose output the interpreter gathers.
     Prints,
-    /// A built-in that answers differently each time.
-    Volatile(String),
     /// A call that names nothing.
     UnknownFunction,
     /// A head such as `p[x].q[y]`.
@@ -58,7 +56,6 @@ impl fmt::Display for Reason {
             Self::UnificationAsValue => f.write_str("an assignment is used as a value"),
             Self::Pattern => f.write_str("the pattern cannot be taken apart step by step"),
             Self::Prints => f.write_str("it prints"),
-            Self::Volatile(name) => write!(f, "`{name}` answers differently each time"),
             Self::UnknownFunction => f.write_str("it calls an unknown function"),
             Self::DeepHead => f.write_str("its head has more than one variable key"),
             Self::NestedRules => f.write_str("there are rules at its path and below it"),

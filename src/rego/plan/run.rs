@@ -14,7 +14,7 @@ use regorus::Value;
 use super::{
     Plan,
     index::Chains,
-    ir::{Chain, Comparison, Group, GroupId, Kind, Mocked, NodeId, Operand, Outcome, Register, Step},
+    ir::{Chain, Comparison, Group, GroupId, Kind, NodeId, Operand, Outcome, Register, Step},
     slot::Slot,
 };
 use crate::rego::{evaluator::EvalError, fault::Place, tree::Collection};
@@ -73,8 +73,6 @@ pub(super) struct Machine<'a> {
     depth: u32,
     fuel: u32,
     spent: u64,
-    /// Answers of chance in this evaluation.
-    pub(super) once: Vec<(Mocked, Vec<Value>, Value)>,
     pub(super) strict: bool,
     budget: Duration,
     started: Option<Instant>,
@@ -115,7 +113,6 @@ impl<'a> Machine<'a> {
             depth: 0,
             fuel: STEPS_BETWEEN_LOOKS,
             spent: 0,
-            once: Vec::new(),
             strict,
             budget,
             started: (budget < SHORT_BUDGET).then(Instant::now),
@@ -312,7 +309,7 @@ impl<'a> Machine<'a> {
             Step::IsObject { of, length } => {
                 matches!(self.value(*of, base), Some(Value::Object(fields)) if fields.len() == *length)
             }
-            Step::Make { makes, items, to, .. } => {
+            Step::Make { makes, items, to } => {
                 let made = self.make(*makes, items, base);
                 self.settle_slot(Outcome::Into(*to), base, made)
             }
@@ -348,9 +345,11 @@ impl<'a> Machine<'a> {
     fn look(&self, of: Operand, key: Operand, base: usize) -> Slot<'a> {
         let Some(key) = self.value(key, base) else { return Slot::Undefined };
         match of {
-            Operand::Register(register) => {
-                self.registers.get(base + usize::from(register)).map(|slot| slot.look(key)).unwrap_or_default()
-            }
+            Operand::Register(register) => self
+                .registers
+                .get(base + usize::from(register))
+                .map(|slot| slot.look(key))
+                .unwrap_or_default(),
             Operand::Constant(_) | Operand::Input(_) => self.slot(of, base).look(key),
         }
     }
@@ -405,15 +404,19 @@ impl<'a> Machine<'a> {
                 }
                 this.run(after, base)
             }),
-            Slot::Owned(value) => this.turns(&value, |item| Slot::Owned(item.clone()), |this, at, item| {
-                if let Some(key) = key {
-                    this.set(key, base, at);
-                }
-                if let Some(to) = to {
-                    this.set(to, base, item);
-                }
-                this.run(after, base)
-            }),
+            Slot::Owned(value) => this.turns(
+                &value,
+                |item| Slot::Owned(item.clone()),
+                |this, at, item| {
+                    if let Some(key) = key {
+                        this.set(key, base, at);
+                    }
+                    if let Some(to) = to {
+                        this.set(to, base, item);
+                    }
+                    this.run(after, base)
+                },
+            ),
         })
     }
 

@@ -25,7 +25,9 @@ impl<'a> Slot<'a> {
         match self {
             Self::Undefined => Self::Undefined,
             Self::Ref(value) => look(value, key).map_or(Self::Undefined, Self::Ref),
-            Self::Owned(value) => look(value, key).map_or(Self::Undefined, |value| Self::Owned(value.clone())),
+            Self::Owned(value) => {
+                look(value, key).map_or(Self::Undefined, |value| Self::Owned(value.clone()))
+            }
         }
     }
 

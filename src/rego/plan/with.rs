@@ -205,12 +205,16 @@ impl<'a> Machine<'a> {
                 Hop::Each(register) => {
                     let all = at.into_value();
                     let Some(all) = all else { return Ok(Flow::More) };
-                    return self.turns(&all, |item| Slot::Owned(item.clone()), |this, key, item| {
-                        if let Some(register) = register {
-                            this.set(*register, base, key);
-                        }
-                        this.nested_document(None, item, further, to, after, base)
-                    });
+                    return self.turns(
+                        &all,
+                        |item| Slot::Owned(item.clone()),
+                        |this, key, item| {
+                            if let Some(register) = register {
+                                this.set(*register, base, key);
+                            }
+                            this.nested_document(None, item, further, to, after, base)
+                        },
+                    );
                 }
             }
             rest = further;
@@ -230,7 +234,8 @@ impl<'a> Machine<'a> {
         let plan = self.plan;
         let Some(node) = plan.nodes.get(id as usize) else { return Ok(at) };
         if let Some(group) = node.group {
-            let is_function = plan.groups.get(group as usize).is_some_and(|group| group.kind == Kind::Function);
+            let is_function =
+                plan.groups.get(group as usize).is_some_and(|group| group.kind == Kind::Function);
             return if is_function { Ok(Slot::Undefined) } else { self.rule(group) };
         }
         let below: Vec<(Value, NodeId, Slot<'a>)> =
