@@ -93,7 +93,7 @@ impl Probes<'_> {
             .statements
             .iter()
             .take(length)
-            .filter(|statement| !matches!(statement.kind, StatementKind::Declare));
+            .filter(|statement| !matches!(statement.kind, StatementKind::Declare(_)));
         let texts: Vec<String> = kept.map(|statement| self.text(statement.extent)).collect();
         if texts.is_empty() && length > 0 { "true".to_owned() } else { texts.join("\n") }
     }
@@ -154,7 +154,7 @@ fn abridged(text: &str) -> String {
 fn operands(statement: &Statement) -> Vec<&Term> {
     let mut found = Vec::new();
     match &statement.kind {
-        StatementKind::Declare => {}
+        StatementKind::Declare(_) => {}
         StatementKind::SomeIn { collection, .. } => collect(collection, &mut found),
         StatementKind::Every { domain, .. } => collect(domain, &mut found),
         StatementKind::Holds(term) | StatementKind::Not(term) => {

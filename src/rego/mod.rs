@@ -16,6 +16,7 @@ mod graph;
 mod lower;
 mod normalise;
 mod parse;
+pub mod plan;
 pub mod program;
 mod source;
 pub(crate) mod tree;

@@ -1,6 +1,9 @@
 //! Compiling modules and data into an immutable program.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use regorus::{Engine, Value};
 
@@ -13,6 +16,7 @@ use super::{
     graph::CallGraph,
     lower::{self, Lowered},
     normalise, parse,
+    plan::{Plan, reason::NotPlanned},
     source::{Edit, Text, apply, original_offset},
     tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
 };
@@ -38,11 +42,28 @@ pub struct Options {
     pub coverage: bool,
     /// What `opa.runtime()` answers.
     pub runtime: Value,
+    /// What evaluates.
+    pub engine: EngineKind,
+}
+
+/// What evaluates a policy; the answers are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineKind {
+    /// Decision plans where they cover all that an entry point reads, the interpreter elsewhere.
+    #[default]
+    Auto,
+    /// The interpreter always, for diagnosis.
+    Interpreter,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { strict_builtin_errors: false, coverage: false, runtime: Value::new_object() }
+        Self {
+            strict_builtin_errors: false,
+            coverage: false,
+            runtime: Value::new_object(),
+            engine: EngineKind::Auto,
+        }
     }
 }
 
@@ -57,6 +78,8 @@ struct Inner {
     options: Options,
     warnings: Vec<Fault>,
     template: Engine,
+    /// Made when somebody asks what is planned; evaluators have their own.
+    plan: OnceLock<Plan>,
 }
 
 /// A module as the interpreter gets it.
@@ -129,7 +152,7 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     let template = build(&tree, &rewritten, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
     warnings.sort();
-    Ok(Program(Arc::new(Inner { tree, rewritten, data, options, warnings, template })))
+    Ok(Program(Arc::new(Inner { tree, rewritten, data, options, warnings, template, plan: OnceLock::new() })))
 }
 
 fn rewrite(tree: &Tree, module: usize) -> Rewritten {
@@ -203,8 +226,40 @@ impl Program {
     pub fn evaluator(&self) -> Evaluator {
         let Inner { tree, rewritten, data, options, template, .. } = &*self.0;
         // The text compiled before, so it does again; sharing the first engine is merely slower.
-        let engine = build(tree, rewritten, private_copy(data), options).unwrap_or_else(|_| template.clone());
-        Evaluator::new(self.clone(), engine)
+        let data = private_copy(data);
+        let plan = self.plans().then(|| Plan::new(tree, &data));
+        let engine = build(tree, rewritten, data, options).unwrap_or_else(|_| template.clone());
+        Evaluator::new(self.clone(), engine, plan, deep_copy(&options.runtime))
+    }
+
+    // Lines are counted by the interpreter alone.
+    fn plans(&self) -> bool {
+        self.0.options.engine == EngineKind::Auto && !self.0.options.coverage
+    }
+
+    fn plan(&self) -> &Plan {
+        let Inner { tree, data, plan, .. } = &*self.0;
+        plan.get_or_init(|| Plan::new(tree, data))
+    }
+
+    /// Whether an entry point is evaluated by a plan.
+    pub fn is_planned(&self, entrypoint: &Entrypoint) -> bool {
+        self.plans() && self.plan().entry(&entrypoint.path).is_ok()
+    }
+
+    /// Names of the rules and functions that plans cover.
+    pub fn planned(&self) -> Vec<String> {
+        self.plan().planned().map(str::to_owned).collect()
+    }
+
+    /// The rules that no plan covers, in the order of their paths, and why.
+    pub fn not_planned(&self) -> Vec<NotPlanned> {
+        self.plan().refused().cloned().collect()
+    }
+
+    /// How it evaluates.
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// The entry point written as `gateway/decision` or `data.gateway.decision`.
@@ -256,11 +311,6 @@ impl Program {
         &self.0.tree
     }
 
-    /// What `opa.runtime()` answers.
-    pub(crate) fn runtime(&self) -> &Value {
-        &self.0.options.runtime
-    }
-
     /// The base data.
     pub fn data(&self) -> &Value {
         &self.0.data
@@ -292,7 +342,7 @@ impl Program {
             let mut has_statements = false;
             walk_statements(rule, &mut |statement| {
                 has_statements = true;
-                if !matches!(statement.kind, StatementKind::Declare) {
+                if !matches!(statement.kind, StatementKind::Declare(_)) {
                     file.not_covered.insert(module.text.line_of(statement.extent.start).0);
                 }
             });
@@ -313,6 +363,16 @@ impl Program {
 impl Entrypoint {
     /// The path in full: `data.gateway.decision`.
     pub fn name(&self) -> &str {
+        &self.written
+    }
+
+    /// The path below `data`.
+    pub(crate) fn path(&self) -> &[String] {
+        &self.path
+    }
+
+    /// The name, shared: equal pointers mean the same entry point.
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
         &self.written
     }
 

@@ -45,6 +45,7 @@ mod proxy;
 mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;
+mod rego_plan;
 mod rego_traps;
 mod schema;
 mod tidy;

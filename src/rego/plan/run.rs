@@ -1,0 +1,742 @@
+//! The machine: one evaluation of a plan.
+//!
+//! A body runs as a walk over its steps; a step that holds in several ways calls the rest once for
+//! each. Nothing here panics, recurses without a bound, or runs on after its budget.
+
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use regorus::Value;
+
+use super::{
+    Plan,
+    index::Chains,
+    ir::{Chain, Comparison, Group, GroupId, Kind, NodeId, Operand, Outcome, Register, Step},
+    slot::Slot,
+};
+use crate::rego::{evaluator::EvalError, fault::Place, tree::Collection};
+
+/// Steps between looks at the clock.
+const STEPS_BETWEEN_LOOKS: u32 = 1_024;
+/// Steps of one evaluation at the most, whatever its time budget.
+const STEPS_MAX: u64 = 200_000_000;
+/// Loops, rules and `with`s inside one another at the most; the call graph admits fewer.
+const DEPTH_MAX: u32 = 400;
+/// A budget below which the clock is looked at from the start, not only after many steps.
+const SHORT_BUDGET: Duration = Duration::from_millis(1);
+
+/// Boxed, so that the many frames of a walk stay small.
+pub(super) type Stop = Box<EvalError>;
+pub(super) type Done<T> = Result<T, Stop>;
+
+/// Whether a walk goes on after a solution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    More,
+    Enough,
+}
+
+/// What the solutions of a body are gathered in.
+#[derive(Debug)]
+enum Gathered<'a> {
+    Holds(bool),
+    One { value: Slot<'a>, place: &'a Place },
+    Array(Vec<Value>),
+    Set(BTreeSet<Value>),
+    Object { fields: BTreeMap<Value, Value>, place: &'a Place },
+}
+
+/// What a `with` can change, and all that was computed under it.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub(super) input: Slot<'a>,
+    pub(super) data: Slot<'a>,
+    /// Nodes whose rules a `with` hides.
+    pub(super) hidden: Vec<NodeId>,
+    pub(super) mocks: Vec<super::with::Mock<'a>>,
+    paths: Vec<OnceCell<Slot<'a>>>,
+    memo: Vec<Option<Slot<'a>>>,
+}
+
+pub(super) struct Machine<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) world: World<'a>,
+    /// The worlds around the present one, innermost last.
+    pub(super) outer: Vec<World<'a>>,
+    registers: Vec<Slot<'a>>,
+    /// Where the frame of the next rule begins.
+    top: usize,
+    gathered: Vec<Gathered<'a>>,
+    depth: u32,
+    fuel: u32,
+    spent: u64,
+    pub(super) strict: bool,
+    budget: Duration,
+    started: Option<Instant>,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(plan: &Plan, input: Slot<'a>, data: Slot<'a>) -> Self {
+        let paths = std::iter::repeat_with(OnceCell::new).take(plan.inputs.len()).collect();
+        let memo = vec![None; plan.groups.len()];
+        Self { input, data, hidden: Vec::new(), mocks: Vec::new(), paths, memo }
+    }
+
+    fn path(&self, plan: &Plan, number: u32) -> Option<&Value> {
+        let number = number as usize;
+        let slot = self.paths.get(number)?.get_or_init(|| {
+            let Some(path) = plan.inputs.get(number) else { return Slot::Undefined };
+            path.iter().fold(self.input.clone(), |at, key| at.look(key))
+        });
+        slot.get()
+    }
+
+    fn path_slot(&self, plan: &Plan, number: u32) -> Slot<'a> {
+        self.path(plan, number);
+        self.paths.get(number as usize).and_then(OnceCell::get).cloned().unwrap_or_default()
+    }
+}
+
+impl<'a> Machine<'a> {
+    pub(super) fn new(plan: &'a Plan, input: &'a Value, budget: Duration, strict: bool) -> Self {
+        let input = Slot::of(Some(input));
+        Self {
+            plan,
+            world: World::new(plan, input, Slot::Ref(&plan.data)),
+            outer: Vec::new(),
+            registers: Vec::new(),
+            top: 0,
+            gathered: Vec::new(),
+            depth: 0,
+            fuel: STEPS_BETWEEN_LOOKS,
+            spent: 0,
+            strict,
+            budget,
+            started: (budget < SHORT_BUDGET).then(Instant::now),
+        }
+    }
+
+    // === budget ===
+
+    #[inline]
+    fn tick(&mut self) -> Done<()> {
+        self.fuel = self.fuel.saturating_sub(1);
+        if self.fuel == 0 { self.look_at_clock() } else { Ok(()) }
+    }
+
+    /// Pays for work that is done in one step.
+    pub(super) fn charge(&mut self, steps: usize) -> Done<()> {
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        self.fuel = self.fuel.saturating_sub(steps);
+        if self.fuel == 0 { self.look_at_clock() } else { Ok(()) }
+    }
+
+    #[cold]
+    pub(super) fn look_at_clock(&mut self) -> Done<()> {
+        self.fuel = STEPS_BETWEEN_LOOKS;
+        self.spent += u64::from(STEPS_BETWEEN_LOOKS);
+        if self.spent > STEPS_MAX {
+            let message = format!("evaluation of more than {STEPS_MAX} steps");
+            return Err(Box::new(EvalError::LimitExceeded { message }));
+        }
+        self.within_budget()
+    }
+
+    /// Fails if the budget is used up; the first call starts the clock.
+    pub(super) fn within_budget(&mut self) -> Done<()> {
+        let started = *self.started.get_or_insert_with(Instant::now);
+        if started.elapsed() > self.budget {
+            return Err(Box::new(EvalError::BudgetExceeded { budget: self.budget }));
+        }
+        Ok(())
+    }
+
+    /// Whether the clock was ever looked at, and the time has run out since.
+    pub(super) fn is_late(&self) -> bool {
+        self.started.is_some_and(|started| started.elapsed() > self.budget)
+    }
+
+    fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Done<T>) -> Done<T> {
+        if self.depth >= DEPTH_MAX {
+            let message = format!("evaluation nested more than {DEPTH_MAX} deep");
+            return Err(Box::new(EvalError::LimitExceeded { message }));
+        }
+        self.depth += 1;
+        let result = run(self);
+        self.depth -= 1;
+        result
+    }
+
+    /// Walks on one level deeper.
+    pub(super) fn nested(&mut self, after: &'a [Step], base: usize) -> Done<Flow> {
+        self.deeper(|this| this.run(after, base))
+    }
+
+    pub(super) fn nested_document(
+        &mut self,
+        node: Option<NodeId>,
+        at: Slot<'a>,
+        hops: &'a [super::ir::Hop],
+        to: Register,
+        after: &'a [Step],
+        base: usize,
+    ) -> Done<Flow> {
+        self.deeper(|this| this.document(node, at, hops, to, after, base))
+    }
+
+    pub(super) fn nested_whole(&mut self, node: NodeId, at: Slot<'a>) -> Done<Slot<'a>> {
+        self.deeper(|this| this.whole(node, at))
+    }
+
+    // === operands ===
+
+    #[inline]
+    pub(super) fn value(&self, operand: Operand, base: usize) -> Option<&Value> {
+        match operand {
+            Operand::Register(register) => self.registers.get(base + usize::from(register))?.get(),
+            Operand::Constant(number) => self.plan.constants.get(number as usize),
+            Operand::Input(number) => self.world.path(self.plan, number),
+        }
+    }
+
+    pub(super) fn slot(&self, operand: Operand, base: usize) -> Slot<'a> {
+        match operand {
+            Operand::Register(register) => {
+                self.registers.get(base + usize::from(register)).cloned().unwrap_or_default()
+            }
+            Operand::Constant(number) => Slot::of(self.plan.constants.get(number as usize)),
+            Operand::Input(number) => self.world.path_slot(self.plan, number),
+        }
+    }
+
+    pub(super) fn set(&mut self, register: Register, base: usize, slot: Slot<'a>) {
+        if let Some(place) = self.registers.get_mut(base + usize::from(register)) {
+            *place = slot;
+        }
+    }
+
+    /// Whether the walk goes on with the answer of a test.
+    fn settle(&mut self, outcome: Outcome, base: usize, answer: bool) -> bool {
+        match outcome {
+            Outcome::Holds => answer,
+            Outcome::Into(to) => {
+                self.set(to, base, Slot::Owned(Value::from(answer)));
+                true
+            }
+        }
+    }
+
+    /// Whether the walk goes on with a value that may be undefined.
+    fn settle_slot(&mut self, outcome: Outcome, base: usize, slot: Slot<'a>) -> bool {
+        match outcome {
+            Outcome::Holds => is_true(slot.get()),
+            Outcome::Into(to) => {
+                let defined = slot.get().is_some();
+                self.set(to, base, slot);
+                defined
+            }
+        }
+    }
+
+    // === bodies ===
+
+    /// Walks over steps, and what follows a loop once for each of its turns.
+    pub(super) fn run(&mut self, steps: &'a [Step], base: usize) -> Done<Flow> {
+        let mut rest = steps;
+        while let Some((step, after)) = rest.split_first() {
+            self.tick()?;
+            let goes_on = match step {
+                Step::Each { base: of, key, to } => return self.each(*of, *key, *to, after, base),
+                Step::Document { hops, to } => {
+                    let data = self.world.data.clone();
+                    return self.document(Some(0), data, hops, *to, after, base);
+                }
+                Step::Enter { withs, place } => return self.enter(withs, place, after, base),
+                Step::Leave => return self.leave(after, base),
+                step if step.is_emit() => return self.emit(step, base),
+                step => self.step(step, base)?,
+            };
+            if !goes_on {
+                return Ok(Flow::More);
+            }
+            rest = after;
+        }
+        Ok(Flow::More)
+    }
+
+    /// A step that holds in one way at most.
+    fn step(&mut self, step: &'a Step, base: usize) -> Done<bool> {
+        Ok(match step {
+            Step::Load { to, from } => {
+                let slot = self.slot(*from, base);
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::Test { of } => is_true(self.value(*of, base)),
+            Step::Compare { operator, left, right, outcome } => {
+                match (self.value(*left, base), self.value(*right, base)) {
+                    (Some(left), Some(right)) => {
+                        let answer = compare(*operator, left, right);
+                        self.settle(*outcome, base, answer)
+                    }
+                    _ => false,
+                }
+            }
+            Step::Look { to, base: of, key } => {
+                let slot = self.look(*of, *key, base);
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::LookBase { to, base: of, key } => {
+                let of = self.slot(*of, base);
+                let slot = self.value(*key, base).map_or(Slot::Undefined, |key| of.look_base(key));
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::Rule { group, to } => {
+                let slot = self.rule(*group)?;
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::Member { key, value, collection, outcome } => {
+                match self.member(*key, *value, *collection, base) {
+                    Some(answer) => self.settle(*outcome, base, answer),
+                    None => false,
+                }
+            }
+            Step::IsArray { of, length } => {
+                matches!(self.value(*of, base), Some(Value::Array(items)) if items.len() == *length)
+            }
+            Step::IsObject { of, length } => {
+                matches!(self.value(*of, base), Some(Value::Object(fields)) if fields.len() == *length)
+            }
+            Step::Make { makes, items, to } => {
+                let made = self.make(*makes, items, base);
+                self.settle_slot(Outcome::Into(*to), base, made)
+            }
+            Step::Arithmetic { operator, left, right, to, place } => {
+                let slot = self.arithmetic(*operator, *left, *right, place, base)?;
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::Function { group, arguments, outcome } => {
+                let slot = self.function(*group, arguments, base)?;
+                self.settle_slot(*outcome, base, slot)
+            }
+            Step::Builtin { builtin, arguments, outcome } => {
+                let slot = self.builtin(builtin, arguments, base)?;
+                self.settle_slot(*outcome, base, slot)
+            }
+            Step::Collect { makes, body, to, place } => {
+                let slot = self.collect(*makes, body, place, base)?;
+                self.settle_slot(Outcome::Into(*to), base, slot)
+            }
+            Step::Not { body } => !self.holds(body, base)?,
+            Step::Every { domain, key, value, body } => self.every(*domain, *key, *value, body, base)?,
+            Step::Fail
+            | Step::Each { .. }
+            | Step::Document { .. }
+            | Step::Enter { .. }
+            | Step::Leave
+            | Step::EmitTrue
+            | Step::EmitValue { .. }
+            | Step::EmitPair { .. } => false,
+        })
+    }
+
+    fn look(&self, of: Operand, key: Operand, base: usize) -> Slot<'a> {
+        let Some(key) = self.value(key, base) else { return Slot::Undefined };
+        match of {
+            Operand::Register(register) => self
+                .registers
+                .get(base + usize::from(register))
+                .map(|slot| slot.look(key))
+                .unwrap_or_default(),
+            Operand::Constant(_) | Operand::Input(_) => self.slot(of, base).look(key),
+        }
+    }
+
+    fn member(&self, key: Option<Operand>, value: Operand, of: Operand, base: usize) -> Option<bool> {
+        let (value, collection) = (self.value(value, base)?, self.value(of, base)?);
+        if let Some(key) = key {
+            let key = self.value(key, base)?;
+            return Some(super::slot::look(collection, key) == Some(value));
+        }
+        Some(match collection {
+            Value::Array(items) => items.contains(value),
+            Value::Set(members) => members.contains(value),
+            Value::Object(fields) => fields.values().any(|field| field == value),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => false,
+        })
+    }
+
+    fn make(&self, makes: Collection, items: &[Operand], base: usize) -> Slot<'a> {
+        let mut values = items.iter().map(|item| self.value(*item, base).cloned());
+        let made = match makes {
+            Collection::Array => values.collect::<Option<Vec<_>>>().map(Value::from),
+            Collection::Set => values.collect::<Option<BTreeSet<_>>>().map(Value::from),
+            Collection::Object => {
+                let mut fields = BTreeMap::new();
+                loop {
+                    let Some(key) = values.next() else { break Some(Value::from(fields)) };
+                    let (Some(key), Some(Some(value))) = (key, values.next()) else { break None };
+                    fields.insert(key, value);
+                }
+            }
+        };
+        made.map_or(Slot::Undefined, Slot::Owned)
+    }
+
+    fn each(
+        &mut self,
+        of: Operand,
+        key: Option<Register>,
+        to: Option<Register>,
+        after: &'a [Step],
+        base: usize,
+    ) -> Done<Flow> {
+        self.deeper(|this| match this.slot(of, base) {
+            Slot::Undefined => Ok(Flow::More),
+            Slot::Ref(value) => this.turns(value, Slot::Ref, |this, at, item| {
+                if let Some(key) = key {
+                    this.set(key, base, at);
+                }
+                if let Some(to) = to {
+                    this.set(to, base, item);
+                }
+                this.run(after, base)
+            }),
+            Slot::Owned(value) => this.turns(
+                &value,
+                |item| Slot::Owned(item.clone()),
+                |this, at, item| {
+                    if let Some(key) = key {
+                        this.set(key, base, at);
+                    }
+                    if let Some(to) = to {
+                        this.set(to, base, item);
+                    }
+                    this.run(after, base)
+                },
+            ),
+        })
+    }
+
+    /// Runs once for each key and item of a collection; anything else has none.
+    pub(super) fn turns<'v>(
+        &mut self,
+        collection: &'v Value,
+        wrap: impl Fn(&'v Value) -> Slot<'a>,
+        mut turn: impl FnMut(&mut Self, Slot<'a>, Slot<'a>) -> Done<Flow>,
+    ) -> Done<Flow> {
+        match collection {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if turn(self, Slot::Owned(Value::from(index)), wrap(item))? == Flow::Enough {
+                        return Ok(Flow::Enough);
+                    }
+                }
+            }
+            Value::Set(members) => {
+                for member in members.iter() {
+                    if turn(self, wrap(member), wrap(member))? == Flow::Enough {
+                        return Ok(Flow::Enough);
+                    }
+                }
+            }
+            Value::Object(fields) => {
+                for (key, value) in fields.iter_sorted() {
+                    if turn(self, wrap(key), wrap(value))? == Flow::Enough {
+                        return Ok(Flow::Enough);
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => {}
+        }
+        Ok(Flow::More)
+    }
+
+    // === solutions ===
+
+    fn emit(&mut self, step: &Step, base: usize) -> Done<Flow> {
+        let (key, value) = match step {
+            Step::EmitValue { value } => (None, self.slot(*value, base)),
+            Step::EmitPair { key, value } => (Some(self.slot(*key, base)), self.slot(*value, base)),
+            _ => (None, Slot::Ref(&TRUE)),
+        };
+        if value.get().is_none() {
+            return Ok(Flow::More);
+        }
+        match (self.gathered.last_mut(), key) {
+            (Some(Gathered::Holds(holds)), _) => {
+                *holds = true;
+                return Ok(Flow::Enough);
+            }
+            (Some(Gathered::One { value: known, place }), _) => match (known.get(), value.get()) {
+                (None, _) => *known = value,
+                (Some(known), Some(value)) if known == value => {}
+                (Some(_), _) => return Err(conflict(place, "rules gave different values")),
+            },
+            (Some(Gathered::Array(items)), _) => items.extend(value.into_value()),
+            (Some(Gathered::Set(members)), _) => members.extend(value.into_value()),
+            (Some(Gathered::Object { fields, place }), Some(key)) => {
+                if let (Some(key), Some(value)) = (key.into_value(), value.into_value()) {
+                    match fields.get(&key) {
+                        None => {
+                            fields.insert(key, value);
+                        }
+                        Some(known) if *known == value => {}
+                        Some(_) => return Err(conflict(place, "object keys must be unique")),
+                    }
+                }
+            }
+            (Some(Gathered::Object { .. }) | None, _) => {}
+        }
+        Ok(Flow::More)
+    }
+
+    fn gather(&mut self, into: Gathered<'a>, steps: &'a [Step], base: usize) -> Done<Gathered<'a>> {
+        self.gathered.push(into);
+        let done = self.deeper(|this| this.run(steps, base));
+        let gathered = self.gathered.pop().unwrap_or(Gathered::Holds(false));
+        done.map(|_| gathered)
+    }
+
+    fn holds(&mut self, body: &'a [Step], base: usize) -> Done<bool> {
+        let gathered = self.gather(Gathered::Holds(false), body, base)?;
+        Ok(matches!(gathered, Gathered::Holds(true)))
+    }
+
+    fn collect(
+        &mut self,
+        makes: Collection,
+        body: &'a [Step],
+        place: &'a Place,
+        base: usize,
+    ) -> Done<Slot<'a>> {
+        let into = match makes {
+            Collection::Array => Gathered::Array(Vec::new()),
+            Collection::Set => Gathered::Set(BTreeSet::new()),
+            Collection::Object => Gathered::Object { fields: BTreeMap::new(), place },
+        };
+        Ok(self.gather(into, body, base)?.into_slot())
+    }
+
+    fn every(
+        &mut self,
+        domain: Operand,
+        key: Option<Register>,
+        value: Register,
+        body: &'a [Step],
+        base: usize,
+    ) -> Done<bool> {
+        let turn = |this: &mut Self, at: Slot<'a>, item: Slot<'a>| {
+            if let Some(key) = key {
+                this.set(key, base, at);
+            }
+            this.set(value, base, item);
+            Ok(if this.holds(body, base)? { Flow::More } else { Flow::Enough })
+        };
+        let domain = self.slot(domain, base);
+        let flow = match domain {
+            Slot::Ref(all @ (Value::Array(_) | Value::Set(_) | Value::Object(_))) => {
+                self.turns(all, Slot::Ref, turn)?
+            }
+            Slot::Owned(all @ (Value::Array(_) | Value::Set(_) | Value::Object(_))) => {
+                self.turns(&all, |item| Slot::Owned(item.clone()), turn)?
+            }
+            Slot::Undefined | Slot::Ref(_) | Slot::Owned(_) => return Ok(false),
+        };
+        Ok(flow == Flow::More)
+    }
+
+    // === rules ===
+
+    /// The value of all rules of a path, evaluated once in a world.
+    pub(super) fn rule(&mut self, id: GroupId) -> Done<Slot<'a>> {
+        if let Some(Some(known)) = self.world.memo.get(id as usize) {
+            return Ok(known.clone());
+        }
+        let Some(group) = self.plan.groups.get(id as usize) else { return Ok(Slot::Undefined) };
+        let slot = self.group(group, self.top)?;
+        if let Some(memo) = self.world.memo.get_mut(id as usize) {
+            *memo = Some(slot.clone());
+        }
+        Ok(slot)
+    }
+
+    /// The value of a function whose arguments lie at the top of the registers.
+    pub(super) fn applied(&mut self, id: GroupId) -> Done<Slot<'a>> {
+        match self.plan.groups.get(id as usize) {
+            Some(group) => self.group(group, self.top),
+            None => Ok(Slot::Undefined),
+        }
+    }
+
+    /// Puts arguments where the frame of the next rule begins; `false` if one is undefined.
+    pub(super) fn pass(&mut self, arguments: &[Operand], base: usize) -> bool {
+        self.reserve(self.top + arguments.len());
+        for (index, argument) in arguments.iter().enumerate() {
+            let slot = self.slot(*argument, base);
+            if slot.get().is_none() {
+                return false;
+            }
+            if let Some(place) = self.registers.get_mut(self.top + index) {
+                *place = slot;
+            }
+        }
+        true
+    }
+
+    fn reserve(&mut self, length: usize) {
+        if self.registers.len() < length {
+            self.registers.resize(length, Slot::Undefined);
+        }
+    }
+
+    fn group(&mut self, group: &'a Group, base: usize) -> Done<Slot<'a>> {
+        self.reserve(base + group.frame);
+        let outer = std::mem::replace(&mut self.top, base + group.frame);
+        let slot = self.deeper(|this| match group.kind {
+            Kind::Value | Kind::Function => this.one(group, base),
+            Kind::Set => this.partial(group, Gathered::Set(BTreeSet::new()), base),
+            Kind::Object => {
+                let into = Gathered::Object { fields: BTreeMap::new(), place: &group.place };
+                this.partial(group, into, base)
+            }
+        });
+        self.top = outer;
+        slot
+    }
+
+    fn candidates(&self, group: &Group, base: usize) -> Option<Chains> {
+        let index = group.index.as_ref()?;
+        let mut found = Chains::new();
+        index.candidates(&mut |operand| self.value(operand, base), &mut found);
+        Some(found)
+    }
+
+    fn one(&mut self, group: &'a Group, base: usize) -> Done<Slot<'a>> {
+        let mut result = Slot::Undefined;
+        if let Some(found) = self.candidates(group, base) {
+            for chain in found.iter().filter_map(|number| group.chains.get(*number as usize)) {
+                if self.add_chain(group, chain, &mut result, base)? == Flow::Enough {
+                    break;
+                }
+            }
+        } else {
+            for chain in &group.chains {
+                if self.add_chain(group, chain, &mut result, base)? == Flow::Enough {
+                    break;
+                }
+            }
+        }
+        match &group.default {
+            Some(default) if result.get().is_none() => self.chain(group, default, base),
+            Some(_) | None => Ok(result),
+        }
+    }
+
+    fn add_chain(
+        &mut self,
+        group: &'a Group,
+        chain: &'a Chain,
+        result: &mut Slot<'a>,
+        base: usize,
+    ) -> Done<Flow> {
+        let value = self.chain(group, chain, base)?;
+        match (result.get(), value.get()) {
+            (_, None) => return Ok(Flow::More),
+            (None, Some(_)) => *result = value,
+            (Some(known), Some(value)) if known == value => {}
+            (Some(_), Some(_)) => return Err(conflict(&group.place, &different(group))),
+        }
+        Ok(if group.one_value { Flow::Enough } else { Flow::More })
+    }
+
+    /// The value of the first branch that has one.
+    fn chain(&mut self, group: &'a Group, chain: &'a Chain, base: usize) -> Done<Slot<'a>> {
+        for branch in &chain.branches {
+            let into = if branch.is_constant {
+                Gathered::Holds(false)
+            } else {
+                Gathered::One { value: Slot::Undefined, place: &group.place }
+            };
+            self.gathered.push(into);
+            let done = self.run(&branch.steps, base);
+            let gathered = self.gathered.pop();
+            done?;
+            match gathered {
+                Some(Gathered::Holds(true)) => {
+                    if let Some(Step::EmitValue { value }) = branch.steps.last() {
+                        return Ok(self.slot(*value, base));
+                    }
+                }
+                Some(Gathered::One { value, .. }) if value.get().is_some() => return Ok(value),
+                _ => {}
+            }
+        }
+        Ok(Slot::Undefined)
+    }
+
+    fn partial(&mut self, group: &'a Group, into: Gathered<'a>, base: usize) -> Done<Slot<'a>> {
+        self.gathered.push(into);
+        let done = self.partial_chains(group, base);
+        let gathered = self.gathered.pop().unwrap_or(Gathered::Holds(false));
+        done?;
+        Ok(gathered.into_slot())
+    }
+
+    fn partial_chains(&mut self, group: &'a Group, base: usize) -> Done<()> {
+        if let Some(found) = self.candidates(group, base) {
+            for chain in found.iter().filter_map(|number| group.chains.get(*number as usize)) {
+                for branch in &chain.branches {
+                    self.run(&branch.steps, base)?;
+                }
+            }
+            return Ok(());
+        }
+        for branch in group.chains.iter().flat_map(|chain| &chain.branches) {
+            self.run(&branch.steps, base)?;
+        }
+        Ok(())
+    }
+}
+
+static TRUE: Value = Value::Bool(true);
+
+impl<'a> Gathered<'a> {
+    fn into_slot(self) -> Slot<'a> {
+        match self {
+            Self::Holds(holds) => Slot::Owned(Value::from(holds)),
+            Self::One { value, .. } => value,
+            Self::Array(items) => Slot::Owned(Value::from(items)),
+            Self::Set(members) => Slot::Owned(Value::from(members)),
+            Self::Object { fields, .. } => Slot::Owned(Value::from(fields)),
+        }
+    }
+}
+
+fn is_true(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| *value != Value::Bool(false))
+}
+
+fn compare(operator: Comparison, left: &Value, right: &Value) -> bool {
+    match operator {
+        Comparison::Equal => left == right,
+        Comparison::NotEqual => left != right,
+        Comparison::Less => left < right,
+        Comparison::LessOrEqual => left <= right,
+        Comparison::Greater => left > right,
+        Comparison::GreaterOrEqual => left >= right,
+    }
+}
+
+fn different(group: &Group) -> String {
+    match group.kind {
+        Kind::Function => format!("function `{}` gave different values for the same arguments", group.name),
+        Kind::Value | Kind::Set | Kind::Object => format!("rule `{}` has different values", group.name),
+    }
+}
+
+fn conflict(place: &Place, message: &str) -> Stop {
+    Box::new(EvalError::Conflict { place: place.clone(), message: message.to_owned() })
+}
