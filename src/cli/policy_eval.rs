@@ -86,7 +86,7 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
     Ok(if args.fail && eval::is_negative(&rows) { Exit::No } else { Exit::Fine })
 }
 
-fn read_input(path: &Path) -> anyhow::Result<Value> {
+pub(super) fn read_input(path: &Path) -> anyhow::Result<Value> {
     let mut text = String::new();
     let shown = path.display();
     let read = if path.as_os_str() == "-" {
