@@ -12,4 +12,5 @@ pub mod eval;
 mod fields;
 mod manifest;
 mod probe;
+pub mod result;
 pub mod testing;

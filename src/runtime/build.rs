@@ -12,14 +12,15 @@ use crate::audit::sink::OpenError;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
 use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
-use crate::contract::decision::FoldedNames;
+use crate::contract::decision::{FoldedNames, Phase};
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider, ProviderErrors};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
+use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
-use crate::rego::fault::BundleErrors;
+use crate::rego::fault::{BundleErrors, Fault};
 use crate::rego::program::{EntrypointError, Options};
 use crate::runtime::router::{RouteConflict, Router};
 use crate::runtime::snapshot::{
@@ -228,6 +229,13 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
     let decision = program.entrypoint(&decision_path).map_err(missing)?;
     let response = policy.response.as_ref().map(|path| program.entrypoint(&path.join("/")).map_err(missing));
     let rules = Rules { decision, response: response.transpose()?, budget: policy.budget };
+    let asked = rules.response.iter().map(|entrypoint| (entrypoint, Phase::Response));
+    let asked = [(&rules.decision, Phase::Request)].into_iter().chain(asked);
+    let undecided: Vec<Fault> =
+        asked.flat_map(|(entrypoint, phase)| result::check(&program, entrypoint, phase)).collect();
+    if !undecided.is_empty() {
+        return Err(faulty(BundleErrors::from(undecided)));
+    }
     Ok(Policy {
         name: name(),
         revision: bundle.revision,
@@ -255,11 +263,17 @@ fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
         Outcome::Errored(error) => Some(format!("{}: {}: {error}", test.place, test.full_name())),
     });
     let failed: Vec<_> = failed.collect();
-    if failed.is_empty() {
-        tracing::info!(policy.id = %policy.name, tests = report.tests.len(), "Bundle's own tests pass");
-        return Ok(());
+    if !failed.is_empty() {
+        return Err(failed.join("\n"));
     }
-    Err(failed.join("\n"))
+    let passed = report.count(|outcome| *outcome == Outcome::Passed);
+    if report.tests.is_empty() {
+        tracing::warn!(policy.id = %policy.name, "Bundle has no tests of its own, so nothing of it was tried");
+    } else {
+        let skipped = report.tests.len() - passed;
+        tracing::info!(policy.id = %policy.name, tests = passed, skipped, "Bundle's own tests pass");
+    }
+    Ok(())
 }
 
 /// Listeners in the order of the running ones: their sockets stay as they are.
