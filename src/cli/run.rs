@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::output::Exit;
 use crate::config::interpolate::process_environment;
-use crate::server::gateway::{Gateway, Reloader};
+use crate::server::gateway::{Gateway, Reloader, StartError};
 use crate::telemetry::log::{self, Colour, Format};
 
 /// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads.
@@ -41,7 +41,9 @@ pub fn run(args: &RunArgs, notes: &mut dyn Write) -> anyhow::Result<Exit> {
         Err(error) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
             writeln!(notes, "error: {error}{}", source.unwrap_or_default())?;
-            writeln!(notes, "hint: run `gatewayctl config check --config {}`", args.config.display())?;
+            if matches!(error, StartError::Listen { .. }) {
+                writeln!(notes, "hint: stop what listens there, or give the listener another address")?;
+            }
             return Ok(Exit::CouldNotRun);
         }
     };

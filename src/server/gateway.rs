@@ -16,7 +16,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::contract::event::Outcome;
 use crate::identity::jwt::key_sets::Refresher;
 use crate::pipeline::reject;
-use crate::runtime::build::BuildErrors;
+use crate::runtime::build_error::BuildErrors;
 use crate::runtime::control::{Control, Environment, Start, Watched};
 use crate::runtime::shared::Shared;
 use crate::runtime::watch::Watch;
@@ -201,7 +201,10 @@ impl Reloader {
                 Ok(())
             }
             Err(errors) => {
-                tracing::error!(%errors, "Reload refused, the last good configuration goes on");
+                tracing::error!(
+                    errors = errors.one_line(),
+                    "Reload refused, the last good configuration goes on"
+                );
                 Err(errors)
             }
         }
@@ -214,7 +217,12 @@ impl Reloader {
         match &went {
             Ok(true) => tracing::info!(generation = self.shared().generation(), "Rolled back"),
             Ok(false) => {}
-            Err(errors) => tracing::error!(%errors, "Rollback refused, the snapshot in force goes on"),
+            Err(errors) => {
+                tracing::error!(
+                    errors = errors.one_line(),
+                    "Rollback refused, the snapshot in force goes on"
+                );
+            }
         }
         went
     }

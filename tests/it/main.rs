@@ -44,6 +44,7 @@ mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;
 mod rego_traps;
+mod run_command;
 mod schema;
 mod tidy;
 mod token;

@@ -13,7 +13,7 @@ const TESTS: &str = "package gateway_test\n\nimport data.gateway\n\n\
     test_post if not gateway.allowed with input.request.method as \"POST\"\n";
 
 /// A directory with files.
-fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(crate) fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = root.path().join(name);
@@ -24,20 +24,20 @@ fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 /// What a run of the binary left behind.
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    notes: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) notes: String,
 }
 
 impl Ran {
-    fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         serde_json::from_str(&self.out)
             .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.notes))
     }
 }
 
-fn gatewayctl(root: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn gatewayctl(root: &Path, arguments: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
         .args(arguments)
         .current_dir(root)
