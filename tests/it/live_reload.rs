@@ -331,6 +331,27 @@ fn a_request_in_flight_ends_on_the_snapshot_it_began_with() {
 }
 
 #[test]
+fn evaluators_of_a_new_policy_are_made_off_the_workers() {
+    let upstream = RecordingUpstream::start();
+    let gateway = start(&upstream, &status_policy(401), UNWATCHED);
+    let left = || gateway.running().reloader().shared().current().ready.left();
+    assert_eq!((ask_status(&gateway), left()), (401, 0));
+    let check = |status: u16| {
+        // Made on the thread that reloads, before the worker has heard of the new snapshot; then taken, not made, by it.
+        assert_eq!(left(), 1, "{status}");
+        assert_eq!((ask_status(&gateway), left()), (status, 0));
+    };
+    gateway.write("policy/main.rego", &status_policy(402));
+    reload(&gateway).unwrap();
+    check(402);
+    gateway.write("policy/main.rego", "package");
+    reload(&gateway).unwrap_err();
+    check(402);
+    assert!(gateway.running().reloader().roll_back().unwrap());
+    check(401);
+}
+
+#[test]
 fn limits_go_on_counting() {
     let upstream = RecordingUpstream::start();
     let policy = "package gateway\n\ndecision := {\"allow\": true, \"limits\": [{\"name\": \"l\", \"key\": \"k\", \"rate\": \"1/1h\"}]}\n";
