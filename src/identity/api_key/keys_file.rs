@@ -277,6 +277,9 @@ impl Reader {
         if word.is_none() {
             self.fault(node.span.start, format!("`{name}` must be text, not empty; put it in quotes"));
         }
+        if word.as_ref().is_some_and(|word| word.chars().any(char::is_control)) {
+            self.fault(node.span.start, format!("`{name}` has a control character; write it without"));
+        }
         word
     }
 
