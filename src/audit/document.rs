@@ -21,6 +21,9 @@ const CREDENTIAL_MIN: usize = 12;
 /// Credentials of one event that are looked for elsewhere.
 const CREDENTIALS_MAX: usize = 16;
 
+/// What stands where a credential stood.
+pub(super) const MASK: &str = "[erased]";
+
 /// What was left out of an event.
 #[derive(Default)]
 pub(super) struct Erased<'v> {
@@ -183,7 +186,30 @@ impl<'v> Erased<'v> {
         }
     }
 
-    fn remember_text(&mut self, text: &'v str) {
+    /// Masks whatever copies of credentials are left in the record from `start` on: in the path, in a parameter or a
+    /// segment, in a policy's error.
+    pub(super) fn mask_copies(&self, out: &mut Vec<u8>, start: usize) {
+        for credential in self.credentials.iter().filter(|credential| stands_in_strings_only(credential)) {
+            let Some(record) = out.get(start..) else { return };
+            let finder = memchr::memmem::Finder::new(credential.as_bytes());
+            let mut masked = Vec::new();
+            let mut rest = record;
+            while let Some(at) = finder.find(rest) {
+                let (before, found) = rest.split_at(at);
+                masked.extend_from_slice(before);
+                masked.extend_from_slice(MASK.as_bytes());
+                rest = found.get(credential.len()..).unwrap_or_default();
+            }
+            if rest.len() < record.len() {
+                masked.extend_from_slice(rest);
+                out.truncate(start);
+                out.extend_from_slice(&masked);
+            }
+        }
+    }
+
+    /// Looks for this text too, without the scheme before it.
+    pub(super) fn remember_text(&mut self, text: &'v str) {
         let bare = text.rsplit(' ').next().unwrap_or_default();
         if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
             self.credentials.push(bare);
@@ -196,6 +222,14 @@ impl<'a> Place<'a> {
     pub(super) const fn root(name: &'a str) -> Self {
         Self { parent: None, name }
     }
+}
+
+/// Whether a text can be found in JSON only where it stands inside of a string: it is written there as it is, and it has
+/// something that no number, literal or punctuation has.
+fn stands_in_strings_only(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    let is_outside_too = |byte: u8| b"0123456789+-.eE,:[]{}truefalsn".contains(&byte);
+    text.bytes().all(is_plain) && !text.bytes().all(is_outside_too)
 }
 
 /// Compares names that mostly differ in length or in the first byte, which then costs no call.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use regorus::Value;
 
 use crate::audit::credential::{self, Rule};
-use crate::audit::document::{Document, Erased, Place};
+use crate::audit::document::{self, Document, Erased, Place};
 use crate::audit::json::{is_undefined, push_string, push_u64, push_value};
 use crate::audit::label::EncodedLabels;
 use crate::audit::memo::Memo;
@@ -29,7 +29,14 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &
     if event.level == LogLevel::None {
         return;
     }
-    let mut encoder = Encoder { out, event, memo, erased: Erased::default() };
+    let start = out.len();
+    let mut erased = Erased::default();
+    event
+        .credentials
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .for_each(|text| erased.remember_text(text));
+    let mut encoder = Encoder { out, event, memo, erased };
     encoder.push_head();
     encoder.push_documents();
     encoder.push_labels(labels);
@@ -38,6 +45,7 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &
     // Last, because only now it is known what was left out.
     encoder.erased.push_member(encoder.out);
     encoder.out.push(b'}');
+    encoder.erased.mask_copies(encoder.out, start);
 }
 
 struct Encoder<'a> {
@@ -149,7 +157,7 @@ impl<'a> Encoder<'a> {
         self.optional_text(",\"version\":", gateway.version);
         self.optional_text(",\"route\":", gateway.route);
         self.text(",\"method\":", gateway.method.as_str());
-        self.text(",\"path\":", gateway.path);
+        self.push_path(gateway.path);
         self.number(",\"status\":", u64::from(gateway.status));
         self.text(",\"outcome\":", gateway.outcome.as_str());
         self.push_reason(gateway.reason);
@@ -171,6 +179,15 @@ impl<'a> Encoder<'a> {
         self.number(",\"policy\":", gateway.timings.policy_us);
         self.number(",\"upstream\":", gateway.timings.upstream_us);
         self.raw("}}");
+    }
+
+    /// The path, or nothing of it where an escape may hide a credential in it; a plain copy is masked in the end.
+    fn push_path(&mut self, path: &str) {
+        let decoded = percent_encoding::percent_decode_str(path);
+        let is_hidden = path.contains('%')
+            && self.erased.is_copied_into(&decoded.collect::<Vec<u8>>())
+            && !self.erased.is_copied_into(path.as_bytes());
+        self.text(",\"path\":", if is_hidden { document::MASK } else { path });
     }
 
     fn push_identity(&mut self, gateway: &Gateway<'_>) {

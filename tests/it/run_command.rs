@@ -1,8 +1,8 @@
 //! `gatewayctl run` and `config check` of the real binary: they agree on what is wrong, and the log is one line a record.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::gateway::ALLOW_ALL;
 use crate::policy_cli::{files, gatewayctl};
+use crate::wire::connect;
 
 const CONFIG: &str = "version: 1
 workers: 1
@@ -77,11 +78,10 @@ impl Drop for Running {
 
 #[test]
 fn config_check_finds_all_that_run_refuses() {
-    let config =
-        CONFIG.replace("0\"}]", "0\", tls: {certificates: [{cert: bad.pem, key: bad.pem}]}}]").replace(
-            "{bundle: policy}",
-            "{bundle: policy}, other: {bundle: other, decision: other/decision}, late: {bundle: late}",
-        ) + "decision_logs: [{type: file, path: policy}]\n";
+    let config = CONFIG.replace(
+        "{bundle: policy}",
+        "{bundle: policy}, other: {bundle: other, decision: other/decision}, late: {bundle: late}",
+    ) + "decision_logs: [{type: file, path: pipe}]\n";
     let root = files(&[
         ("gateway.yaml", &config),
         ("policy/main.rego", "package gateway\n\ndecision := nothing\n"),
@@ -89,8 +89,8 @@ fn config_check_finds_all_that_run_refuses() {
         ("late/main.rego", "package gateway\n\ndecision := \"yes\"\n"),
         ("late/main_test.rego", "package gateway_test\n\ntest_no if false\n"),
         ("keys.yaml", "keys: [{id: a}]\n"),
-        ("bad.pem", "no certificate"),
     ]);
+    assert!(Command::new("mkfifo").arg(root.path().join("pipe")).status().unwrap().success());
     let checked = gatewayctl(root.path(), &["config", "check"]);
     assert_eq!((checked.code, checked.out.as_str()), (Some(1), ""));
     let want = [
@@ -99,8 +99,7 @@ fn config_check_finds_all_that_run_refuses() {
         "late/main.rego:3:13: policy `late`: ",
         "late/main_test.rego:3:1: data.gateway_test.test_no failed",
         "keys.yaml:1:8: identity provider `partners`: ",
-        "bad.pem",
-        "the decision log `",
+        "is no file; name a regular file",
     ];
     for part in want {
         assert!(checked.notes.contains(part), "no `{part}` in {}", checked.notes);
@@ -165,4 +164,32 @@ fn a_refused_reload_is_one_line_of_the_log() {
     let errors = refused["errors"].as_str().unwrap();
     assert!(errors.contains("unknown policy `mian`; help: did you mean `main`?"), "{errors}");
     assert!(!errors.contains('\n'), "{errors}");
+}
+
+#[test]
+fn a_second_signal_cuts_the_drain_short_and_the_event_is_written() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = CONFIG
+        .replace("127.0.0.1:9", &upstream.local_addr().unwrap().to_string())
+        .replace(", identity: [partners]", "")
+        + "decision_logs: [{type: file, path: decisions.jsonl}]\ndrain_timeout: 10m\n";
+    let root = files(&[("gateway.yaml", &config), ("policy/main.rego", ALLOW_ALL), KEYS]);
+    let mut running = Running::start(root.path());
+    let mut client = connect(running.address());
+    client.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n").unwrap();
+    // It has reached the upstream, which never answers.
+    let (held, _) = upstream.accept().unwrap();
+    held.peek(&mut [0]).unwrap();
+    running.signal("-TERM");
+    running.until("Draining");
+    running.signal("-INT");
+    running.until("Told again to end");
+    running.until("Stopped");
+    assert_eq!(running.process.wait().unwrap().code(), Some(0));
+    let events = fs::read_to_string(root.path().join("decisions.jsonl")).unwrap();
+    let event: Value = serde_json::from_str(events.trim()).unwrap();
+    assert_eq!(
+        (&event["gateway"]["aborted"], &event["gateway"]["outcome"]),
+        (&true.into(), &"failed".into())
+    );
 }
