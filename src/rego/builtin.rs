@@ -1,13 +1,25 @@
-//! The built-in functions: which exist, which OPA has and we do not, and the guarded ones.
+//! The built-in functions: one table of everything that can be called, ours or regorus's.
 //!
-//! Some of regorus's built-ins can run or allocate without bound under a time limit that only
-//! looks between calls, or panic, or read the clock. Those are replaced by guards of the same name
-//! which check the arguments first. A refusal by a guard fails the whole evaluation, whatever the
-//! policy does with the undefined result.
+//! A built-in of ours wins over regorus's of the same name. Some of regorus's can run or allocate
+//! without bound under a time limit that only looks between calls; a guard checks their arguments
+//! first. A refusal fails the whole evaluation, whatever the policy does with the undefined result.
+//! To add a built-in: write one function in its family's file and one line in that file's table.
 
-pub(crate) mod guard;
+mod argument;
+mod collection;
+mod engine;
+mod evaluation;
+mod guard;
+mod text;
+mod volatile;
 
-use regorus::unstable::BUILTINS;
+use std::{collections::HashMap, sync::LazyLock};
+
+use regorus::{Engine, Value, unstable::BUILTINS};
+
+use self::{engine::EngineFunction, guard::Check};
+
+pub(crate) use self::evaluation::{start, take_refusal};
 
 /// What is known of a built-in's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +33,81 @@ pub(crate) enum Known {
     /// OPA has it, and we do not.
     Missing,
     Unknown,
+}
+
+/// A callable built-in: name, arity, and what runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Builtin {
+    pub(crate) name: &'static str,
+    pub(crate) arity: usize,
+    check: Option<Check>,
+    function: Function,
+}
+
+#[derive(Clone, Copy)]
+enum Function {
+    Own(OwnFunction),
+    Engine(EngineFunction),
+}
+
+/// A built-in of ours: it is never called with undefined or with another number of arguments.
+type OwnFunction = fn(&[Value]) -> Result<Value, Failure>;
+
+/// A line of a family's table: name, arity, function.
+type Entry = (&'static str, usize, OwnFunction);
+
+/// Why a built-in has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Failure {
+    /// OPA has an error here: undefined, unless errors are strict.
+    Error(String),
+    /// The arguments are over a bound.
+    Refused(String),
+}
+
+/// Why a call fails the evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CallError {
+    /// A bound refused the arguments: no policy may go on from here.
+    #[error("{0}")]
+    Refused(String),
+    /// The built-in's own error, in strict mode.
+    #[error("{0}")]
+    Failed(String),
+}
+
+const FAMILIES: &[&[Entry]] = &[collection::TABLE, text::TABLE, volatile::TABLE];
+
+static TABLE: LazyLock<HashMap<&'static str, Builtin>> = LazyLock::new(table);
+
+fn table() -> HashMap<&'static str, Builtin> {
+    let engine = BUILTINS.iter().filter(|(name, _)| !is_hidden(name)).map(|(name, (function, arity))| {
+        let function = Function::Engine(*function);
+        Builtin { name, arity: usize::from(*arity), check: None, function }
+    });
+    let own = FAMILIES.iter().copied().flatten().map(|(name, arity, function)| Builtin {
+        name,
+        arity: *arity,
+        check: None,
+        function: Function::Own(*function),
+    });
+    let mut table: HashMap<_, _> = engine.chain(own).map(|builtin| (builtin.name, builtin)).collect();
+    for (name, check) in guard::CHECKED {
+        if let Some(builtin) = table.get_mut(name) {
+            builtin.check = Some(*check);
+        }
+    }
+    table
+}
+
+/// Internal to regorus, named after its own test suite, or IO that is not there.
+fn is_hidden(name: &str) -> bool {
+    name.starts_with("__") || name.starts_with("test.") || name == "http.send"
+}
+
+/// The callable built-in of this name. `print` is none: it takes what is undefined, too.
+pub(crate) fn lookup(name: &str) -> Option<&'static Builtin> {
+    TABLE.get(name)
 }
 
 /// Built-ins of OPA 1.20 that are not here.
@@ -95,13 +182,74 @@ pub(crate) fn find(name: &str) -> Known {
     match name {
         "http.send" => Known::NotConfigured,
         "print" => Known::Available { arity: None },
-        // Internal to regorus, or named after its own test suite.
-        _ if name.starts_with("__") || name.starts_with("test.") => Known::Unknown,
-        _ => match BUILTINS.get(name) {
-            Some((_, arity)) => Known::Available { arity: Some(usize::from(*arity)) },
+        _ => match lookup(name) {
+            Some(builtin) => Known::Available { arity: Some(builtin.arity) },
             None if MISSING.contains(&name) => Known::Missing,
             None => Known::Unknown,
         },
+    }
+}
+
+/// Puts into an engine what it lacks, and what must run instead of its own. `strict` makes errors
+/// fatal, as `set_strict_builtin_errors` does for those it calls by itself.
+pub(crate) fn install(engine: &mut Engine, strict: bool) -> anyhow::Result<()> {
+    for builtin in TABLE.values().filter(|builtin| builtin.is_extension()) {
+        // No built-in has more than a handful of arguments.
+        let arity = u8::try_from(builtin.arity).unwrap_or(u8::MAX);
+        let run = move |arguments: Vec<Value>| builtin.call(&arguments, strict).map_err(anyhow::Error::new);
+        engine.add_extension(builtin.name.to_owned(), arity, Box::new(run))?;
+    }
+    Ok(())
+}
+
+// === impl Builtin ===
+
+impl Builtin {
+    /// Calls it. Undefined stands for OPA's undefined: an undefined argument, no result, or an error
+    /// that is not strict. A refusal is also kept for [`take_refusal`].
+    pub(crate) fn call(&self, arguments: &[Value], strict: bool) -> Result<Value, CallError> {
+        if arguments.contains(&Value::Undefined) {
+            return Ok(Value::Undefined);
+        }
+        let answer = if arguments.len() == self.arity {
+            self.checked(arguments, strict)
+        } else {
+            Err(Failure::Error(format!("takes {} arguments, {} given", self.arity, arguments.len())))
+        };
+        match answer {
+            Ok(value) => Ok(value),
+            Err(Failure::Error(_)) if !strict => Ok(Value::Undefined),
+            Err(Failure::Error(reason)) => Err(CallError::Failed(format!("{}: {reason}", self.name))),
+            Err(Failure::Refused(reason)) => {
+                let reason = format!("`{}`: {reason}", self.name);
+                evaluation::refuse(&reason);
+                Err(CallError::Refused(reason))
+            }
+        }
+    }
+
+    fn checked(&self, arguments: &[Value], strict: bool) -> Result<Value, Failure> {
+        if let Some(check) = self.check {
+            check(arguments).map_err(Failure::Refused)?;
+        }
+        match self.function {
+            Function::Own(function) => function(arguments),
+            Function::Engine(function) => engine::call(function, arguments, strict),
+        }
+    }
+
+    /// Whether the interpreter has to be told about it.
+    fn is_extension(&self) -> bool {
+        self.check.is_some() || matches!(self.function, Function::Own(_))
+    }
+}
+
+impl std::fmt::Debug for Builtin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builtin")
+            .field("name", &self.name)
+            .field("arity", &self.arity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,12 +260,12 @@ pub(crate) fn is_known(name: &str) -> bool {
 
 /// Whether a call may answer differently the next time: clock, chance, or the process it runs in.
 pub(crate) fn is_volatile(name: &str) -> bool {
-    matches!(name, "time.now_ns" | "rand.intn" | "uuid.rfc4122" | "opa.runtime" | "print" | "trace")
+    volatile::NAMES.contains(&name)
 }
 
 /// The built-in whose name is nearest to a misspelt one.
 pub(crate) fn nearest(name: &str) -> Option<String> {
-    closest(name, BUILTINS.keys().copied().filter(|name| find(name) != Known::Unknown))
+    closest(name, TABLE.keys().copied())
 }
 
 /// The candidate at the smallest edit distance, if that is small for the name's length.
@@ -155,8 +303,26 @@ mod tests {
     #[test]
     fn every_missing_name_is_really_missing() {
         for name in MISSING {
-            assert!(!BUILTINS.contains_key(name), "{name} exists now: take it off the list");
+            assert!(lookup(name).is_none(), "{name} exists now: take it off the list");
         }
+    }
+
+    #[test]
+    fn one_call_runs_what_is_ours_the_engines_and_the_guarded() {
+        let call = |name: &str, arguments: &str, strict: bool| {
+            let arguments = Value::from_json_str(arguments).unwrap().as_array().unwrap().to_vec();
+            lookup(name).unwrap().call(&arguments, strict)
+        };
+        assert_eq!(call("strings.count", r#"["cheese", "e"]"#, false), Ok(Value::from(3)));
+        assert_eq!(call("upper", r#"["a"]"#, false), Ok(Value::from("A")));
+        assert_eq!(call("upper", "[1]", false), Ok(Value::Undefined));
+        assert!(matches!(call("upper", "[1]", true), Err(CallError::Failed(_))));
+        assert_eq!(call("upper", "[]", false), Ok(Value::Undefined));
+        assert_eq!(lookup("upper").unwrap().call(&[Value::Undefined], true), Ok(Value::Undefined));
+        start(0, &Value::new_object());
+        assert!(matches!(call("numbers.range", "[1, 20000000]", false), Err(CallError::Refused(_))));
+        assert!(take_refusal().is_some_and(|reason| reason.contains("`numbers.range`")));
+        assert!(lookup("http.send").is_none() && lookup("print").is_none() && lookup("nothing").is_none());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 
 use super::{
-    builtin::guard,
+    builtin,
     coverage::FileCoverage,
     fault::Place,
     program::{Entrypoint, Program},
@@ -204,7 +204,7 @@ impl Evaluator {
         evaluate: impl FnOnce(&mut Engine) -> anyhow::Result<T>,
     ) -> Result<T, EvalError> {
         let Facts { input, now_ns, budget } = facts;
-        guard::start(now_ns);
+        builtin::start(now_ns, self.program.runtime());
         self.engine.set_input(input);
         self.engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: budget,
@@ -220,7 +220,7 @@ impl Evaluator {
         })?;
         // The engine may swallow an error inside a function that has another definition, so both
         // are looked at even when there is an answer.
-        if let Some(message) = guard::tripped() {
+        if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }
         if took > budget {

@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use regorus::{Engine, Value};
 
 use super::{
-    builtin::guard,
-    check,
+    builtin, check,
     coverage::FileCoverage,
     evaluator::Evaluator,
     fault::{BundleErrors, Fault, Place},
@@ -158,8 +157,7 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
     let fail = |error: &anyhow::Error| {
         BundleErrors::from(locate(tree, modules, "compile_error", &error.to_string()))
     };
-    guard::install(&mut engine, &options.runtime, options.strict_builtin_errors)
-        .map_err(|error| fail(&error))?;
+    builtin::install(&mut engine, options.strict_builtin_errors).map_err(|error| fail(&error))?;
     for module in modules {
         let (path, text) = (module.text.path.to_string(), module.text.content.to_string());
         // The original parsed, so this is a fault of the rewriting and no one else's.
@@ -256,6 +254,11 @@ impl Program {
     /// The resolved syntax tree.
     pub(crate) fn tree(&self) -> &Tree {
         &self.0.tree
+    }
+
+    /// What `opa.runtime()` answers.
+    pub(crate) fn runtime(&self) -> &Value {
+        &self.0.options.runtime
     }
 
     /// The base data.

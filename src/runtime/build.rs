@@ -13,13 +13,14 @@ use crate::contract::decision::{FoldedNames, Phase};
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
+use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::fault::BundleErrors;
 use crate::rego::program::Options;
-use crate::runtime::build_error::{BuildError, BuildErrors};
+use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
 use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
@@ -122,7 +123,11 @@ fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
 fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) -> Option<Policy> {
     let name = || Arc::clone(&policy.name);
     let of_bundle = |source| BuildError::Bundle { policy: name(), source };
-    let bundle = faults.take(bundle::load(&[&policy.bundle], Purpose::Serve).map_err(of_bundle))?;
+    let verification = policy.signing.as_ref().map(verification).transpose();
+    let verification = verification.map_err(|source| BuildError::Signing { policy: name(), source });
+    let verification = faults.take(verification)?;
+    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve(verification.as_ref()));
+    let bundle = faults.take(bundle.map_err(of_bundle))?;
     let program = faults.take(bundle.compile(options.clone()).map_err(of_bundle))?;
     let mut entrypoint = |path: &[String], phase| {
         let path = path.join("/");
@@ -153,6 +158,24 @@ fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) 
         program,
         rules: Rules { decision, response, budget: policy.budget },
         on_error: policy.on_error,
+    })
+}
+
+/// Reads the keys that may have signed a bundle.
+fn verification(signing: &model::Signing) -> Result<Verification, SigningError> {
+    let keys = signing.keys.iter().map(|key| -> Result<_, SigningError> {
+        let failed = |source| SigningError::Unreadable { file: key.file.clone(), source };
+        let text = std::fs::read_to_string(&key.file).map_err(failed)?;
+        let read =
+            VerificationKey::new(key.algorithm, text.trim_end_matches(['\r', '\n']), key.scope.clone());
+        let read = read.map_err(|source| SigningError::Key { file: key.file.clone(), source })?;
+        Ok((key.id.clone(), read))
+    });
+    Ok(Verification {
+        keys: keys.collect::<Result<_, _>>()?,
+        key_id: signing.keyid.clone(),
+        scope: signing.scope.clone(),
+        exclude: Exclude::new(signing.exclude_files.iter().map(String::as_str))?,
     })
 }
 

@@ -8,6 +8,7 @@ use crate::config::diagnostic::{ConfigErrors, Diagnostic, Position};
 use crate::config::model::Name;
 use crate::identity::api_key::keys_file::KeysFileFault;
 use crate::identity::provider::{ProviderErrors, ProviderFault};
+use crate::policy::bundle::signature::KeyError;
 use crate::rego::fault::{BundleErrors, Fault};
 use crate::rego::program::EntrypointError;
 use crate::runtime::router::RouteConflict;
@@ -27,6 +28,14 @@ pub enum BuildError {
         policy: Name,
         /// The bundle's faults.
         source: BundleErrors,
+    },
+    /// The keys that may have signed a bundle cannot be read.
+    #[error("policy `{policy}`: {source}")]
+    Signing {
+        /// The policy.
+        policy: Name,
+        /// Why.
+        source: SigningError,
     },
     /// A rule that is asked does not exist.
     #[error("policy `{policy}`: {source}")]
@@ -75,6 +84,30 @@ pub enum BuildError {
     Dangling(Name),
 }
 
+/// Why a bundle's signature cannot be verified at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// A key's file.
+    #[error("`{}` cannot be read", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in a key's file.
+    #[error("`{}`", file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// A pattern of files that need not be signed.
+    #[error("`exclude_files`")]
+    Exclude(#[from] globset::Error),
+}
+
 /// All faults of a snapshot, at least one.
 #[derive(Debug)]
 pub struct BuildErrors(pub Vec<BuildError>);
@@ -121,7 +154,8 @@ impl BuildError {
             Self::Providers(errors) => {
                 errors.faults().iter().flat_map(|(name, fault)| of_provider(name, fault, path)).collect()
             }
-            Self::Entrypoint { .. }
+            Self::Signing { .. }
+            | Self::Entrypoint { .. }
             | Self::SelfTest { .. }
             | Self::Tls { .. }
             | Self::Cluster(_)

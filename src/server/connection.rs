@@ -228,8 +228,7 @@ where
         opened,
     );
     let service = service_fn(|request: Request<Incoming>| {
-        let answered = pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request);
-        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+        pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request)
     });
     let mut builder = http1::Builder::new();
     // The guard has the timeouts and the bounds; the library must not be tighter.
@@ -297,8 +296,7 @@ where
 {
     let guarded = Http2Guard::new(stream, first, limits.body_timeout);
     let service = service_fn(|request: Request<Incoming>| {
-        let answered = pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request);
-        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+        pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request)
     });
     let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
     builder

@@ -158,7 +158,7 @@ impl Check<'_> {
     }
 }
 
-fn algorithm(written: raw::Algorithm) -> Algorithm {
+pub(super) fn algorithm(written: raw::Algorithm) -> Algorithm {
     match written {
         raw::Algorithm::RS256 => Algorithm::RS256,
         raw::Algorithm::RS384 => Algorithm::RS384,

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 
+use crate::base::hex::hex;
 use crate::base::secret::Secret;
 use crate::identity::api_key::keys_file::{self, KeyRecord, KeysFileErrors};
-use crate::identity::digest::{hex, sha256};
+use crate::identity::digest::sha256;
 
 /// What each key begins with, so that scanners of logs and repositories can tell one.
 pub const PREFIX: &str = "pst_";

@@ -1,17 +1,10 @@
-//! Guards: built-ins under their own name with bounded arguments, a settable clock, and OPA's
-//! answer where regorus panics.
+//! Guards: bounds on the arguments of those of regorus's built-ins that run or allocate without
+//! bound, and must never change what the others answer.
 
-use std::{
-    cell::{Cell, RefCell},
-    str::FromStr,
-    sync::OnceLock,
-};
+use std::str::FromStr;
 
 use ipnet::IpNet;
-use regorus::{
-    Engine, Source, Value,
-    unstable::{BUILTINS, Expr, Ref, Span},
-};
+use regorus::Value;
 
 /// Most elements a built-in may make from a few bytes of argument.
 const ELEMENTS_MAX: u128 = 100_000;
@@ -24,34 +17,11 @@ const PATH_STEPS_MAX: usize = 20_000;
 /// Longest YAML text: aliases let a short one stand for a long value.
 const YAML_BYTES_MAX: usize = 256 << 10;
 
-thread_local! {
-    // An evaluation never leaves its thread, so what it shares with the guards stays there too.
-    static NOW_NS: Cell<i64> = const { Cell::new(0) };
-    static TRIPPED: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Starts an evaluation on this thread at this time, in nanoseconds since 1970.
-pub(crate) fn start(now_ns: i64) {
-    NOW_NS.set(now_ns);
-    TRIPPED.take();
-}
-
-/// Why a guard refused, if one did since the start.
-pub(crate) fn tripped() -> Option<String> {
-    TRIPPED.take()
-}
-
-fn trip(reason: String) -> anyhow::Error {
-    let error = anyhow::anyhow!("{reason}");
-    TRIPPED.set(Some(reason));
-    error
-}
-
-type Check = fn(&[Value]) -> Result<(), String>;
-type Answer = fn(&[Value]) -> Option<Value>;
+/// Refuses arguments with the bound they are over.
+pub(super) type Check = fn(&[Value]) -> Result<(), String>;
 
 /// The guarded built-ins and what is checked before they run.
-const CHECKED: &[(&str, Check)] = &[
+pub(super) const CHECKED: &[(&str, Check)] = &[
     ("numbers.range", range),
     ("numbers.range_step", range),
     ("net.cidr_expand", cidr_expand),
@@ -68,67 +38,6 @@ const CHECKED: &[(&str, Check)] = &[
     ("graph.reachable_paths", reachable_paths),
     ("indexof_n", index_all),
 ];
-
-/// The built-ins that panic or count wrongly on some arguments, and what OPA answers for those.
-const ANSWERED: &[(&str, Answer)] = &[("strings.count", count), ("object.subset", subset_of_empty)];
-
-/// Puts the guards into an engine; `runtime` is what `opa.runtime()` answers. `strict` makes the
-/// errors of guarded built-ins fatal, as `set_strict_builtin_errors` does for the others.
-pub(crate) fn install(engine: &mut Engine, runtime: &Value, strict: bool) -> anyhow::Result<()> {
-    for (name, check) in CHECKED {
-        let Some((function, arity)) = BUILTINS.get(name) else { continue };
-        let run = move |arguments: Vec<Value>| {
-            check(&arguments).map_err(|reason| trip(format!("`{name}`: {reason}")))?;
-            call(*function, &arguments, strict)
-        };
-        engine.add_extension((*name).to_owned(), *arity, Box::new(run))?;
-    }
-    for (name, answer) in ANSWERED {
-        let Some((function, arity)) = BUILTINS.get(name) else { continue };
-        let run = move |arguments: Vec<Value>| match answer(&arguments) {
-            Some(answer) => Ok(answer),
-            None => call(*function, &arguments, strict),
-        };
-        engine.add_extension((*name).to_owned(), *arity, Box::new(run))?;
-    }
-    engine.add_extension(
-        "time.now_ns".to_owned(),
-        0,
-        Box::new(|_: Vec<Value>| Ok(Value::from(NOW_NS.get()))),
-    )?;
-    let runtime = runtime.clone();
-    engine.add_extension("opa.runtime".to_owned(), 0, Box::new(move |_: Vec<Value>| Ok(runtime.clone())))?;
-    Ok(())
-}
-
-type Function = fn(&Span, &[Ref<Expr>], &[Value], bool) -> anyhow::Result<Value>;
-
-fn call(function: Function, arguments: &[Value], strict: bool) -> anyhow::Result<Value> {
-    let Some(Site { span, params }) = site() else { return Ok(Value::Undefined) };
-    match function(span, params.get(..arguments.len()).unwrap_or(params), arguments, strict) {
-        Err(error) if strict => Err(error),
-        answer => Ok(answer.unwrap_or(Value::Undefined)),
-    }
-}
-
-/// Where built-ins called by a guard believe they stand; their own place is the caller's.
-struct Site {
-    span: Span,
-    params: Vec<Ref<Expr>>,
-}
-
-fn site() -> Option<&'static Site> {
-    static SITE: OnceLock<Option<Site>> = OnceLock::new();
-    SITE.get_or_init(|| {
-        let source = Source::from_contents("builtin".to_owned(), " ".to_owned()).ok()?;
-        let span = Span { source, line: 1, col: 1, start: 0, end: 1 };
-        let params = (0..4)
-            .map(|_| Ref::new(Expr::Null { span: span.clone(), value: Value::Null, eidx: 0 }))
-            .collect();
-        Some(Site { span, params })
-    })
-    .as_ref()
-}
 
 fn text(arguments: &[Value], index: usize) -> Option<&str> {
     if let Value::String(text) = arguments.get(index)? { Some(text) } else { None }
@@ -322,19 +231,6 @@ fn index_all(arguments: &[Value]) -> Result<(), String> {
     }
 }
 
-fn count(arguments: &[Value]) -> Option<Value> {
-    let (subject, needle) = (text(arguments, 0)?, text(arguments, 1)?);
-    let found = if needle.is_empty() { subject.chars().count() + 1 } else { subject.matches(needle).count() };
-    Some(Value::from(u64::try_from(found).unwrap_or(u64::MAX)))
-}
-
-fn subset_of_empty(arguments: &[Value]) -> Option<Value> {
-    match arguments {
-        [Value::Array(_), Value::Array(part)] if part.is_empty() => Some(Value::from(true)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,17 +279,5 @@ mod tests {
             })
             .collect();
         check("graph.reachable_paths", &format!("[{{{}}}, [\"0\"]]", dense.join(", ")), true);
-    }
-
-    #[test]
-    fn what_panics_in_the_engine_answers_as_opa_does() {
-        let count = |a: &str, b: &str| count(&[Value::from(a), Value::from(b)]);
-        assert_eq!(count("cheese", "e"), Some(Value::from(3_u64)));
-        assert_eq!(count("aaaa", "aa"), Some(Value::from(2_u64)));
-        assert_eq!(count("five", ""), Some(Value::from(5_u64)));
-        assert_eq!(count("", ""), Some(Value::from(1_u64)));
-        let list = |text: &str| Value::from_json_str(text).unwrap();
-        assert_eq!(subset_of_empty(&[list("[1]"), list("[]")]), Some(Value::from(true)));
-        assert_eq!(subset_of_empty(&[list("[1]"), list("[1]")]), None);
     }
 }
