@@ -18,6 +18,8 @@ type Pointers = SmallVec<[u8; 256]>;
 
 /// Credentials shorter than this are not looked for elsewhere: what is short is found by chance.
 const CREDENTIAL_MIN: usize = 12;
+/// Bytes of a credential's end by which it is found.
+const TAIL: usize = 24;
 /// Credentials of one event that are looked for elsewhere.
 const CREDENTIALS_MAX: usize = 16;
 
@@ -113,7 +115,7 @@ impl<'v> Document<'_, 'v> {
     ) -> Result<bool, Unwritable> {
         if must_go(value, rule) {
             self.erased.add(place);
-            self.erased.remember(value);
+            self.erased.remember_value(value);
             return Ok(false);
         }
         let start = self.out.len();
@@ -162,7 +164,7 @@ impl<'v> Erased<'v> {
     /// Whether `text` holds a copy of a credential that was left out elsewhere: a policy may have made it a limit's key
     /// or a field of the log.
     pub(super) fn is_copied_into(&self, text: &[u8]) -> bool {
-        self.credentials.iter().any(|credential| memchr::memmem::find(text, credential.as_bytes()).is_some())
+        self.credentials.iter().any(|credential| copies(text, credential).next().is_some())
     }
 
     /// Writes the event's member `erased`, if anything was.
@@ -175,33 +177,41 @@ impl<'v> Erased<'v> {
     }
 
     /// Keeps the texts of what is left out: of a header without its scheme, of a query parameter or cookie each value.
-    fn remember(&mut self, value: &'v Value) {
+    fn remember_value(&mut self, value: &'v Value) {
         match value {
-            Value::String(text) => self.remember_text(text),
-            Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember_text(text)),
+            Value::String(text) => self.remember(text),
+            Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember(text)),
             Value::Object(members) => {
-                members.values().filter_map(text_of).for_each(|text| self.remember_text(text));
+                members.values().filter_map(text_of).for_each(|text| self.remember(text));
             }
             Value::Null | Value::Undefined | Value::Bool(_) | Value::Number(_) | Value::Set(_) => {}
         }
     }
 
     /// Masks whatever copies of credentials are left in the record from `start` on: in the path, in a parameter or a
-    /// segment, in a policy's error.
-    pub(super) fn mask_copies(&self, out: &mut Vec<u8>, start: usize) {
-        for credential in self.credentials.iter().filter(|credential| stands_in_strings_only(credential)) {
-            let Some(record) = out.get(start..) else { return };
-            let finder = memchr::memmem::Finder::new(credential.as_bytes());
+    /// segment, in a policy's error. `presented` are values of headers that are credentials.
+    pub(super) fn mask_copies(
+        &self,
+        out: &mut Vec<u8>,
+        start: usize,
+        presented: impl Iterator<Item = &'v str>,
+    ) {
+        let presented = presented.map(bare).filter(|credential| credential.len() >= CREDENTIAL_MIN);
+        let all = presented.chain(self.credentials.iter().copied());
+        for credential in all.filter(|credential| stands_in_strings_only(credential)) {
+            let record = out.get(start..).unwrap_or_default();
             let mut masked = Vec::new();
-            let mut rest = record;
-            while let Some(at) = finder.find(rest) {
-                let (before, found) = rest.split_at(at);
-                masked.extend_from_slice(before);
-                masked.extend_from_slice(MASK.as_bytes());
-                rest = found.get(credential.len()..).unwrap_or_default();
+            let mut kept = 0;
+            for at in copies(record, credential).collect::<SmallVec<[usize; 4]>>() {
+                if at >= kept {
+                    let before = record.get(kept..at).unwrap_or_default();
+                    masked.extend_from_slice(before.get(..whole_escapes(before)).unwrap_or_default());
+                    masked.extend_from_slice(MASK.as_bytes());
+                    kept = at + credential.len();
+                }
             }
-            if rest.len() < record.len() {
-                masked.extend_from_slice(rest);
+            if kept > 0 {
+                masked.extend_from_slice(record.get(kept..).unwrap_or_default());
                 out.truncate(start);
                 out.extend_from_slice(&masked);
             }
@@ -209,8 +219,8 @@ impl<'v> Erased<'v> {
     }
 
     /// Looks for this text too, without the scheme before it.
-    pub(super) fn remember_text(&mut self, text: &'v str) {
-        let bare = text.rsplit(' ').next().unwrap_or_default();
+    pub(super) fn remember(&mut self, text: &'v str) {
+        let bare = bare(text);
         if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
             self.credentials.push(bare);
         }
@@ -222,6 +232,41 @@ impl<'a> Place<'a> {
     pub(super) const fn root(name: &'a str) -> Self {
         Self { parent: None, name }
     }
+}
+
+/// A header's credential without its scheme.
+fn bare(text: &str) -> &str {
+    text.rsplit(' ').next().unwrap_or_default()
+}
+
+/// Whether `text` holds a copy of the credential of a header's value.
+pub(super) fn is_copied_into(text: &[u8], credential: &str) -> bool {
+    let credential = bare(credential);
+    credential.len() >= CREDENTIAL_MIN && copies(text, credential).next().is_some()
+}
+
+/// Where copies of `credential` begin in `text`. It is found by its end: to look for the whole of a long token would cost
+/// more than all the rest of the record, and the beginnings of tokens are alike.
+fn copies<'t>(text: &'t [u8], credential: &'t str) -> impl Iterator<Item = usize> + 't {
+    let credential = credential.as_bytes();
+    let end = credential.get(credential.len().saturating_sub(TAIL)..).unwrap_or_default();
+    memchr::memmem::find_iter(text, end).filter_map(move |at| {
+        let begin = (at + end.len()).checked_sub(credential.len())?;
+        text.get(begin..)?.starts_with(credential).then_some(begin)
+    })
+}
+
+/// The length of a JSON text without the escape that it breaks off in, if it does: `ab\\u00` has 2 whole bytes.
+fn whole_escapes(text: &[u8]) -> usize {
+    let begins_escape = |at: usize| {
+        let before = text.get(..=at).unwrap_or_default();
+        before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+    };
+    let broken = (text.len().saturating_sub(5)..text.len()).find(|at| {
+        let is_whole = text.get(at + 1).is_some_and(|byte| *byte != b'u');
+        begins_escape(*at) && !is_whole
+    });
+    broken.unwrap_or(text.len())
 }
 
 /// Whether a text can be found in JSON only where it stands inside of a string: it is written there as it is, and it has
