@@ -13,7 +13,7 @@ use crate::cli::output::{Exit, parse_duration};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::eval;
 use crate::rego::evaluator::{Facts, Row};
-use crate::rego::program::Options;
+use crate::rego::program::{Module, Options};
 
 /// Longest input document.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -124,12 +124,31 @@ impl Asked<'_> {
             Err(error) => {
                 writeln!(notes, "note: `{query}` is undefined, and a built-in failed: {error}")?;
             }
-            Ok(_) => {
-                writeln!(notes, "note: `{query}` is undefined: nothing gives it a value for this input")?;
-            }
+            // A query goes to the interpreter as it stands; what a policy could not call, it cannot either.
+            Ok(_) => match unservable(bundle, query) {
+                Some(message) => writeln!(notes, "note: `{query}` is undefined: {message}")?,
+                None => {
+                    writeln!(notes, "note: `{query}` is undefined: nothing gives it a value for this input")?;
+                }
+            },
         }
         Ok(())
     }
+}
+
+/// Why a query could not stand in a policy, such as a built-in that is not there.
+fn unservable(bundle: &Bundle, query: &str) -> Option<String> {
+    let text = format!("package postern_query\n\nanswer if {{\n{query}\n}}\n");
+    let mut with_query = bundle.clone();
+    with_query.modules.push(Module { path: "<query>".to_owned(), text });
+    let errors = with_query.compile(Options::default()).err()?;
+    let fault = errors.faults().first()?;
+    Some(
+        fault
+            .hint
+            .as_ref()
+            .map_or_else(|| fault.message.clone(), |hint| format!("{}; {hint}", fault.message)),
+    )
 }
 
 fn query(text: &str) -> Result<String, String> {
