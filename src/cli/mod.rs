@@ -15,6 +15,7 @@ pub mod policy_bundle;
 pub mod policy_check;
 pub mod policy_eval;
 pub mod policy_footprint;
+pub mod policy_replay;
 pub mod policy_test;
 pub mod run;
 pub mod schema;
@@ -67,6 +68,8 @@ enum PolicyCommand {
     Sign(policy_bundle::SignArgs),
     /// Verify a bundle's signature
     Verify(policy_bundle::VerifyArgs),
+    /// Replay recorded decisions against other policies
+    Replay(policy_replay::ReplayArgs),
     /// Show what is in a bundle
     Inspect(policy_bundle::InspectArgs),
 }
@@ -125,6 +128,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Build(args) => policy_bundle::build(&args, notes),
             PolicyCommand::Sign(args) => policy_bundle::sign(&args, notes),
             PolicyCommand::Verify(args) => policy_bundle::verify(&args, out),
+            PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
             PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },
         Command::Key(KeyArgs { command: KeyCommand::New(args) }) => {

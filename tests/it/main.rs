@@ -40,6 +40,7 @@ mod live_tls;
 mod live_upstream;
 mod live_websocket;
 mod policy_cli;
+mod policy_replay;
 mod proxy;
 mod rego_conformance;
 mod rego_footprint;
