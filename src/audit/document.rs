@@ -16,6 +16,9 @@ pub(super) const BODY_MAX: usize = 16 * 1024;
 /// Quoted JSON pointers with commas between them.
 type Pointers = SmallVec<[u8; 256]>;
 
+/// Credentials that are looked for.
+pub(super) type Credentials<'v> = SmallVec<[&'v str; 4]>;
+
 /// Credentials shorter than this are not looked for elsewhere: what is short is found by chance.
 const CREDENTIAL_MIN: usize = 12;
 /// Bytes of a credential's end by which it is found.
@@ -188,34 +191,11 @@ impl<'v> Erased<'v> {
         }
     }
 
-    /// Masks whatever copies of credentials are left in the record from `start` on: in the path, in a parameter or a
-    /// segment, in a policy's error. `presented` are values of headers that are credentials.
-    pub(super) fn mask_copies(
-        &self,
-        out: &mut Vec<u8>,
-        start: usize,
-        presented: impl Iterator<Item = &'v str>,
-    ) {
+    /// The credentials to look for in a whole record: those left out, and those of `presented` headers.
+    pub(super) fn credentials(&self, presented: impl Iterator<Item = &'v str>) -> Credentials<'v> {
         let presented = presented.map(bare).filter(|credential| credential.len() >= CREDENTIAL_MIN);
         let all = presented.chain(self.credentials.iter().copied());
-        for credential in all.filter(|credential| stands_in_strings_only(credential)) {
-            let record = out.get(start..).unwrap_or_default();
-            let mut masked = Vec::new();
-            let mut kept = 0;
-            for at in copies(record, credential).collect::<SmallVec<[usize; 4]>>() {
-                if at >= kept {
-                    let before = record.get(kept..at).unwrap_or_default();
-                    masked.extend_from_slice(before.get(..whole_escapes(before)).unwrap_or_default());
-                    masked.extend_from_slice(MASK.as_bytes());
-                    kept = at + credential.len();
-                }
-            }
-            if kept > 0 {
-                masked.extend_from_slice(record.get(kept..).unwrap_or_default());
-                out.truncate(start);
-                out.extend_from_slice(&masked);
-            }
-        }
+        all.filter(|credential| stands_in_strings_only(credential)).collect()
     }
 
     /// Looks for this text too, without the scheme before it.
@@ -231,6 +211,33 @@ impl<'a> Place<'a> {
     /// A member of the event itself.
     pub(super) const fn root(name: &'a str) -> Self {
         Self { parent: None, name }
+    }
+}
+
+/// Whether `text` holds one of these.
+pub(super) fn holds_any(text: &[u8], credentials: &Credentials<'_>) -> bool {
+    credentials.iter().any(|credential| copies(text, credential).next().is_some())
+}
+
+/// Masks the copies of these in the record from `start` on: in the path, in a parameter or a segment, in a policy's error.
+pub(super) fn mask(out: &mut Vec<u8>, start: usize, credentials: &Credentials<'_>) {
+    for credential in credentials {
+        let record = out.get(start..).unwrap_or_default();
+        let mut masked = Vec::new();
+        let mut kept = 0;
+        for at in copies(record, credential) {
+            if at >= kept {
+                let before = record.get(kept..at).unwrap_or_default();
+                masked.extend_from_slice(before.get(..whole_escapes(before)).unwrap_or_default());
+                masked.extend_from_slice(MASK.as_bytes());
+                kept = at + credential.len();
+            }
+        }
+        if kept > 0 {
+            masked.extend_from_slice(record.get(kept..).unwrap_or_default());
+            out.truncate(start);
+            out.extend_from_slice(&masked);
+        }
     }
 }
 

@@ -5,8 +5,10 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use regorus::Value;
+use smallvec::SmallVec;
 
 use crate::audit::credential::{self, Rule};
 use crate::audit::document::{self, Document, Erased, Place};
@@ -30,7 +32,7 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &
         return;
     }
     let start = out.len();
-    let mut encoder = Encoder { out, event, memo, erased: Erased::default() };
+    let mut encoder = Encoder { out, event, memo, erased: Erased::default(), documents: SmallVec::new() };
     encoder.push_head();
     encoder.push_documents();
     encoder.push_labels(labels);
@@ -38,10 +40,8 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &
     encoder.push_gateway();
     // Last, because only now it is known what was left out.
     encoder.erased.push_member(encoder.out);
+    encoder.mask_copies(start);
     encoder.out.push(b'}');
-    // Whatever carried a credential elsewhere; most records hold no copy, so one look at the whole is enough.
-    let presented = event.credentials.iter().filter_map(|value| value.to_str().ok());
-    encoder.erased.mask_copies(encoder.out, start, presented);
 }
 
 struct Encoder<'a> {
@@ -49,9 +49,28 @@ struct Encoder<'a> {
     event: &'a Event<'a>,
     memo: &'a mut Memo,
     erased: Erased<'a>,
+    /// Where the documents begin and end, by their pointers.
+    documents: SmallVec<[(&'static str, Range<usize>); 2]>,
 }
 
 impl<'a> Encoder<'a> {
+    /// Masks what carries a credential where nobody looked for one, and lists the documents in which it did. Most records
+    /// hold no copy, so one look at the whole is enough.
+    fn mask_copies(&mut self, start: usize) {
+        let presented = self.event.credentials.iter().filter_map(|value| value.to_str().ok());
+        let credentials = self.erased.credentials(presented);
+        let holds = |text: Option<&[u8]>| text.is_some_and(|text| document::holds_any(text, &credentials));
+        if !holds(self.out.get(start..)) {
+            return;
+        }
+        let masked = self.documents.iter().filter(|(_, span)| holds(self.out.get(span.clone())));
+        let masked: Vec<String> = masked.map(|(pointer, _)| format!("\"{pointer}\"")).collect();
+        document::mask(self.out, start, &credentials);
+        if !masked.is_empty() {
+            self.raw(&format!(",\"masked\":[{}]", masked.join(",")));
+        }
+    }
+
     fn push_head(&mut self) {
         self.raw("{\"decision_id\":\"");
         self.raw(self.event.decision_id.encode(&mut [0; 36]));
@@ -71,8 +90,10 @@ impl<'a> Encoder<'a> {
             LogLevel::Full => {
                 self.push_document(",\"input\":", "input", event.input, credential::INPUT, INPUT_MAX);
                 let result_start = self.out.len();
+                self.documents.push(("/input", start..result_start));
                 self.push_document(",\"result\":", "result", event.result, credential::RESULT, RESULT_MAX);
                 self.erase_copies(result_start, &Place::root("result"));
+                self.documents.push(("/result", result_start..self.out.len()));
             }
             // What a policy adds to a summary must not hold a credential either, so the input is looked through for them.
             LogLevel::Summary
@@ -347,6 +368,7 @@ mod tests {
         assert_eq!(got["gateway"]["path"], "/v2/[erased]/[erased]");
         assert_eq!(got["input"]["request"]["query"], json!({"q": ["[erased]", "x"]}));
         assert_eq!(got["error"]["message"], "no `[erased]`");
+        assert_eq!(got["masked"], json!(["/input"]), "what is replayed must know");
         let escaped = format!("/v2/%70{}", &key[1..]);
         event.gateway.path = &escaped;
         assert_eq!(parse(&event)["gateway"]["path"], "[erased]");
