@@ -32,7 +32,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads
+    /// Run the gateway until SIGTERM or SIGINT, a second of which cuts the drain short; SIGHUP reloads
     Run(run::RunArgs),
     /// A tour: built-in upstream, starter policies, ready-made keys; prints requests to try
     Demo(demo::DemoArgs),

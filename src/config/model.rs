@@ -189,6 +189,8 @@ pub struct JwtProvider {
     pub token_type: Option<String>,
     /// The header that carries the token; `Authorization` takes the `Bearer` scheme, others the bare token.
     pub header: HeaderName,
+    /// Whether the upstream gets that header.
+    pub forward_credential: bool,
 }
 
 /// Where a JSON Web Key Set comes from.
@@ -225,6 +227,8 @@ pub struct ClaimPaths {
 pub struct ApiKeyProvider {
     /// The header that carries the key.
     pub header: HeaderName,
+    /// Whether the upstream gets that header.
+    pub forward_credential: bool,
     /// The keys file: only SHA-256 hashes are in it.
     pub keys: PathBuf,
 }

@@ -14,4 +14,5 @@ mod fields;
 mod manifest;
 mod probe;
 pub mod replay;
+pub mod result;
 pub mod testing;

@@ -48,6 +48,7 @@ mod rego_footprint;
 mod rego_golden;
 mod rego_plan;
 mod rego_traps;
+mod run_command;
 mod schema;
 mod tidy;
 mod token;
