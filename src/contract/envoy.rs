@@ -17,6 +17,31 @@ use crate::contract::input::{Facts, InputBuilder, query_value_of_all};
 use crate::contract::reads::Reads;
 use crate::contract::request::{BodyFacts, Source};
 
+/// What Envoy can put into the input and the gateway does not. A policy that names one of them is not served: what is always
+/// absent could turn a denial off.
+const NOT_PROVIDED: [&[&str]; 8] = [
+    &["attributes", "destination"],
+    &["attributes", "tlsSession"],
+    &["attributes", "source", "certificate"],
+    &["attributes", "source", "service"],
+    &["attributes", "source", "labels"],
+    &["attributes", "request", "http", "body"],
+    &["attributes", "request", "http", "rawBody"],
+    &["source_principal"],
+];
+
+/// The paths that a policy names and that the gateway does not provide, as the policy writes them.
+pub fn not_provided(reads: &Reads) -> Vec<String> {
+    let names = |path: &&[&str]| {
+        let above = path.iter().try_fold(reads, |at, key| match at {
+            Reads::Keys(keys) => keys.get(*key),
+            Reads::Nothing | Reads::Whole => None,
+        });
+        above.is_some()
+    };
+    NOT_PROVIDED.into_iter().filter(names).map(|path| format!("input.{}", path.join("."))).collect()
+}
+
 /// Builds inputs for one entry point: the fields it can read.
 #[derive(Debug)]
 pub struct EnvoyInputBuilder {
@@ -43,24 +68,38 @@ impl EnvoyInputBuilder {
 
     /// The input document for `facts`.
     pub fn build(&self, facts: &Facts<'_>) -> Value {
-        object(&self.reads, |name, reads| match name {
-            "attributes" => Some(attributes(reads, facts)),
-            "parsed_path" => Some(parsed_path(facts)),
-            "parsed_query" => Some(query_value_of_all(facts.head.query.as_deref())),
-            "parsed_body" => Some(match facts.body {
-                BodyFacts::Parsed(value) => value.clone(),
-                // The plugin leaves what it cannot parse as null.
-                BodyFacts::Unread | BodyFacts::Absent | BodyFacts::Text(_) | BodyFacts::Binary => Value::Null,
-            }),
-            // A body is whole or refused before.
-            "truncated_body" => Some(Value::from(false)),
-            "version" => Some(Value::from(BTreeMap::from([
-                (Value::from("encoding"), Value::from("protojson")),
-                (Value::from("ext_authz"), Value::from("v3")),
-            ]))),
-            "gateway" => Some(self.own.build(facts)),
-            _ => None,
-        }, &["attributes", "parsed_path", "parsed_query", "parsed_body", "truncated_body", "version", "gateway"])
+        object(
+            &self.reads,
+            |name, reads| match name {
+                "attributes" => Some(attributes(reads, facts)),
+                "parsed_path" => Some(parsed_path(facts)),
+                "parsed_query" => Some(query_value_of_all(facts.head.query.as_deref())),
+                "parsed_body" => Some(match facts.body {
+                    BodyFacts::Parsed(value) => value.clone(),
+                    // The plugin leaves what it cannot parse as null.
+                    BodyFacts::Unread | BodyFacts::Absent | BodyFacts::Text(_) | BodyFacts::Binary => {
+                        Value::Null
+                    }
+                }),
+                // A body is whole or refused before.
+                "truncated_body" => Some(Value::from(false)),
+                "version" => Some(Value::from(BTreeMap::from([
+                    (Value::from("encoding"), Value::from("protojson")),
+                    (Value::from("ext_authz"), Value::from("v3")),
+                ]))),
+                "gateway" => Some(self.own.build(facts)),
+                _ => None,
+            },
+            &[
+                "attributes",
+                "parsed_path",
+                "parsed_query",
+                "parsed_body",
+                "truncated_body",
+                "version",
+                "gateway",
+            ],
+        )
     }
 }
 
@@ -78,7 +117,11 @@ fn attributes(reads: &Reads, facts: &Facts<'_>) -> Value {
         "metadataContext" | "contextExtensions" | "routeMetadataContext" => Some(Value::new_object()),
         _ => None,
     };
-    object(reads, field, &["source", "request", "metadataContext", "contextExtensions", "routeMetadataContext"])
+    object(
+        reads,
+        field,
+        &["source", "request", "metadataContext", "contextExtensions", "routeMetadataContext"],
+    )
 }
 
 fn source(source: &Source) -> Value {
@@ -144,7 +187,8 @@ fn http_request(reads: &Reads, facts: &Facts<'_>) -> Value {
 /// Header fields by lower-case name, several lines joined with a comma as Envoy does.
 fn headers(headers: &HeaderMap) -> BTreeMap<Value, Value> {
     let joined = |name: &HeaderName| {
-        let lines: Vec<_> = headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        let lines: Vec<_> =
+            headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
         lines.join(",")
     };
     headers.keys().map(|name| (Value::from(name.as_str()), Value::from(joined(name)))).collect()
@@ -169,7 +213,10 @@ pub fn parse(result: &Value) -> Result<Decision, DecisionError> {
     let allowed = *allowed.as_bool().map_err(|_| error("allowed", Problem::Type("a boolean")))?;
     let headers = field("headers").map(|value| pairs(value, "headers")).transpose()?.unwrap_or_default();
     let metadata = field("dynamic_metadata").map(|value| {
-        value.as_object().map(|_| value.clone()).map_err(|_| error("dynamic_metadata", Problem::Type("an object")))
+        value
+            .as_object()
+            .map(|_| value.clone())
+            .map_err(|_| error("dynamic_metadata", Problem::Type("an object")))
     });
     let metadata = metadata.transpose()?;
     // The plugin does not know it, many policies give it, and the log is better for it.
@@ -196,8 +243,9 @@ pub fn parse(result: &Value) -> Result<Decision, DecisionError> {
     let mut allow = Allow { reason, ..Allow::default() };
     allow.upstream.headers = HeaderEdits { set: headers, ..HeaderEdits::default() };
     for name in removed.unwrap_or_default() {
-        let name = HeaderName::try_from(name)
-            .map_err(|_| error("request_headers_to_remove", Problem::Invalid("holds what is no header name")))?;
+        let name = HeaderName::try_from(name).map_err(|_| {
+            error("request_headers_to_remove", Problem::Invalid("holds what is no header name"))
+        })?;
         allow.upstream.headers.remove.push(name);
     }
     allow.upstream.query_set = query_set.unwrap_or_default();
@@ -213,7 +261,8 @@ fn pairs(value: &Value, path: &'static str) -> Result<Vec<(HeaderName, HeaderVal
         let parts = items.iter().map(|item| pairs(item, path)).collect::<Result<Vec<_>, _>>()?;
         return Ok(parts.into_iter().flatten().collect());
     }
-    let fields = value.as_object().map_err(|_| error(path, Problem::Type("an object or a list of objects")))?;
+    let fields =
+        value.as_object().map_err(|_| error(path, Problem::Type("an object or a list of objects")))?;
     let mut found = Vec::new();
     for (name, value) in fields.iter_sorted() {
         let name = text(name, path)?;
@@ -269,7 +318,10 @@ fn status(value: &Value) -> Result<StatusCode, DecisionError> {
     let number = value.as_u16().map_err(|_| error("http_status", Problem::Type("a whole number")))?;
     // A denial that says 200 would look like an answer of the upstream.
     if !(300..=599).contains(&number) {
-        return Err(error("http_status", Problem::Invalid("must be from 300 to 599: a denial is no success")));
+        return Err(error(
+            "http_status",
+            Problem::Invalid("must be from 300 to 599: a denial is no success"),
+        ));
     }
     StatusCode::from_u16(number).map_err(|_| error("http_status", Problem::Invalid("is not an HTTP status")))
 }

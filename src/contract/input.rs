@@ -346,7 +346,11 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Value> {
     Some(Value::from(text))
 }
 
-/// Query parameters, decoded as forms are (`+` is a space), each with the list of its values.
+/// All query parameters, decoded as forms are (`+` is a space), each with the list of its values.
+pub(crate) fn query_value_of_all(query: Option<&str>) -> Value {
+    query_value(&Selection::All, query)
+}
+
 fn query_value(selection: &Selection<Value>, query: Option<&str>) -> Value {
     let mut entries: BTreeMap<Value, Vec<Value>> = BTreeMap::new();
     for (name, value) in form_pairs(query.unwrap_or_default()) {

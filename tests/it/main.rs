@@ -20,6 +20,7 @@ mod edge_http2;
 mod edge_limits;
 mod edge_requests;
 mod edge_support;
+mod envoy;
 mod examples;
 mod gateway;
 mod jwt;
