@@ -220,7 +220,7 @@ pub fn parse(result: &Value) -> Result<Decision, DecisionError> {
     });
     let metadata = metadata.transpose()?;
     // The plugin does not know it, many policies give it, and the log is better for it.
-    let reason = field("reason").and_then(|reason| reason.as_string().ok()).map(|reason| reason.to_string());
+    let reason = field("reason").and_then(|reason| reason.as_string().ok()).map(ToString::to_string);
     let body = field("body").map(|body| text(body, "body").map(str::to_owned)).transpose()?;
     let status = field("http_status").map(status).transpose()?;
     let added = field("response_headers_to_add");
