@@ -264,6 +264,11 @@ fn rules_of_every_kind_have_their_values() {
 }
 
 #[test]
+fn values_are_ordered_as_opa_orders_them() {
+    check("r := [{} < set(), [{}] < [set()], set() > {}, [1] < [1, 2], \"a\" < 1]", &json!({}), "[true,true,true,true,false]");
+}
+
+#[test]
 fn with_replaces_documents_and_functions_and_nothing_outlives_it() {
     check(
         "q := input.x\nr := [a, b] if { a := q with input as {\"x\": 2}; b := q }",

@@ -5,6 +5,7 @@
 
 use std::{
     cell::OnceCell,
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
@@ -723,10 +724,24 @@ fn compare(operator: Comparison, left: &Value, right: &Value) -> bool {
     match operator {
         Comparison::Equal => left == right,
         Comparison::NotEqual => left != right,
-        Comparison::Less => left < right,
-        Comparison::LessOrEqual => left <= right,
-        Comparison::Greater => left > right,
-        Comparison::GreaterOrEqual => left >= right,
+        Comparison::Less => order(left, right).is_lt(),
+        Comparison::LessOrEqual => order(left, right).is_le(),
+        Comparison::Greater => order(left, right).is_gt(),
+        Comparison::GreaterOrEqual => order(left, right).is_ge(),
+    }
+}
+
+/// OPA's order of values: objects come before sets, which regorus has the other way round.
+fn order(left: &Value, right: &Value) -> Ordering {
+    match (left, right) {
+        (Value::Object(_), Value::Set(_)) => Ordering::Less,
+        (Value::Set(_), Value::Object(_)) => Ordering::Greater,
+        (Value::Array(left), Value::Array(right)) => {
+            let pairs = left.iter().zip(right.iter());
+            let first = pairs.map(|(left, right)| order(left, right)).find(|order| order.is_ne());
+            first.unwrap_or_else(|| left.len().cmp(&right.len()))
+        }
+        _ => left.cmp(right),
     }
 }
 
