@@ -192,7 +192,12 @@ fn decisions(criterion: &mut Criterion) {
         for (engine, name) in [(EngineKind::Auto, "plan"), (EngineKind::Interpreter, "interpreter")] {
             let program = program(case, engine);
             let decision = program.entrypoint("gateway/decision").unwrap();
-            assert_eq!(program.is_planned(&decision), engine == EngineKind::Auto, "{:?}", program.not_planned());
+            assert_eq!(
+                program.is_planned(&decision),
+                engine == EngineKind::Auto,
+                "{:?}",
+                program.not_planned()
+            );
             let rules = Rules { decision, response: None, budget: Duration::from_millis(50) };
             let mut decider = Decider::new(&program, &rules);
             let mut turn = requests.iter().cycle();

@@ -228,6 +228,11 @@ fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, Bui
     let decision = program.entrypoint(&decision_path).map_err(missing)?;
     let response = policy.response.as_ref().map(|path| program.entrypoint(&path.join("/")).map_err(missing));
     let rules = Rules { decision, response: response.transpose()?, budget: policy.budget };
+    for entrypoint in [Some(&rules.decision), rules.response.as_ref()].into_iter().flatten() {
+        if let Some(difference) = program.verify(entrypoint) {
+            tracing::warn!(policy.id = %policy.name, %difference, "Plan differs from the interpreter, which is used");
+        }
+    }
     Ok(Policy {
         name: name(),
         revision: bundle.revision,

@@ -10,6 +10,7 @@ use super::{
     flatten::{Atom, Flattener, Goals, Refused, Var},
     index::Index,
     ir::{Branch, Chain, Group, GroupId, Kind, Node, NodeId, Operand, Step},
+    network::Networks,
     reason::{NotPlanned, Reason},
 };
 use crate::rego::{
@@ -27,6 +28,8 @@ pub(super) struct Compiler<'t> {
     pub(super) inputs: Interned<Vec<Value>>,
     pub(super) nodes: Vec<Node>,
     pub(super) groups: BTreeMap<Path, GroupId>,
+    /// Whether a loop asks which networks of a list hold an address.
+    pub(super) reads_networks: bool,
     /// Those of the groups that are functions.
     pub(super) functions: BTreeSet<GroupId>,
 }
@@ -63,6 +66,7 @@ pub(super) fn compile(tree: &Tree, data: &Value) -> Plan {
         inputs: Interned::new(),
         nodes: vec![Node::default()],
         groups: BTreeMap::new(),
+        reads_networks: false,
         functions: BTreeSet::new(),
     };
     let mut members: Vec<(Path, Vec<RuleId>)> = Vec::new();
@@ -104,6 +108,7 @@ pub(super) fn compile(tree: &Tree, data: &Value) -> Plan {
         nodes: compiler.nodes,
         constants: compiler.constants.values,
         inputs: compiler.inputs.values,
+        networks: if compiler.reads_networks { Networks::gather(data) } else { Networks::default() },
         data: data.clone(),
         by_path: compiler.groups,
         refused,

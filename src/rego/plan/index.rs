@@ -251,6 +251,7 @@ fn written_by(step: &Step) -> Vec<Register> {
         | Step::Function { outcome: into, .. }
         | Step::Builtin { outcome: into, .. } => outcome(into),
         Step::Each { key, to, .. } => key.iter().chain(to).copied().collect(),
+        Step::EachNetwork { key, to, .. } => key.iter().chain([to]).copied().collect(),
         Step::Every { key, value, .. } => key.iter().chain([value]).copied().collect(),
         Step::Fail
         | Step::Test { .. }

@@ -87,6 +87,14 @@ pub(crate) enum Step {
         key: Option<Register>,
         to: Option<Register>,
     },
+    /// Every network of a list that holds an address: a loop and its test in one.
+    EachNetwork {
+        base: Operand,
+        key: Option<Register>,
+        to: Register,
+        address: Operand,
+        builtin: Box<Builtin>,
+    },
     /// An array of this length.
     IsArray {
         of: Operand,

@@ -5,8 +5,9 @@ use regorus::Value;
 use super::{
     call::Builtin,
     ir::{GroupId, Hop, Kind, Mocked, NodeId, Operand, Override, Register, Replacement, Step},
-    run::{Done, Flow, Machine, World},
+    run::{Done, Flow, Machine},
     slot::Slot,
+    world::World,
 };
 use crate::rego::{evaluator::EvalError, fault::Place};
 
