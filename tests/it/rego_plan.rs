@@ -201,7 +201,8 @@ fn an_entry_point_whose_plan_differs_is_pinned_to_the_interpreter() {
 
 #[test]
 fn networks_in_data_are_parsed_once_and_hold_what_the_built_in_says() {
-    let networks = json!(["10.0.0.0/8", "10.1.0.0/16", "nonsense", "2001:db8::/32", "192.0.2.7/24", "::/0", "1.2.3.4"]);
+    let networks =
+        json!(["10.0.0.0/8", "10.1.0.0/16", "nonsense", "2001:db8::/32", "192.0.2.7/24", "::/0", "1.2.3.4"]);
     let text = "r contains [i, n] if { some i, n in data.nets; net.cidr_contains(n, input.ip) }\n\
         s contains n if { n := data.sets[_][_]; net.cidr_contains(n, input.ip) }\n\
         t contains n if { some n in input.nets; net.cidr_contains(n, input.ip) }\n\
@@ -211,7 +212,9 @@ fn networks_in_data_are_parsed_once_and_hold_what_the_built_in_says() {
     let modules = vec![Module { path: "p.rego".into(), text: format!("package p\n{text}\n") }];
     let data = value(&json!({"nets": networks, "sets": {"a": ["10.1.2.0/24", "0.0.0.0/0"], "b": []}}));
     let (mut pair, program) = Pair::new(&modules, &data).unwrap();
-    for ip in ["10.1.2.3", "11.0.0.1", "2001:db8::1", "::1", "::ffff:10.1.2.3", "", "10.1.0.0/24", "192.0.2.255"] {
+    for ip in
+        ["10.1.2.3", "11.0.0.1", "2001:db8::1", "::1", "::ffff:10.1.2.3", "", "10.1.0.0/24", "192.0.2.255"]
+    {
         let input = value(&json!({"ip": ip, "nets": networks}));
         for entrypoint in program.entrypoints() {
             assert!(program.is_planned(&entrypoint));

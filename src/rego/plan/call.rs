@@ -8,7 +8,7 @@ use super::{
     ir::{Mocked, Operand, Register, Step},
     network::Address,
     reason::Reason,
-    run::{Done, Flow, Machine, Stop},
+    run::{Done, Flow, Machine},
     slot::Slot,
 };
 use crate::rego::{
@@ -78,7 +78,7 @@ impl<'a> Machine<'a> {
         self.within_budget()?;
         let answer = builtin.from.call(&values, self.strict);
         self.within_budget()?;
-        answer.map(Slot::from).map_err(|error| failed(error, &builtin.place))
+        answer.map(Slot::from).map_err(|error| Box::new(failed(error, &builtin.place)))
     }
 
     fn short(&mut self, builtin: &Builtin, arguments: &[Operand], base: usize) -> Option<Value> {
@@ -141,12 +141,11 @@ impl<'a> Machine<'a> {
             if let Some(key) = key {
                 this.set(key, base, at);
             }
-            let holds = match holds {
-                Some(holds) => holds,
-                None => {
-                    let answer = this.builtin(builtin, &tested, base)?;
-                    answer.get().is_some_and(|answer| *answer != Value::Bool(false))
-                }
+            let holds = if let Some(holds) = holds {
+                holds
+            } else {
+                let answer = this.builtin(builtin, &tested, base)?;
+                answer.get().is_some_and(|answer| *answer != Value::Bool(false))
             };
             if holds { this.nested(after, base) } else { Ok(Flow::More) }
         };
@@ -181,43 +180,52 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn failed(error: CallError, place: &Place) -> Stop {
-    Box::new(match error {
+fn failed(error: CallError, place: &Place) -> EvalError {
+    match error {
         CallError::Refused(message) => EvalError::LimitExceeded { message },
         CallError::Failed(message) => EvalError::Rule { place: place.clone(), message },
-    })
+    }
 }
 
 fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Result<Value, &'static str> {
-    match (left, right) {
-        (Value::Set(left), Value::Set(right)) => match operator {
-            Operator::Intersection => return Ok(Value::from(left.intersection(right))),
-            Operator::Union => return Ok(Value::from(left.union(right))),
-            Operator::Subtract => return Ok(Value::from(left.difference(right))),
-            _ => return Err("operands are sets"),
-        },
-        (Value::Number(left), Value::Number(right)) => {
-            let zero = Value::from(0);
-            let by_zero = right.is_integer() && Value::Number(right.clone()) == zero;
-            let result = match operator {
-                Operator::Add => left.add(right),
-                Operator::Subtract => left.sub(right),
-                Operator::Multiply => left.mul(right),
-                Operator::Divide if by_zero => return Err("divide by zero"),
-                Operator::Divide => left.clone().divide(right),
-                Operator::Remainder if by_zero => return Err("modulo by zero"),
-                Operator::Remainder if !left.is_integer() || !right.is_integer() => {
-                    return Err("modulo on floating-point number");
-                }
-                Operator::Remainder => left.clone().modulo(right),
-                _ => return Err("operands are numbers"),
-            };
-            return result.map(Value::from).map_err(|_| "numeric overflow");
-        }
-        _ => {}
+    if let (Value::Set(left), Value::Set(right)) = (left, right) {
+        return match operator {
+            Operator::Intersection => Ok(Value::from(left.intersection(right))),
+            Operator::Union => Ok(Value::from(left.union(right))),
+            Operator::Subtract => Ok(Value::from(left.difference(right))),
+            Operator::Add | Operator::Multiply | Operator::Divide | Operator::Remainder => {
+                Err("operands must be numbers")
+            }
+            Operator::Equal
+            | Operator::NotEqual
+            | Operator::Less
+            | Operator::LessOrEqual
+            | Operator::Greater
+            | Operator::GreaterOrEqual => Err("a comparison makes no number"),
+        };
     }
-    Err(match operator {
-        Operator::Intersection | Operator::Union => "operands must be sets",
-        _ => "operands must be numbers",
-    })
+    let (Value::Number(left), Value::Number(right)) = (left, right) else {
+        return Err("operands must be two numbers or two sets");
+    };
+    let by_zero = Value::Number(right.clone()) == Value::from(0);
+    let result = match operator {
+        Operator::Add => left.add(right),
+        Operator::Subtract => left.sub(right),
+        Operator::Multiply => left.mul(right),
+        Operator::Divide if by_zero => return Err("divide by zero"),
+        Operator::Divide => left.clone().divide(right),
+        Operator::Remainder if by_zero => return Err("modulo by zero"),
+        Operator::Remainder if !left.is_integer() || !right.is_integer() => {
+            return Err("modulo on floating-point number");
+        }
+        Operator::Remainder => left.clone().modulo(right),
+        Operator::Intersection | Operator::Union => return Err("operands must be sets"),
+        Operator::Equal
+        | Operator::NotEqual
+        | Operator::Less
+        | Operator::LessOrEqual
+        | Operator::Greater
+        | Operator::GreaterOrEqual => return Err("a comparison makes no number"),
+    };
+    result.map(Value::from).map_err(|_| "numeric overflow")
 }

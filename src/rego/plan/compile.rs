@@ -168,18 +168,17 @@ impl Compiler<'_> {
         let mut at: NodeId = 0;
         for component in path {
             let key = Value::from(component.as_str());
-            at = match self.child(at, &key) {
-                Some(child) => child,
-                None => {
-                    let id = NodeId::try_from(self.nodes.len()).unwrap_or(NodeId::MAX);
-                    self.nodes.push(Node { parent: Some(at), ..Node::default() });
-                    if let Some(node) = self.nodes.get_mut(at as usize) {
-                        node.children.push((key, id));
-                        node.children.sort();
-                    }
-                    id
-                }
-            };
+            if let Some(child) = self.child(at, &key) {
+                at = child;
+                continue;
+            }
+            let id = NodeId::try_from(self.nodes.len()).unwrap_or(NodeId::MAX);
+            self.nodes.push(Node { parent: Some(at), ..Node::default() });
+            if let Some(node) = self.nodes.get_mut(at as usize) {
+                node.children.push((key, id));
+                node.children.sort();
+            }
+            at = id;
         }
         if let (Some(group), Some(node)) = (group, self.nodes.get_mut(at as usize)) {
             node.group = Some(group);

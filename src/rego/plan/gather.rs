@@ -6,7 +6,7 @@ use regorus::Value;
 
 use super::{
     ir::{Operand, Register, Step},
-    run::{Done, Flow, Machine, Stop},
+    run::{Done, Flow, Machine},
     slot::Slot,
 };
 use crate::rego::{evaluator::EvalError, fault::Place, tree::Collection};
@@ -25,10 +25,12 @@ pub(super) enum Gathered<'a> {
 
 impl<'a> Machine<'a> {
     pub(super) fn emit(&mut self, step: &Step, base: usize) -> Done<Flow> {
-        let (key, value) = match step {
-            Step::EmitValue { value } => (None, self.slot(*value, base)),
-            Step::EmitPair { key, value } => (Some(self.slot(*key, base)), self.slot(*value, base)),
-            _ => (None, Slot::Ref(&TRUE)),
+        let (key, value) = if let Step::EmitValue { value } = step {
+            (None, self.slot(*value, base))
+        } else if let Step::EmitPair { key, value } = step {
+            (Some(self.slot(*key, base)), self.slot(*value, base))
+        } else {
+            (None, Slot::Ref(&TRUE))
         };
         if value.get().is_none() {
             return Ok(Flow::More);
@@ -41,7 +43,7 @@ impl<'a> Machine<'a> {
             (Some(Gathered::One { value: known, place }), _) => match (known.get(), value.get()) {
                 (None, _) => *known = value,
                 (Some(known), Some(value)) if known == value => {}
-                (Some(_), _) => return Err(conflict(place, "rules gave different values")),
+                (Some(_), _) => return conflict(place, "rules gave different values"),
             },
             (Some(Gathered::Array(items)), _) => items.extend(value.into_value()),
             (Some(Gathered::Set(members)), _) => members.extend(value.into_value()),
@@ -52,7 +54,7 @@ impl<'a> Machine<'a> {
                             fields.insert(key, value);
                         }
                         Some(known) if *known == value => {}
-                        Some(_) => return Err(conflict(place, "object keys must be unique")),
+                        Some(_) => return conflict(place, "object keys must be unique"),
                     }
                 }
             }
@@ -130,6 +132,6 @@ impl<'a> Gathered<'a> {
 }
 
 /// The error of two values where one may be.
-pub(super) fn conflict(place: &Place, message: &str) -> Stop {
-    Box::new(EvalError::Conflict { place: place.clone(), message: message.to_owned() })
+pub(super) fn conflict<T>(place: &Place, message: &str) -> Done<T> {
+    Err(Box::new(EvalError::Conflict { place: place.clone(), message: message.to_owned() }))
 }

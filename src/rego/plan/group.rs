@@ -106,7 +106,7 @@ impl<'a> Machine<'a> {
             (_, None) => return Ok(Flow::More),
             (None, Some(_)) => *result = value,
             (Some(known), Some(value)) if known == value => {}
-            (Some(_), Some(_)) => return Err(conflict(&group.place, &different(group))),
+            (Some(_), Some(_)) => return conflict(&group.place, &different(group)),
         }
         Ok(if group.one_value { Flow::Enough } else { Flow::More })
     }

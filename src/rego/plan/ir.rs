@@ -251,12 +251,3 @@ pub(crate) struct Node {
     pub(crate) children: Vec<(Value, NodeId)>,
     pub(crate) parent: Option<NodeId>,
 }
-
-// === impl Step ===
-
-impl Step {
-    /// Whether this step ends a body.
-    pub(crate) fn is_emit(&self) -> bool {
-        matches!(self, Self::EmitTrue | Self::EmitValue { .. } | Self::EmitPair { .. })
-    }
-}

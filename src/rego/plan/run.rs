@@ -234,8 +234,26 @@ impl<'a> Machine<'a> {
                 }
                 Step::Enter { withs, place } => return self.enter(withs, place, after, base),
                 Step::Leave => return self.leave(after, base),
-                step if step.is_emit() => return self.emit(step, base),
-                step => self.step(step, base)?,
+                Step::EmitTrue | Step::EmitValue { .. } | Step::EmitPair { .. } => {
+                    return self.emit(step, base);
+                }
+                Step::Fail => false,
+                Step::Load { .. }
+                | Step::Test { .. }
+                | Step::Compare { .. }
+                | Step::Look { .. }
+                | Step::LookBase { .. }
+                | Step::Member { .. }
+                | Step::IsArray { .. }
+                | Step::IsObject { .. }
+                | Step::Make { .. }
+                | Step::Rule { .. }
+                | Step::Arithmetic { .. }
+                | Step::Function { .. }
+                | Step::Builtin { .. }
+                | Step::Collect { .. }
+                | Step::Not { .. }
+                | Step::Every { .. } => self.step(step, base)?,
             };
             if !goes_on {
                 return Ok(Flow::More);
@@ -291,25 +309,13 @@ impl<'a> Machine<'a> {
                 let made = self.make(*makes, items, base);
                 self.settle_slot(Outcome::Into(*to), base, made)
             }
-            Step::Arithmetic { operator, left, right, to, place } => {
-                let slot = self.arithmetic(*operator, *left, *right, place, base)?;
-                self.settle_slot(Outcome::Into(*to), base, slot)
-            }
-            Step::Function { group, arguments, outcome } => {
-                let slot = self.function(*group, arguments, base)?;
-                self.settle_slot(*outcome, base, slot)
-            }
-            Step::Builtin { builtin, arguments, outcome } => {
-                let slot = self.builtin(builtin, arguments, base)?;
-                self.settle_slot(*outcome, base, slot)
-            }
-            Step::Collect { makes, body, to, place } => {
-                let slot = self.collect(*makes, body, place, base)?;
-                self.settle_slot(Outcome::Into(*to), base, slot)
-            }
-            Step::Not { body } => !self.holds(body, base)?,
-            Step::Every { domain, key, value, body } => self.every(*domain, *key, *value, body, base)?,
             Step::Fail
+            | Step::Arithmetic { .. }
+            | Step::Function { .. }
+            | Step::Builtin { .. }
+            | Step::Collect { .. }
+            | Step::Not { .. }
+            | Step::Every { .. }
             | Step::Each { .. }
             | Step::EachNetwork { .. }
             | Step::Document { .. }
@@ -317,8 +323,30 @@ impl<'a> Machine<'a> {
             | Step::Leave
             | Step::EmitTrue
             | Step::EmitValue { .. }
-            | Step::EmitPair { .. } => false,
+            | Step::EmitPair { .. } => return self.larger_step(step, base),
         })
+    }
+
+    /// A step that runs other code or bodies of its own.
+    fn larger_step(&mut self, step: &'a Step, base: usize) -> Done<bool> {
+        if let Step::Not { body } = step {
+            return Ok(!self.holds(body, base)?);
+        }
+        if let Step::Every { domain, key, value, body } = step {
+            return self.every(*domain, *key, *value, body, base);
+        }
+        let (outcome, slot) = if let Step::Function { group, arguments, outcome } = step {
+            (*outcome, self.function(*group, arguments, base)?)
+        } else if let Step::Builtin { builtin, arguments, outcome } = step {
+            (*outcome, self.builtin(builtin, arguments, base)?)
+        } else if let Step::Collect { makes, body, to, place } = step {
+            (Outcome::Into(*to), self.collect(*makes, body, place, base)?)
+        } else if let Step::Arithmetic { operator, left, right, to, place } = step {
+            (Outcome::Into(*to), self.arithmetic(*operator, *left, *right, place, base)?)
+        } else {
+            return Ok(false);
+        };
+        Ok(self.settle_slot(outcome, base, slot))
     }
 
     fn look(&self, of: Operand, key: Operand, base: usize) -> Slot<'a> {
