@@ -379,6 +379,12 @@ fn many_rules_are_found_by_their_tests() {
     check(&prefixes, &json!({"path": "y"}), "[]");
     check(&prefixes, &json!({"path": 1}), "[]");
     check(&prefixes, &json!({"path": "/é"}), "[0]");
+    check(
+        &format!("{}q := r", prefixes.replace("r contains", "s contains"))
+            .replace("q := r", "r := count(x) if { x := s with startswith as true }"),
+        &json!({"path": "y"}),
+        "20",
+    );
     let functions: String = (0..10).map(|n| format!("f(\"k{n}\", x) := x + {n}\n")).collect();
     check(&format!("{functions}r := [f(\"k3\", 1), f(input.k, 1)]"), &json!({"k": "k9"}), "[4,10]");
     let sides: String = (0..10)
