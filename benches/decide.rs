@@ -36,6 +36,10 @@ use postern::{
 use regorus::Value;
 use serde_json::{Value as Json, json};
 
+// As the gateway has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const REQUESTS: usize = 256;
 const NOW: Duration = Duration::from_hours(500_000);
 

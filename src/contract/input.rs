@@ -118,6 +118,15 @@ enum ResponseField {
 struct Shape<F> {
     fields: Vec<(Value, F)>,
     template: Value,
+    /// Whole objects of repeating texts, by those texts.
+    known: RefCell<Known>,
+}
+
+/// Objects made before, and room for the key of the next.
+#[derive(Debug, Default)]
+struct Known {
+    objects: HashMap<Box<str>, Value, RandomState>,
+    key: String,
 }
 
 /// Values of texts that nearly every request has, such as its method: shared, not made anew.
@@ -176,8 +185,16 @@ impl InputBuilder {
             }
             Field::Listener => Some(texts.value(facts.listener)),
             Field::Source(shape) => Some(shape.build(|field| source_value(field, facts.source))),
-            Field::Request(shape) => Some(shape.build(|field| request_value(field, facts, texts))),
-            Field::Api(shape) => Some(shape.build(|field| api_value(field, &facts.api, texts))),
+            Field::Request(shape) => Some(
+                shape
+                    .repeated(|field| repeating_request_text(field, facts))
+                    .unwrap_or_else(|| shape.build(|field| request_value(field, facts, texts))),
+            ),
+            Field::Api(shape) => Some(
+                shape
+                    .repeated(|field| repeating_api_text(field, &facts.api))
+                    .unwrap_or_else(|| shape.build(|field| api_value(field, &facts.api, texts))),
+            ),
             Field::Identity => Some(facts.identity.document().clone()),
             Field::Response(shape) => {
                 let response = facts.response.as_ref()?;
@@ -195,7 +212,7 @@ impl<F> Shape<F> {
         let fields: Vec<_> = wanted.map(|(key, field)| (Value::from(key), field)).collect();
         let empty = fields.iter().map(|(key, _)| (key.clone(), Value::Null));
         let template = Value::from(empty.collect::<BTreeMap<_, _>>());
-        Self { fields, template }
+        Self { fields, template, known: RefCell::default() }
     }
 
     /// The object of all fields that have a value.
@@ -210,6 +227,29 @@ impl<F> Shape<F> {
             }
         }
         built
+    }
+}
+
+impl<F> Shape<F> {
+    /// The object of fields that all are texts most requests share: made once for the same texts.
+    /// `None` where a field is anything else.
+    fn repeated<'t>(&self, text: impl Fn(&F) -> Option<&'t str>) -> Option<Value> {
+        let mut known = self.known.borrow_mut();
+        let Known { objects, key } = &mut *known;
+        key.clear();
+        for (_, field) in &self.fields {
+            key.push_str(text(field)?);
+            // No such text holds a line break.
+            key.push('\n');
+        }
+        if let Some(object) = objects.get(key.as_str()) {
+            return Some(object.clone());
+        }
+        let object = self.build(|field| text(field).map(Value::from));
+        if objects.len() < TEXTS_MAX {
+            objects.insert(Box::from(key.as_str()), object.clone());
+        }
+        Some(object)
     }
 }
 
@@ -346,6 +386,36 @@ fn request_value(field: &RequestField, facts: &Facts<'_>, texts: &Texts) -> Opti
             BodyFacts::Absent => "absent",
             BodyFacts::Unread => return None,
         })),
+    }
+}
+
+fn repeating_request_text<'f>(field: &RequestField, facts: &Facts<'f>) -> Option<&'f str> {
+    let head = facts.head;
+    match field {
+        RequestField::Method => Some(head.method.as_str()),
+        RequestField::Scheme => Some(head.scheme),
+        RequestField::Protocol => Some(head.protocol),
+        RequestField::Id
+        | RequestField::Host
+        | RequestField::Path
+        | RequestField::RawPath
+        | RequestField::Segments
+        | RequestField::Query(_)
+        | RequestField::Headers(_)
+        | RequestField::Cookies(_)
+        | RequestField::ContentType
+        | RequestField::Size
+        | RequestField::Body
+        | RequestField::BodyState => None,
+    }
+}
+
+fn repeating_api_text<'f>(field: &ApiField, api: &ApiFacts<'f>) -> Option<&'f str> {
+    match field {
+        ApiField::Name => Some(api.name),
+        ApiField::Version => api.version,
+        ApiField::Route => Some(api.route),
+        ApiField::Params | ApiField::Lifecycle => None,
     }
 }
 
