@@ -108,6 +108,8 @@ impl Responded {
         }
         let (mut parts, body) = reply.into_parts();
         parts.extensions.clear();
+        // The connection to the client is ours: an upstream's HTTP/1.0 must not end it after each response.
+        parts.version = http::Version::HTTP_11;
         Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange)))
     }
 }

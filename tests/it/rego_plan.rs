@@ -50,7 +50,7 @@ fn check(text: &str, input: &Json, want: &str) {
 #[test]
 fn shipped_policies_are_planned_whole() {
     for directory in ["policies", "examples/sidecar/policy", "benches/proxy/policy", "benches/proxy/allow"] {
-        let bundle = bundle::load(&[directory], Purpose::Serve).unwrap();
+        let bundle = bundle::load(&[directory], Purpose::Serve(None)).unwrap();
         let program = bundle.compile(Options::default()).unwrap();
         assert_eq!(program.not_planned(), Vec::new(), "{directory}");
         for entrypoint in program.entrypoints() {
@@ -170,7 +170,7 @@ impl Pair {
 #[test]
 fn plans_of_shipped_policies_stand_the_check_at_load() {
     for directory in ["policies", "examples/sidecar/policy", "benches/proxy/policy"] {
-        let bundle = bundle::load(&[directory], Purpose::Serve).unwrap();
+        let bundle = bundle::load(&[directory], Purpose::Serve(None)).unwrap();
         let program = bundle.compile(Options::default()).unwrap();
         for entrypoint in program.entrypoints() {
             let difference = program.verify(&entrypoint);
@@ -230,7 +230,7 @@ fn networks_in_data_are_parsed_once_and_hold_what_the_built_in_says() {
 
 #[test]
 fn damaged_requests_are_decided_as_the_interpreter_decides() {
-    let bundle = bundle::load(&["policies"], Purpose::Serve).unwrap();
+    let bundle = bundle::load(&["policies"], Purpose::Serve(None)).unwrap();
     let (mut pair, program) = Pair::new(&bundle.modules, &bundle.data).unwrap();
     let entrypoints = program.entrypoints();
     let mut runner = TestRunner::new(ProptestConfig { cases: 400, ..Default::default() });
