@@ -18,7 +18,7 @@ use super::{
     coverage::FileCoverage,
     fault::Place,
     parse,
-    plan::{Entry, Plan},
+    plan::{Entry, Plan, Scratch},
     program::{Entrypoint, Program},
     source::Text,
 };
@@ -37,6 +37,7 @@ pub struct Evaluator {
     plan: Option<Plan>,
     /// What `opa.runtime()` answers; no other worker counts references to it.
     runtime: Value,
+    scratch: Scratch,
     /// Entry points asked for before, and where the plan has them.
     entries: Vec<(Arc<str>, Option<Entry>)>,
 }
@@ -141,7 +142,15 @@ impl std::fmt::Debug for Evaluator {
 
 impl Evaluator {
     pub(crate) fn new(program: Program, engine: Engine, plan: Option<Plan>, runtime: Value) -> Self {
-        Self { program, pristine: engine.clone(), engine, plan, runtime, entries: Vec::new() }
+        Self {
+            program,
+            pristine: engine.clone(),
+            engine,
+            plan,
+            runtime,
+            scratch: Scratch::default(),
+            entries: Vec::new(),
+        }
     }
 
     /// The program evaluated.
@@ -154,6 +163,15 @@ impl Evaluator {
         if let Some(entry) = self.entry(entrypoint) {
             return self.evaluate_plan(entrypoint, entry, facts);
         }
+        self.interpret(entrypoint, facts)
+    }
+
+    /// Evaluates an entry point on the interpreter, whatever plans there are.
+    pub(crate) fn interpret(
+        &mut self,
+        entrypoint: &Entrypoint,
+        facts: Facts,
+    ) -> Result<Option<Value>, EvalError> {
         let name = entrypoint.name().to_owned();
         let value = self.guarded(facts, |engine| {
             if entrypoint.is_rule() {
@@ -179,7 +197,7 @@ impl Evaluator {
         if let Some((_, entry)) = self.entries.iter().find(|(known, _)| Arc::ptr_eq(known, name)) {
             return *entry;
         }
-        let entry = plan.entry(entrypoint.path()).ok();
+        let entry = plan.entry(entrypoint.path()).ok().filter(|_| !self.program.is_pinned(entrypoint));
         if self.entries.len() == ENTRIES_MAX {
             self.entries.clear();
         }
@@ -188,7 +206,7 @@ impl Evaluator {
     }
 
     fn evaluate_plan(
-        &self,
+        &mut self,
         entrypoint: &Entrypoint,
         entry: Entry,
         facts: Facts,
@@ -197,9 +215,16 @@ impl Evaluator {
         let Facts { input, now_ns, budget } = facts;
         builtin::start(now_ns, &self.runtime);
         let strict = self.program.options().strict_builtin_errors;
-        let run = || plan.evaluate(entry, &input, budget, strict);
+        // Memory that a panic leaves behind is not used again.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let run = || {
+            let answer = plan.evaluate(entry, &input, budget, strict, &mut scratch);
+            (answer, scratch)
+        };
         let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(run)));
-        let answer = answer.map_err(|payload| EvalError::Panic { message: panic_message(&*payload) })?;
+        let (answer, scratch) =
+            answer.map_err(|payload| EvalError::Panic { message: panic_message(&*payload) })?;
+        self.scratch = scratch;
         if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }

@@ -9,6 +9,7 @@
 pub(crate) mod builtin;
 mod check;
 pub mod coverage;
+pub mod differential;
 pub mod evaluator;
 pub mod fault;
 pub mod footprint;

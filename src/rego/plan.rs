@@ -10,13 +10,18 @@ mod compile;
 mod direct;
 mod emit;
 mod flatten;
+mod gather;
+mod group;
 mod index;
 pub(crate) mod ir;
+mod network;
 mod order;
+mod pattern;
 pub mod reason;
 mod run;
 mod slot;
 mod with;
+mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +30,10 @@ use std::{
 
 use regorus::Value;
 
+pub(crate) use self::world::Scratch;
 use self::{
     ir::{Group, GroupId, Node, NodeId},
+    network::Networks,
     reason::NotPlanned,
     run::Machine,
     slot::Slot,
@@ -45,6 +52,7 @@ pub(crate) struct Plan {
     /// Constant paths below `input`.
     inputs: Vec<Vec<Value>>,
     data: Value,
+    networks: Networks,
     by_path: BTreeMap<Path, GroupId>,
     refused: BTreeMap<GroupId, NotPlanned>,
 }
@@ -93,6 +101,11 @@ impl Plan {
         node.children.iter().for_each(|(_, child)| self.groups_below(*child, found));
     }
 
+    /// The constants of all rules.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = &Value> {
+        self.constants.iter()
+    }
+
     /// Rules that run on the interpreter, and why.
     pub(crate) fn refused(&self) -> impl Iterator<Item = &NotPlanned> {
         self.refused.values()
@@ -113,8 +126,9 @@ impl Plan {
         input: &Value,
         budget: Duration,
         strict: bool,
+        scratch: &mut Scratch,
     ) -> Result<Option<Value>, EvalError> {
-        let mut machine = Machine::new(self, input, budget, strict);
+        let mut machine = Machine::new(self, input, budget, strict, scratch);
         let answer = match entry {
             Entry::Rule(group) => machine.rule(group),
             Entry::Package(node) => {
@@ -122,11 +136,14 @@ impl Plan {
                 machine.whole(node, base)
             }
         };
-        let answer = answer.map_err(|stop| *stop)?;
-        if machine.is_late() {
-            return Err(EvalError::BudgetExceeded { budget });
+        let late = machine.is_late();
+        let answer = answer.map(Slot::into_value);
+        machine.finish(scratch);
+        match answer {
+            Err(stop) => Err(*stop),
+            Ok(_) if late => Err(EvalError::BudgetExceeded { budget }),
+            Ok(answer) => Ok(answer),
         }
-        Ok(answer.into_value())
     }
 
     /// The base document at a node.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use regorus::{Engine, Value};
@@ -10,6 +10,7 @@ use regorus::{Engine, Value};
 use super::{
     builtin, check,
     coverage::FileCoverage,
+    differential::{self, Difference},
     evaluator::Evaluator,
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
@@ -80,6 +81,8 @@ struct Inner {
     template: Engine,
     /// Made when somebody asks what is planned; evaluators have their own.
     plan: OnceLock<Plan>,
+    /// Entry points whose plan was seen to differ from the interpreter.
+    pinned: RwLock<BTreeSet<Path>>,
 }
 
 /// A module as the interpreter gets it.
@@ -152,7 +155,16 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     let template = build(&tree, &rewritten, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
     warnings.sort();
-    Ok(Program(Arc::new(Inner { tree, rewritten, data, options, warnings, template, plan: OnceLock::new() })))
+    Ok(Program(Arc::new(Inner {
+        tree,
+        rewritten,
+        data,
+        options,
+        warnings,
+        template,
+        plan: OnceLock::new(),
+        pinned: RwLock::default(),
+    })))
 }
 
 fn rewrite(tree: &Tree, module: usize) -> Rewritten {
@@ -244,7 +256,29 @@ impl Program {
 
     /// Whether an entry point is evaluated by a plan.
     pub fn is_planned(&self, entrypoint: &Entrypoint) -> bool {
-        self.plans() && self.plan().entry(&entrypoint.path).is_ok()
+        self.plans() && !self.is_pinned(entrypoint) && self.plan().entry(&entrypoint.path).is_ok()
+    }
+
+    /// Compares plan and interpreter on made-up inputs. Where they differ, evaluators made from now
+    /// on run the entry point on the interpreter. Takes some milliseconds.
+    pub fn verify(&self, entrypoint: &Entrypoint) -> Option<Difference> {
+        if !self.is_planned(entrypoint) {
+            return None;
+        }
+        let difference = differential::compare(self, entrypoint)?;
+        let mut pinned = self.0.pinned.write().unwrap_or_else(PoisonError::into_inner);
+        pinned.insert(entrypoint.path.clone());
+        Some(difference)
+    }
+
+    pub(crate) fn is_pinned(&self, entrypoint: &Entrypoint) -> bool {
+        let pinned = self.0.pinned.read().unwrap_or_else(PoisonError::into_inner);
+        pinned.contains(&entrypoint.path)
+    }
+
+    /// The constants of the policy's text.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = &Value> {
+        self.plan().constants()
     }
 
     /// Names of the rules and functions that plans cover.

@@ -168,6 +168,11 @@ fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) 
         Some(response) => response.map(|(entrypoint, path)| (Some(entrypoint), Some(path)))?,
         None => (None, None),
     };
+    for entrypoint in [Some(&decision), response.as_ref()].into_iter().flatten() {
+        if let Some(difference) = program.verify(entrypoint) {
+            tracing::warn!(policy.id = %policy.name, %difference, "Plan differs from the interpreter, which is used");
+        }
+    }
     Some(Policy {
         name: name(),
         revision: bundle.revision,

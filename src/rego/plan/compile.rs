@@ -10,6 +10,7 @@ use super::{
     flatten::{Atom, Flattener, Goals, Refused, Var},
     index::Index,
     ir::{Branch, Chain, Group, GroupId, Kind, Node, NodeId, Operand, Step},
+    network::Networks,
     reason::{NotPlanned, Reason},
 };
 use crate::rego::{
@@ -27,6 +28,8 @@ pub(super) struct Compiler<'t> {
     pub(super) inputs: Interned<Vec<Value>>,
     pub(super) nodes: Vec<Node>,
     pub(super) groups: BTreeMap<Path, GroupId>,
+    /// Whether a loop asks which networks of a list hold an address.
+    pub(super) reads_networks: bool,
     /// Those of the groups that are functions.
     pub(super) functions: BTreeSet<GroupId>,
 }
@@ -63,6 +66,7 @@ pub(super) fn compile(tree: &Tree, data: &Value) -> Plan {
         inputs: Interned::new(),
         nodes: vec![Node::default()],
         groups: BTreeMap::new(),
+        reads_networks: false,
         functions: BTreeSet::new(),
     };
     let mut members: Vec<(Path, Vec<RuleId>)> = Vec::new();
@@ -104,6 +108,7 @@ pub(super) fn compile(tree: &Tree, data: &Value) -> Plan {
         nodes: compiler.nodes,
         constants: compiler.constants.values,
         inputs: compiler.inputs.values,
+        networks: if compiler.reads_networks { Networks::gather(data) } else { Networks::default() },
         data: data.clone(),
         by_path: compiler.groups,
         refused,
@@ -163,18 +168,17 @@ impl Compiler<'_> {
         let mut at: NodeId = 0;
         for component in path {
             let key = Value::from(component.as_str());
-            at = match self.child(at, &key) {
-                Some(child) => child,
-                None => {
-                    let id = NodeId::try_from(self.nodes.len()).unwrap_or(NodeId::MAX);
-                    self.nodes.push(Node { parent: Some(at), ..Node::default() });
-                    if let Some(node) = self.nodes.get_mut(at as usize) {
-                        node.children.push((key, id));
-                        node.children.sort();
-                    }
-                    id
-                }
-            };
+            if let Some(child) = self.child(at, &key) {
+                at = child;
+                continue;
+            }
+            let id = NodeId::try_from(self.nodes.len()).unwrap_or(NodeId::MAX);
+            self.nodes.push(Node { parent: Some(at), ..Node::default() });
+            if let Some(node) = self.nodes.get_mut(at as usize) {
+                node.children.push((key, id));
+                node.children.sort();
+            }
+            at = id;
         }
         if let (Some(group), Some(node)) = (group, self.nodes.get_mut(at as usize)) {
             node.group = Some(group);

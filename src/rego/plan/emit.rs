@@ -220,7 +220,10 @@ impl<'c, 't> Emitter<'c, 't> {
                     let of = this.value(atom)?;
                     this.steps.push(Step::Test { of });
                 }
-                _ => {}
+                GoalKind::Call { .. }
+                | GoalKind::Collect { .. }
+                | GoalKind::Not(_)
+                | GoalKind::Every { .. } => {}
             }
             this.steps.push(Step::EmitTrue);
             Ok(())
@@ -240,12 +243,11 @@ impl<'c, 't> Emitter<'c, 't> {
         };
         let mut flat = Vec::new();
         for step in steps {
-            flat.push(match step {
-                Atom::Constant(_) | Atom::Var(_) => step.clone(),
-                step => {
-                    let known = self.known(step)?;
-                    self.named(known)?
-                }
+            flat.push(if matches!(step, Atom::Constant(_) | Atom::Var(_)) {
+                step.clone()
+            } else {
+                let known = self.known(step)?;
+                self.named(known)?
             });
         }
         Ok(Atom::Reference { root: root.clone(), steps: flat })

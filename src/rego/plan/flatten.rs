@@ -181,7 +181,9 @@ impl<'t> Flattener<'t> {
                 own_names(term, &mut names);
             }
         }
-        heads.iter().for_each(|head| own_names(head, &mut names));
+        for head in heads {
+            own_names(head, &mut names);
+        }
         for name in names {
             let outer = self.scopes.iter().any(|outer| outer.names.contains_key(&name));
             if scope.pending.contains(&name) || !outer {
@@ -198,9 +200,9 @@ impl<'t> Flattener<'t> {
 
     fn declared(&mut self, names: &[String]) {
         if let Some(scope) = self.scopes.last_mut() {
-            names.iter().for_each(|name| {
+            for name in names {
                 scope.pending.remove(name);
-            });
+            }
         }
     }
 
@@ -345,10 +347,8 @@ impl<'t> Flattener<'t> {
             let arguments = vec![self.atom(left, goals, withs)?, self.atom(right, goals, withs)?];
             return Ok((Function::Operator(*operator), arguments));
         }
-        let function = match &term.kind {
-            TermKind::Membership { key: Some(_), .. } => Function::MemberAt,
-            _ => Function::Member,
-        };
+        let keyed = matches!(&term.kind, TermKind::Membership { key: Some(_), .. });
+        let function = if keyed { Function::MemberAt } else { Function::Member };
         let arguments = term.children().into_iter().map(|child| self.atom(child, goals, withs));
         Ok((function, arguments.collect::<Result<_, _>>()?))
     }
@@ -447,7 +447,9 @@ fn below(base: Atom, step: Atom) -> Atom {
             steps.push(step);
             Atom::Reference { root, steps }
         }
-        base => Atom::Reference { root: Root::Atom(Box::new(base)), steps: vec![step] },
+        Atom::Constant(_) | Atom::Var(_) | Atom::Array(_) | Atom::Set(_) | Atom::Object(_) => {
+            Atom::Reference { root: Root::Atom(Box::new(base)), steps: vec![step] }
+        }
     }
 }
 
@@ -502,11 +504,11 @@ fn pattern_names(pattern: &Term) -> Vec<String> {
 
 /// Names that stand in a term itself, not in the bodies of comprehensions.
 fn own_names(term: &Term, names: &mut BTreeSet<String>) {
-    match &term.kind {
-        TermKind::Local(name) => {
-            names.insert(name.clone());
+    if let TermKind::Local(name) = &term.kind {
+        names.insert(name.clone());
+    } else if !matches!(term.kind, TermKind::Comprehension { .. }) {
+        for child in term.children() {
+            own_names(child, names);
         }
-        TermKind::Comprehension { .. } => {}
-        _ => term.children().into_iter().for_each(|child| own_names(child, names)),
     }
 }

@@ -119,13 +119,10 @@ impl Index {
             chains.sort_unstable();
             chains.dedup();
             let entry = Entry::new(chains, demands, &used);
-            match &value {
-                Value::String(text) => {
-                    index.strings.insert(Box::from(&**text), entry);
-                }
-                _ => {
-                    index.others.insert(value, entry);
-                }
+            if let Value::String(text) = &value {
+                index.strings.insert(Box::from(&**text), entry);
+            } else {
+                index.others.insert(value, entry);
             }
         }
         Some(index)
@@ -179,7 +176,7 @@ fn demands(chain: &Chain, kind: Kind, constants: &[Value]) -> Demands {
     let mut written: BTreeSet<Register> = BTreeSet::new();
     for step in &branch.steps {
         // An argument keeps its register; other registers are known if they are copies of input.
-        let source = |operand: Operand, loaded: &BTreeMap<Register, Operand>| match operand {
+        let source = |operand: Operand| match operand {
             Operand::Input(_) => Some(operand),
             Operand::Register(register) => match loaded.get(&register) {
                 Some(from) => Some(*from),
@@ -188,37 +185,45 @@ fn demands(chain: &Chain, kind: Kind, constants: &[Value]) -> Demands {
             },
             Operand::Constant(_) => None,
         };
-        match step {
-            Step::Enter { .. } => break,
-            Step::Load { to, from: from @ Operand::Input(_) } => {
-                loaded.insert(*to, *from);
-            }
-            Step::Compare { operator: Comparison::Equal, left, right, outcome: Outcome::Holds } => {
-                for (one, other) in [(*left, *right), (*right, *left)] {
-                    if let (Some(on), Some(value)) = (source(one, &loaded), constant(other)) {
-                        demands.entry(on).or_insert_with(|| Demand::OneOf(vec![value.clone()]));
-                    }
-                }
-            }
-            Step::Member { key: None, value, collection, outcome: Outcome::Holds } => {
-                if let (Some(on), Some(collection)) = (source(*value, &loaded), constant(*collection))
-                    && let Some(members) = members(collection)
-                {
-                    demands.entry(on).or_insert(Demand::OneOf(members));
-                }
-            }
-            Step::Builtin { builtin, arguments, outcome: Outcome::Holds } if builtin.is("startswith") => {
-                if let [subject, prefix] = &**arguments
-                    && let (Some(on), Some(Value::String(prefix))) =
-                        (source(*subject, &loaded), constant(*prefix))
-                {
-                    demands.entry(on).or_insert_with(|| Demand::Prefix(Box::from(&**prefix)));
-                }
-            }
-            step => written.extend(written_by(step)),
+        if matches!(step, Step::Enter { .. }) {
+            break;
+        }
+        if let Some((on, demand)) = demand(step, &source, &constant) {
+            demands.entry(on).or_insert(demand);
+        }
+        if let Step::Load { to, from: from @ Operand::Input(_) } = step {
+            loaded.insert(*to, *from);
+        } else {
+            written.extend(written_by(step));
         }
     }
     demands
+}
+
+/// What one step demands, if it compares an operand with a constant.
+fn demand<'c>(
+    step: &Step,
+    source: &dyn Fn(Operand) -> Option<Operand>,
+    constant: &dyn Fn(Operand) -> Option<&'c Value>,
+) -> Option<(Operand, Demand)> {
+    if let Step::Compare { operator: Comparison::Equal, left, right, outcome: Outcome::Holds } = step {
+        let (on, value) = match (source(*left), constant(*right)) {
+            (Some(on), Some(value)) => (on, value),
+            _ => (source(*right)?, constant(*left)?),
+        };
+        return Some((on, Demand::OneOf(vec![value.clone()])));
+    }
+    if let Step::Member { key: None, value, collection, outcome: Outcome::Holds } = step {
+        return Some((source(*value)?, Demand::OneOf(members(constant(*collection)?)?)));
+    }
+    if let Step::Builtin { builtin, arguments, outcome: Outcome::Holds } = step
+        && builtin.is("startswith")
+        && let [subject, prefix] = &**arguments
+        && let Some(Value::String(prefix)) = constant(*prefix)
+    {
+        return Some((source(*subject)?, Demand::Prefix(Box::from(&**prefix))));
+    }
+    None
 }
 
 fn members(collection: &Value) -> Option<Vec<Value>> {
@@ -251,6 +256,7 @@ fn written_by(step: &Step) -> Vec<Register> {
         | Step::Function { outcome: into, .. }
         | Step::Builtin { outcome: into, .. } => outcome(into),
         Step::Each { key, to, .. } => key.iter().chain(to).copied().collect(),
+        Step::EachNetwork { key, to, .. } => key.iter().chain([to]).copied().collect(),
         Step::Every { key, value, .. } => key.iter().chain([value]).copied().collect(),
         Step::Fail
         | Step::Test { .. }

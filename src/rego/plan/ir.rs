@@ -87,6 +87,14 @@ pub(crate) enum Step {
         key: Option<Register>,
         to: Option<Register>,
     },
+    /// Every network of a list that holds an address: a loop and its test in one.
+    EachNetwork {
+        base: Operand,
+        key: Option<Register>,
+        to: Register,
+        address: Operand,
+        builtin: Box<Builtin>,
+    },
     /// An array of this length.
     IsArray {
         of: Operand,
@@ -242,13 +250,4 @@ pub(crate) struct Node {
     pub(crate) group: Option<GroupId>,
     pub(crate) children: Vec<(Value, NodeId)>,
     pub(crate) parent: Option<NodeId>,
-}
-
-// === impl Step ===
-
-impl Step {
-    /// Whether this step ends a body.
-    pub(crate) fn is_emit(&self) -> bool {
-        matches!(self, Self::EmitTrue | Self::EmitValue { .. } | Self::EmitPair { .. })
-    }
 }

@@ -61,7 +61,7 @@ fn own_vars(goals: &Goals, goal: &Goal) -> Vars {
 fn with_vars(with: &FlatWith, vars: &mut Vars) {
     match with {
         FlatWith::Document { value, .. } | FlatWith::Function { by: FlatReplacement::Value(value), .. } => {
-            atom_vars(value, vars)
+            atom_vars(value, vars);
         }
         FlatWith::Function { by: FlatReplacement::Function(_), .. } => {}
     }
@@ -75,7 +75,9 @@ fn kind_vars(kind: &GoalKind, vars: &mut Vars) {
             atom_vars(right, vars);
         }
         GoalKind::Call { arguments, result, .. } => {
-            arguments.iter().chain(result).for_each(|atom| atom_vars(atom, vars));
+            for atom in arguments.iter().chain(result) {
+                atom_vars(atom, vars);
+            }
         }
         GoalKind::Collect { result, .. } => {
             vars.insert(*result);
@@ -95,9 +97,15 @@ pub(super) fn atom_vars(atom: &Atom, vars: &mut Vars) {
             if let Root::Atom(base) = root {
                 atom_vars(base, vars);
             }
-            steps.iter().for_each(|step| atom_vars(step, vars));
+            for step in steps {
+                atom_vars(step, vars);
+            }
         }
-        Atom::Array(items) | Atom::Set(items) => items.iter().for_each(|item| atom_vars(item, vars)),
+        Atom::Array(items) | Atom::Set(items) => {
+            for item in items {
+                atom_vars(item, vars);
+            }
+        }
         Atom::Object(fields) => {
             for (key, value) in fields {
                 atom_vars(key, vars);
@@ -112,7 +120,9 @@ fn closure_vars(kind: &GoalKind) -> Vars {
     let mut vars = Vars::new();
     match kind {
         GoalKind::Collect { heads, body, .. } => {
-            heads.iter().for_each(|head| atom_vars(head, &mut vars));
+            for head in heads {
+                atom_vars(head, &mut vars);
+            }
             all_vars(body, &mut vars);
         }
         GoalKind::Every { body, .. } => all_vars(body, &mut vars),
@@ -126,7 +136,9 @@ fn all_vars(goals: &Goals, vars: &mut Vars) {
         kind_vars(&goal.kind, vars);
         vars.extend(closure_vars(&goal.kind));
     }
-    goals.withs.iter().flatten().for_each(|with| with_vars(with, vars));
+    for with in goals.withs.iter().flatten() {
+        with_vars(with, vars);
+    }
 }
 
 /// Variables a goal binds when those in `safe` are.
@@ -142,10 +154,14 @@ fn outputs(kind: &GoalKind, safe: &Vars) -> Vars {
             found.extend(known);
         }
         GoalKind::Call { arguments, result, .. } => {
-            arguments.iter().chain(result).for_each(|atom| reference_outputs(atom, safe, &mut found));
+            for atom in arguments.iter().chain(result) {
+                reference_outputs(atom, safe, &mut found);
+            }
             // The output of a call is bound when all it is given is.
             let mut given = Vars::new();
-            arguments.iter().for_each(|atom| atom_vars(atom, &mut given));
+            for atom in arguments {
+                atom_vars(atom, &mut given);
+            }
             if let Some(result) = result
                 && given.iter().all(|var| safe.contains(var) || found.contains(var))
             {
@@ -173,10 +189,14 @@ fn reference_outputs(atom: &Atom, safe: &Vars, found: &mut Vars) {
                     return;
                 }
             }
-            steps.iter().for_each(|step| atom_vars(step, found));
+            for step in steps {
+                atom_vars(step, found);
+            }
         }
         Atom::Array(items) | Atom::Set(items) => {
-            items.iter().for_each(|item| reference_outputs(item, safe, found));
+            for item in items {
+                reference_outputs(item, safe, found);
+            }
         }
         Atom::Object(fields) => {
             for (key, value) in fields {
@@ -224,8 +244,16 @@ fn pattern_outputs(pattern: &Atom, known: &mut Vars) {
         Atom::Var(var) => {
             known.insert(*var);
         }
-        Atom::Array(items) => items.iter().for_each(|item| pattern_outputs(item, known)),
-        Atom::Object(fields) => fields.iter().for_each(|(_, value)| pattern_outputs(value, known)),
+        Atom::Array(items) => {
+            for item in items {
+                pattern_outputs(item, known);
+            }
+        }
+        Atom::Object(fields) => {
+            for (_, value) in fields {
+                pattern_outputs(value, known);
+            }
+        }
         Atom::Constant(_) | Atom::Reference { .. } | Atom::Set(_) => {}
     }
 }

@@ -42,8 +42,6 @@ pub enum Reason {
     With,
     /// It reads a rule that is not planned.
     Reads(String),
-    /// Its answer differed from the interpreter's in the check at load.
-    Differs,
 }
 
 impl fmt::Display for Reason {
@@ -61,7 +59,6 @@ impl fmt::Display for Reason {
             Self::NestedRules => f.write_str("there are rules at its path and below it"),
             Self::With => f.write_str("its `with` replaces part of a rule"),
             Self::Reads(rule) => write!(f, "it reads `{rule}`, which is not planned"),
-            Self::Differs => f.write_str("its answer differed from the interpreter's"),
         }
     }
 }

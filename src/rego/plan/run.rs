@@ -4,7 +4,7 @@
 //! each. Nothing here panics, recurses without a bound, or runs on after its budget.
 
 use std::{
-    cell::OnceCell,
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
@@ -13,11 +13,13 @@ use regorus::Value;
 
 use super::{
     Plan,
-    index::Chains,
-    ir::{Chain, Comparison, Group, GroupId, Kind, NodeId, Operand, Outcome, Register, Step},
+    gather::Gathered,
+    ir::{Comparison, Hop, NodeId, Operand, Outcome, Register, Step},
+    pattern::Regexes,
     slot::Slot,
+    world::{Scratch, World},
 };
-use crate::rego::{evaluator::EvalError, fault::Place, tree::Collection};
+use crate::rego::{evaluator::EvalError, tree::Collection};
 
 /// Steps between looks at the clock.
 const STEPS_BETWEEN_LOOKS: u32 = 1_024;
@@ -39,37 +41,16 @@ pub(super) enum Flow {
     Enough,
 }
 
-/// What the solutions of a body are gathered in.
-#[derive(Debug)]
-enum Gathered<'a> {
-    Holds(bool),
-    One { value: Slot<'a>, place: &'a Place },
-    Array(Vec<Value>),
-    Set(BTreeSet<Value>),
-    Object { fields: BTreeMap<Value, Value>, place: &'a Place },
-}
-
-/// What a `with` can change, and all that was computed under it.
-#[derive(Debug)]
-pub(super) struct World<'a> {
-    pub(super) input: Slot<'a>,
-    pub(super) data: Slot<'a>,
-    /// Nodes whose rules a `with` hides.
-    pub(super) hidden: Vec<NodeId>,
-    pub(super) mocks: Vec<super::with::Mock<'a>>,
-    paths: Vec<OnceCell<Slot<'a>>>,
-    memo: Vec<Option<Slot<'a>>>,
-}
-
 pub(super) struct Machine<'a> {
     pub(super) plan: &'a Plan,
     pub(super) world: World<'a>,
     /// The worlds around the present one, innermost last.
     pub(super) outer: Vec<World<'a>>,
-    registers: Vec<Slot<'a>>,
+    pub(super) registers: Vec<Slot<'a>>,
     /// Where the frame of the next rule begins.
-    top: usize,
-    gathered: Vec<Gathered<'a>>,
+    pub(super) top: usize,
+    pub(super) gathered: Vec<Gathered<'a>>,
+    pub(super) regexes: Regexes,
     depth: u32,
     fuel: u32,
     spent: u64,
@@ -78,38 +59,23 @@ pub(super) struct Machine<'a> {
     started: Option<Instant>,
 }
 
-impl<'a> World<'a> {
-    pub(super) fn new(plan: &Plan, input: Slot<'a>, data: Slot<'a>) -> Self {
-        let paths = std::iter::repeat_with(OnceCell::new).take(plan.inputs.len()).collect();
-        let memo = vec![None; plan.groups.len()];
-        Self { input, data, hidden: Vec::new(), mocks: Vec::new(), paths, memo }
-    }
-
-    fn path(&self, plan: &Plan, number: u32) -> Option<&Value> {
-        let number = number as usize;
-        let slot = self.paths.get(number)?.get_or_init(|| {
-            let Some(path) = plan.inputs.get(number) else { return Slot::Undefined };
-            path.iter().fold(self.input.clone(), |at, key| at.look(key))
-        });
-        slot.get()
-    }
-
-    fn path_slot(&self, plan: &Plan, number: u32) -> Slot<'a> {
-        self.path(plan, number);
-        self.paths.get(number as usize).and_then(OnceCell::get).cloned().unwrap_or_default()
-    }
-}
-
 impl<'a> Machine<'a> {
-    pub(super) fn new(plan: &'a Plan, input: &'a Value, budget: Duration, strict: bool) -> Self {
+    pub(super) fn new(
+        plan: &'a Plan,
+        input: &'a Value,
+        budget: Duration,
+        strict: bool,
+        scratch: &mut Scratch,
+    ) -> Self {
         let input = Slot::of(Some(input));
         Self {
             plan,
-            world: World::new(plan, input, Slot::Ref(&plan.data)),
+            world: World::recycled(plan, input, Slot::Ref(&plan.data), scratch),
             outer: Vec::new(),
-            registers: Vec::new(),
+            registers: std::mem::take(&mut scratch.registers),
             top: 0,
-            gathered: Vec::new(),
+            gathered: std::mem::take(&mut scratch.gathered),
+            regexes: std::mem::take(&mut scratch.regexes),
             depth: 0,
             fuel: STEPS_BETWEEN_LOOKS,
             spent: 0,
@@ -117,6 +83,13 @@ impl<'a> Machine<'a> {
             budget,
             started: (budget < SHORT_BUDGET).then(Instant::now),
         }
+    }
+
+    /// Gives its memory back.
+    pub(super) fn finish(self, scratch: &mut Scratch) {
+        let world = self.outer.into_iter().next().unwrap_or(self.world);
+        scratch.regexes = self.regexes;
+        scratch.recycle(world, self.registers, self.gathered);
     }
 
     // === budget ===
@@ -159,7 +132,7 @@ impl<'a> Machine<'a> {
         self.started.is_some_and(|started| started.elapsed() > self.budget)
     }
 
-    fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Done<T>) -> Done<T> {
+    pub(super) fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Done<T>) -> Done<T> {
         if self.depth >= DEPTH_MAX {
             let message = format!("evaluation nested more than {DEPTH_MAX} deep");
             return Err(Box::new(EvalError::LimitExceeded { message }));
@@ -179,7 +152,7 @@ impl<'a> Machine<'a> {
         &mut self,
         node: Option<NodeId>,
         at: Slot<'a>,
-        hops: &'a [super::ir::Hop],
+        hops: &'a [Hop],
         to: Register,
         after: &'a [Step],
         base: usize,
@@ -198,7 +171,7 @@ impl<'a> Machine<'a> {
         match operand {
             Operand::Register(register) => self.registers.get(base + usize::from(register))?.get(),
             Operand::Constant(number) => self.plan.constants.get(number as usize),
-            Operand::Input(number) => self.world.path(self.plan, number),
+            Operand::Input(number) => self.world.path(self.plan, number).get(),
         }
     }
 
@@ -208,7 +181,7 @@ impl<'a> Machine<'a> {
                 self.registers.get(base + usize::from(register)).cloned().unwrap_or_default()
             }
             Operand::Constant(number) => Slot::of(self.plan.constants.get(number as usize)),
-            Operand::Input(number) => self.world.path_slot(self.plan, number),
+            Operand::Input(number) => self.world.path(self.plan, number).clone(),
         }
     }
 
@@ -250,14 +223,37 @@ impl<'a> Machine<'a> {
             self.tick()?;
             let goes_on = match step {
                 Step::Each { base: of, key, to } => return self.each(*of, *key, *to, after, base),
+                Step::EachNetwork { base: of, key, to, address, builtin } => {
+                    let tested = [Operand::Register(*to), *address];
+                    let list = self.slot(*of, base);
+                    return self.each_network(&list, *key, tested, builtin, after, base);
+                }
                 Step::Document { hops, to } => {
                     let data = self.world.data.clone();
                     return self.document(Some(0), data, hops, *to, after, base);
                 }
                 Step::Enter { withs, place } => return self.enter(withs, place, after, base),
                 Step::Leave => return self.leave(after, base),
-                step if step.is_emit() => return self.emit(step, base),
-                step => self.step(step, base)?,
+                Step::EmitTrue | Step::EmitValue { .. } | Step::EmitPair { .. } => {
+                    return self.emit(step, base);
+                }
+                Step::Fail => false,
+                Step::Load { .. }
+                | Step::Test { .. }
+                | Step::Compare { .. }
+                | Step::Look { .. }
+                | Step::LookBase { .. }
+                | Step::Member { .. }
+                | Step::IsArray { .. }
+                | Step::IsObject { .. }
+                | Step::Make { .. }
+                | Step::Rule { .. }
+                | Step::Arithmetic { .. }
+                | Step::Function { .. }
+                | Step::Builtin { .. }
+                | Step::Collect { .. }
+                | Step::Not { .. }
+                | Step::Every { .. } => self.step(step, base)?,
             };
             if !goes_on {
                 return Ok(Flow::More);
@@ -313,33 +309,44 @@ impl<'a> Machine<'a> {
                 let made = self.make(*makes, items, base);
                 self.settle_slot(Outcome::Into(*to), base, made)
             }
-            Step::Arithmetic { operator, left, right, to, place } => {
-                let slot = self.arithmetic(*operator, *left, *right, place, base)?;
-                self.settle_slot(Outcome::Into(*to), base, slot)
-            }
-            Step::Function { group, arguments, outcome } => {
-                let slot = self.function(*group, arguments, base)?;
-                self.settle_slot(*outcome, base, slot)
-            }
-            Step::Builtin { builtin, arguments, outcome } => {
-                let slot = self.builtin(builtin, arguments, base)?;
-                self.settle_slot(*outcome, base, slot)
-            }
-            Step::Collect { makes, body, to, place } => {
-                let slot = self.collect(*makes, body, place, base)?;
-                self.settle_slot(Outcome::Into(*to), base, slot)
-            }
-            Step::Not { body } => !self.holds(body, base)?,
-            Step::Every { domain, key, value, body } => self.every(*domain, *key, *value, body, base)?,
             Step::Fail
+            | Step::Arithmetic { .. }
+            | Step::Function { .. }
+            | Step::Builtin { .. }
+            | Step::Collect { .. }
+            | Step::Not { .. }
+            | Step::Every { .. }
             | Step::Each { .. }
+            | Step::EachNetwork { .. }
             | Step::Document { .. }
             | Step::Enter { .. }
             | Step::Leave
             | Step::EmitTrue
             | Step::EmitValue { .. }
-            | Step::EmitPair { .. } => false,
+            | Step::EmitPair { .. } => return self.larger_step(step, base),
         })
+    }
+
+    /// A step that runs other code or bodies of its own.
+    fn larger_step(&mut self, step: &'a Step, base: usize) -> Done<bool> {
+        if let Step::Not { body } = step {
+            return Ok(!self.holds(body, base)?);
+        }
+        if let Step::Every { domain, key, value, body } = step {
+            return self.every(*domain, *key, *value, body, base);
+        }
+        let (outcome, slot) = if let Step::Function { group, arguments, outcome } = step {
+            (*outcome, self.function(*group, arguments, base)?)
+        } else if let Step::Builtin { builtin, arguments, outcome } = step {
+            (*outcome, self.builtin(builtin, arguments, base)?)
+        } else if let Step::Collect { makes, body, to, place } = step {
+            (Outcome::Into(*to), self.collect(*makes, body, place, base)?)
+        } else if let Step::Arithmetic { operator, left, right, to, place } = step {
+            (Outcome::Into(*to), self.arithmetic(*operator, *left, *right, place, base)?)
+        } else {
+            return Ok(false);
+        };
+        Ok(self.settle_slot(outcome, base, slot))
     }
 
     fn look(&self, of: Operand, key: Operand, base: usize) -> Slot<'a> {
@@ -350,7 +357,8 @@ impl<'a> Machine<'a> {
                 .get(base + usize::from(register))
                 .map(|slot| slot.look(key))
                 .unwrap_or_default(),
-            Operand::Constant(_) | Operand::Input(_) => self.slot(of, base).look(key),
+            Operand::Input(number) => self.world.path(self.plan, number).look(key),
+            Operand::Constant(_) => self.slot(of, base).look(key),
         }
     }
 
@@ -453,266 +461,6 @@ impl<'a> Machine<'a> {
         }
         Ok(Flow::More)
     }
-
-    // === solutions ===
-
-    fn emit(&mut self, step: &Step, base: usize) -> Done<Flow> {
-        let (key, value) = match step {
-            Step::EmitValue { value } => (None, self.slot(*value, base)),
-            Step::EmitPair { key, value } => (Some(self.slot(*key, base)), self.slot(*value, base)),
-            _ => (None, Slot::Ref(&TRUE)),
-        };
-        if value.get().is_none() {
-            return Ok(Flow::More);
-        }
-        match (self.gathered.last_mut(), key) {
-            (Some(Gathered::Holds(holds)), _) => {
-                *holds = true;
-                return Ok(Flow::Enough);
-            }
-            (Some(Gathered::One { value: known, place }), _) => match (known.get(), value.get()) {
-                (None, _) => *known = value,
-                (Some(known), Some(value)) if known == value => {}
-                (Some(_), _) => return Err(conflict(place, "rules gave different values")),
-            },
-            (Some(Gathered::Array(items)), _) => items.extend(value.into_value()),
-            (Some(Gathered::Set(members)), _) => members.extend(value.into_value()),
-            (Some(Gathered::Object { fields, place }), Some(key)) => {
-                if let (Some(key), Some(value)) = (key.into_value(), value.into_value()) {
-                    match fields.get(&key) {
-                        None => {
-                            fields.insert(key, value);
-                        }
-                        Some(known) if *known == value => {}
-                        Some(_) => return Err(conflict(place, "object keys must be unique")),
-                    }
-                }
-            }
-            (Some(Gathered::Object { .. }) | None, _) => {}
-        }
-        Ok(Flow::More)
-    }
-
-    fn gather(&mut self, into: Gathered<'a>, steps: &'a [Step], base: usize) -> Done<Gathered<'a>> {
-        self.gathered.push(into);
-        let done = self.deeper(|this| this.run(steps, base));
-        let gathered = self.gathered.pop().unwrap_or(Gathered::Holds(false));
-        done.map(|_| gathered)
-    }
-
-    fn holds(&mut self, body: &'a [Step], base: usize) -> Done<bool> {
-        let gathered = self.gather(Gathered::Holds(false), body, base)?;
-        Ok(matches!(gathered, Gathered::Holds(true)))
-    }
-
-    fn collect(
-        &mut self,
-        makes: Collection,
-        body: &'a [Step],
-        place: &'a Place,
-        base: usize,
-    ) -> Done<Slot<'a>> {
-        let into = match makes {
-            Collection::Array => Gathered::Array(Vec::new()),
-            Collection::Set => Gathered::Set(BTreeSet::new()),
-            Collection::Object => Gathered::Object { fields: BTreeMap::new(), place },
-        };
-        Ok(self.gather(into, body, base)?.into_slot())
-    }
-
-    fn every(
-        &mut self,
-        domain: Operand,
-        key: Option<Register>,
-        value: Register,
-        body: &'a [Step],
-        base: usize,
-    ) -> Done<bool> {
-        let turn = |this: &mut Self, at: Slot<'a>, item: Slot<'a>| {
-            if let Some(key) = key {
-                this.set(key, base, at);
-            }
-            this.set(value, base, item);
-            Ok(if this.holds(body, base)? { Flow::More } else { Flow::Enough })
-        };
-        let domain = self.slot(domain, base);
-        let flow = match domain {
-            Slot::Ref(all @ (Value::Array(_) | Value::Set(_) | Value::Object(_))) => {
-                self.turns(all, Slot::Ref, turn)?
-            }
-            Slot::Owned(all @ (Value::Array(_) | Value::Set(_) | Value::Object(_))) => {
-                self.turns(&all, |item| Slot::Owned(item.clone()), turn)?
-            }
-            Slot::Undefined | Slot::Ref(_) | Slot::Owned(_) => return Ok(false),
-        };
-        Ok(flow == Flow::More)
-    }
-
-    // === rules ===
-
-    /// The value of all rules of a path, evaluated once in a world.
-    pub(super) fn rule(&mut self, id: GroupId) -> Done<Slot<'a>> {
-        if let Some(Some(known)) = self.world.memo.get(id as usize) {
-            return Ok(known.clone());
-        }
-        let Some(group) = self.plan.groups.get(id as usize) else { return Ok(Slot::Undefined) };
-        let slot = self.group(group, self.top)?;
-        if let Some(memo) = self.world.memo.get_mut(id as usize) {
-            *memo = Some(slot.clone());
-        }
-        Ok(slot)
-    }
-
-    /// The value of a function whose arguments lie at the top of the registers.
-    pub(super) fn applied(&mut self, id: GroupId) -> Done<Slot<'a>> {
-        match self.plan.groups.get(id as usize) {
-            Some(group) => self.group(group, self.top),
-            None => Ok(Slot::Undefined),
-        }
-    }
-
-    /// Puts arguments where the frame of the next rule begins; `false` if one is undefined.
-    pub(super) fn pass(&mut self, arguments: &[Operand], base: usize) -> bool {
-        self.reserve(self.top + arguments.len());
-        for (index, argument) in arguments.iter().enumerate() {
-            let slot = self.slot(*argument, base);
-            if slot.get().is_none() {
-                return false;
-            }
-            if let Some(place) = self.registers.get_mut(self.top + index) {
-                *place = slot;
-            }
-        }
-        true
-    }
-
-    fn reserve(&mut self, length: usize) {
-        if self.registers.len() < length {
-            self.registers.resize(length, Slot::Undefined);
-        }
-    }
-
-    fn group(&mut self, group: &'a Group, base: usize) -> Done<Slot<'a>> {
-        self.reserve(base + group.frame);
-        let outer = std::mem::replace(&mut self.top, base + group.frame);
-        let slot = self.deeper(|this| match group.kind {
-            Kind::Value | Kind::Function => this.one(group, base),
-            Kind::Set => this.partial(group, Gathered::Set(BTreeSet::new()), base),
-            Kind::Object => {
-                let into = Gathered::Object { fields: BTreeMap::new(), place: &group.place };
-                this.partial(group, into, base)
-            }
-        });
-        self.top = outer;
-        slot
-    }
-
-    fn candidates(&self, group: &Group, base: usize) -> Option<Chains> {
-        let index = group.index.as_ref()?;
-        let mut found = Chains::new();
-        index.candidates(&mut |operand| self.value(operand, base), &mut found);
-        Some(found)
-    }
-
-    fn one(&mut self, group: &'a Group, base: usize) -> Done<Slot<'a>> {
-        let mut result = Slot::Undefined;
-        if let Some(found) = self.candidates(group, base) {
-            for chain in found.iter().filter_map(|number| group.chains.get(*number as usize)) {
-                if self.add_chain(group, chain, &mut result, base)? == Flow::Enough {
-                    break;
-                }
-            }
-        } else {
-            for chain in &group.chains {
-                if self.add_chain(group, chain, &mut result, base)? == Flow::Enough {
-                    break;
-                }
-            }
-        }
-        match &group.default {
-            Some(default) if result.get().is_none() => self.chain(group, default, base),
-            Some(_) | None => Ok(result),
-        }
-    }
-
-    fn add_chain(
-        &mut self,
-        group: &'a Group,
-        chain: &'a Chain,
-        result: &mut Slot<'a>,
-        base: usize,
-    ) -> Done<Flow> {
-        let value = self.chain(group, chain, base)?;
-        match (result.get(), value.get()) {
-            (_, None) => return Ok(Flow::More),
-            (None, Some(_)) => *result = value,
-            (Some(known), Some(value)) if known == value => {}
-            (Some(_), Some(_)) => return Err(conflict(&group.place, &different(group))),
-        }
-        Ok(if group.one_value { Flow::Enough } else { Flow::More })
-    }
-
-    /// The value of the first branch that has one.
-    fn chain(&mut self, group: &'a Group, chain: &'a Chain, base: usize) -> Done<Slot<'a>> {
-        for branch in &chain.branches {
-            let into = if branch.is_constant {
-                Gathered::Holds(false)
-            } else {
-                Gathered::One { value: Slot::Undefined, place: &group.place }
-            };
-            self.gathered.push(into);
-            let done = self.run(&branch.steps, base);
-            let gathered = self.gathered.pop();
-            done?;
-            match gathered {
-                Some(Gathered::Holds(true)) => {
-                    if let Some(Step::EmitValue { value }) = branch.steps.last() {
-                        return Ok(self.slot(*value, base));
-                    }
-                }
-                Some(Gathered::One { value, .. }) if value.get().is_some() => return Ok(value),
-                _ => {}
-            }
-        }
-        Ok(Slot::Undefined)
-    }
-
-    fn partial(&mut self, group: &'a Group, into: Gathered<'a>, base: usize) -> Done<Slot<'a>> {
-        self.gathered.push(into);
-        let done = self.partial_chains(group, base);
-        let gathered = self.gathered.pop().unwrap_or(Gathered::Holds(false));
-        done?;
-        Ok(gathered.into_slot())
-    }
-
-    fn partial_chains(&mut self, group: &'a Group, base: usize) -> Done<()> {
-        if let Some(found) = self.candidates(group, base) {
-            for chain in found.iter().filter_map(|number| group.chains.get(*number as usize)) {
-                for branch in &chain.branches {
-                    self.run(&branch.steps, base)?;
-                }
-            }
-            return Ok(());
-        }
-        for branch in group.chains.iter().flat_map(|chain| &chain.branches) {
-            self.run(&branch.steps, base)?;
-        }
-        Ok(())
-    }
-}
-
-static TRUE: Value = Value::Bool(true);
-
-impl<'a> Gathered<'a> {
-    fn into_slot(self) -> Slot<'a> {
-        match self {
-            Self::Holds(holds) => Slot::Owned(Value::from(holds)),
-            Self::One { value, .. } => value,
-            Self::Array(items) => Slot::Owned(Value::from(items)),
-            Self::Set(members) => Slot::Owned(Value::from(members)),
-            Self::Object { fields, .. } => Slot::Owned(Value::from(fields)),
-        }
-    }
 }
 
 fn is_true(value: Option<&Value>) -> bool {
@@ -723,20 +471,23 @@ fn compare(operator: Comparison, left: &Value, right: &Value) -> bool {
     match operator {
         Comparison::Equal => left == right,
         Comparison::NotEqual => left != right,
-        Comparison::Less => left < right,
-        Comparison::LessOrEqual => left <= right,
-        Comparison::Greater => left > right,
-        Comparison::GreaterOrEqual => left >= right,
+        Comparison::Less => order(left, right).is_lt(),
+        Comparison::LessOrEqual => order(left, right).is_le(),
+        Comparison::Greater => order(left, right).is_gt(),
+        Comparison::GreaterOrEqual => order(left, right).is_ge(),
     }
 }
 
-fn different(group: &Group) -> String {
-    match group.kind {
-        Kind::Function => format!("function `{}` gave different values for the same arguments", group.name),
-        Kind::Value | Kind::Set | Kind::Object => format!("rule `{}` has different values", group.name),
+/// OPA's order of values: objects come before sets, which regorus has the other way round.
+fn order(left: &Value, right: &Value) -> Ordering {
+    match (left, right) {
+        (Value::Object(_), Value::Set(_)) => Ordering::Less,
+        (Value::Set(_), Value::Object(_)) => Ordering::Greater,
+        (Value::Array(left), Value::Array(right)) => {
+            let pairs = left.iter().zip(right.iter());
+            let first = pairs.map(|(left, right)| order(left, right)).find(|order| order.is_ne());
+            first.unwrap_or_else(|| left.len().cmp(&right.len()))
+        }
+        _ => left.cmp(right),
     }
-}
-
-fn conflict(place: &Place, message: &str) -> Stop {
-    Box::new(EvalError::Conflict { place: place.clone(), message: message.to_owned() })
 }

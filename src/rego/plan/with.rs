@@ -5,8 +5,9 @@ use regorus::Value;
 use super::{
     call::Builtin,
     ir::{GroupId, Hop, Kind, Mocked, NodeId, Operand, Override, Register, Replacement, Step},
-    run::{Done, Flow, Machine, World},
+    run::{Done, Flow, Machine},
     slot::Slot,
+    world::World,
 };
 use crate::rego::{evaluator::EvalError, fault::Place};
 
@@ -39,12 +40,12 @@ impl<'a> Machine<'a> {
                 Override::Input { path, value } => {
                     let Some(value) = self.value(*value, base) else { return Ok(Flow::More) };
                     let input = put(world.input.into_value(), path, value.clone());
-                    world.input = Slot::Owned(input.ok_or_else(|| unmergeable(place))?);
+                    world.input = Slot::Owned(input.ok_or_else(|| Box::new(unmergeable(place)))?);
                 }
                 Override::Data { path, node, value } => {
                     let Some(value) = self.value(*value, base) else { return Ok(Flow::More) };
                     let data = put(world.data.into_value(), path, value.clone());
-                    world.data = Slot::Owned(data.ok_or_else(|| unmergeable(place))?);
+                    world.data = Slot::Owned(data.ok_or_else(|| Box::new(unmergeable(place)))?);
                     world.hidden.extend(*node);
                 }
                 Override::Function { mocked, by } => {
@@ -244,7 +245,8 @@ impl<'a> Machine<'a> {
             Some(base @ Value::Object(_)) => base,
             Some(_) | None => Value::new_object(),
         };
-        self.charge(whole.as_object().map_or(0, |fields| fields.len()))?;
+        let size = if let Value::Object(fields) = &whole { fields.len() } else { 0 };
+        self.charge(size)?;
         for (key, child, below) in below {
             let value = self.nested_whole(child, below)?;
             if let (Some(value), Ok(fields)) = (value.into_value(), whole.as_object_mut()) {
@@ -270,7 +272,7 @@ fn put(document: Option<Value>, path: &[Value], value: Value) -> Option<Value> {
     Some(document)
 }
 
-fn unmergeable(place: &Place) -> Box<EvalError> {
+fn unmergeable(place: &Place) -> EvalError {
     let message = "a `with` replaces a part of what is not an object".to_owned();
-    Box::new(EvalError::Rule { place: place.clone(), message })
+    EvalError::Rule { place: place.clone(), message }
 }

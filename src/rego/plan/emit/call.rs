@@ -108,6 +108,20 @@ impl Emitter<'_, '_> {
             Ok(builtin) => Box::new(builtin),
             Err(reason) => return self.refuse(reason),
         };
+        if name == "net.cidr_contains"
+            && outcome == Outcome::Holds
+            && let [Operand::Register(tested), address] = *operands
+            && let Some(Step::Each { base, key, to: Some(to) }) = self.steps.last()
+            && *to == tested
+            && address != Operand::Register(tested)
+            && key.is_none_or(|key| address != Operand::Register(key))
+        {
+            let step = Step::EachNetwork { base: *base, key: *key, to: tested, address, builtin };
+            self.steps.pop();
+            self.steps.push(step);
+            self.compiler.reads_networks = true;
+            return Ok(());
+        }
         if name != "walk" {
             self.steps.push(Step::Builtin { builtin, arguments: operands.into(), outcome });
             return Ok(());

@@ -6,8 +6,8 @@ use regorus::Value;
 
 use super::{
     super::{
-        flatten::{Atom, Refused, Root},
-        ir::{GroupId, Hop, NodeId, Operand, Step},
+        flatten::{Atom, Refused, Root, Var},
+        ir::{GroupId, Hop, NodeId, Operand, Register, Step},
         order::{Vars, atom_vars},
         reason::Reason,
         slot::Slot,
@@ -26,7 +26,7 @@ impl Emitter<'_, '_> {
                     let operand = self.value(step)?;
                     self.named(operand)?
                 }
-                pattern => pattern.clone(),
+                Atom::Reference { .. } | Atom::Array(_) | Atom::Set(_) | Atom::Object(_) => step.clone(),
             });
         }
         match root {
@@ -53,18 +53,25 @@ impl Emitter<'_, '_> {
         vars.iter().all(|var| self.bound.contains_key(var))
     }
 
+    /// The variable an atom is, if nothing has bound it yet.
+    fn open_var(&self, atom: &Atom) -> Option<Var> {
+        if let Atom::Var(var) = atom { Some(*var).filter(|var| !self.bound.contains_key(var)) } else { None }
+    }
+
+    /// The register of a variable that anything reads.
+    fn named_var(&self, var: Var) -> Option<Register> {
+        self.uses.get(&var).filter(|uses| **uses > 0).map(|_| var)
+    }
+
     /// Looks up one key after the other.
     fn below(&mut self, base: Operand, hops: &[Atom], of_data: bool) -> Result<Operand, Refused> {
         let mut base = base;
         for hop in hops {
             let to = self.register()?;
-            if let Atom::Var(var) = hop
-                && !self.bound.contains_key(var)
-            {
-                let named = self.uses.get(var).is_some_and(|uses| *uses > 0);
-                let key = named.then_some(*var);
+            if let Some(var) = self.open_var(hop) {
+                let key = self.named_var(var);
                 self.steps.push(Step::Each { base, key, to: Some(to) });
-                self.bound.insert(*var, Operand::Register(*var));
+                self.bound.insert(var, Operand::Register(var));
             } else if self.is_bound(hop) {
                 let key = self.value(hop)?;
                 self.steps.push(if of_data {
@@ -134,18 +141,11 @@ impl Emitter<'_, '_> {
         let mut reached = Some(0);
         for hop in hops {
             let Atom::Constant(key) = hop else { break };
-            match self.compiler.child(node, key) {
-                Some(child) => {
-                    node = child;
-                    reached = Some(node);
-                    if self.group_at(node)?.is_some() {
-                        break;
-                    }
-                }
-                None => {
-                    reached = None;
-                    break;
-                }
+            reached = self.compiler.child(node, key);
+            let Some(child) = reached else { break };
+            node = child;
+            if self.group_at(node)?.is_some() {
+                break;
             }
         }
         if let Some(node) = reached {
@@ -156,18 +156,15 @@ impl Emitter<'_, '_> {
         let mut steps = Vec::new();
         let mut patterns = Vec::new();
         for hop in hops {
-            steps.push(match hop {
-                Atom::Var(var) if !self.bound.contains_key(var) => {
-                    let named = self.uses.get(var).is_some_and(|uses| *uses > 0);
-                    self.bound.insert(*var, Operand::Register(*var));
-                    Hop::Each(named.then_some(*var))
-                }
-                hop if self.is_bound(hop) => Hop::Key(self.value(hop)?),
-                hop => {
-                    let key = self.register()?;
-                    patterns.push((hop.clone(), key));
-                    Hop::Each(Some(key))
-                }
+            steps.push(if let Some(var) = self.open_var(hop) {
+                self.bound.insert(var, Operand::Register(var));
+                Hop::Each(self.named_var(var))
+            } else if self.is_bound(hop) {
+                Hop::Key(self.value(hop)?)
+            } else {
+                let key = self.register()?;
+                patterns.push((hop.clone(), key));
+                Hop::Each(Some(key))
             });
         }
         let to = self.register()?;

@@ -71,10 +71,9 @@ impl Emitter<'_, '_> {
     /// Whether an atom has a value now: references bind what stands open in their brackets.
     fn can_evaluate(&self, atom: &Atom) -> bool {
         match atom {
-            Atom::Constant(_) => true,
             Atom::Var(var) => self.bound.contains_key(var),
             Atom::Reference { root: Root::Atom(base), .. } => self.can_evaluate(base),
-            Atom::Reference { .. } => true,
+            Atom::Constant(_) | Atom::Reference { root: Root::Input | Root::Data, .. } => true,
             Atom::Array(items) | Atom::Set(items) => items.iter().all(|item| self.can_evaluate(item)),
             Atom::Object(fields) => {
                 fields.iter().all(|(key, value)| self.can_evaluate(key) && self.can_evaluate(value))
@@ -89,9 +88,8 @@ impl Emitter<'_, '_> {
         waiting: &mut Vec<(Atom, Atom)>,
     ) -> Result<(), Refused> {
         let keyed = |fields: &[(Atom, Atom)]| -> Option<BTreeMap<Value, Atom>> {
-            let pairs = fields.iter().map(|(key, value)| match key {
-                Atom::Constant(key) => Some((key.clone(), value.clone())),
-                _ => None,
+            let pairs = fields.iter().map(|(key, value)| {
+                if let Atom::Constant(key) = key { Some((key.clone(), value.clone())) } else { None }
             });
             pairs.collect()
         };
