@@ -19,3 +19,4 @@ mod parse;
 pub mod program;
 mod source;
 pub(crate) mod tree;
+mod wrapper;

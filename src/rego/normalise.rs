@@ -14,13 +14,14 @@ use super::{
         Body, Callee, Extent, ModuleId, Operator, Path, Rule, Shape, Statement, StatementKind, Target, Term,
         TermKind, Tree, WithTarget, dotted,
     },
+    wrapper::Wrappers,
 };
 
 /// The edits that normalise a module, sorted and disjoint.
-pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
+pub(crate) fn normalise(tree: &Tree, module: ModuleId, wrappers: &Wrappers) -> Vec<Edit> {
     let Some(source) = tree.modules.get(module) else { return Vec::new() };
     let mut rewriter =
-        Rewriter { text: &source.text, edits: BTreeMap::new(), braced: BTreeMap::new(), next: 0 };
+        Rewriter { text: &source.text, wrappers, edits: BTreeMap::new(), braced: BTreeMap::new(), next: 0 };
     for extent in &source.bare_imports {
         rewriter.replace(*extent, " ".repeat(extent.range().len()));
     }
@@ -40,6 +41,7 @@ pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
 
 struct Rewriter<'a> {
     text: &'a Text,
+    wrappers: &'a Wrappers,
     /// By start and end; an insertion has both the same and comes before a replacement there.
     edits: BTreeMap<(usize, usize), (String, usize)>,
     /// Bodies of one statement that need braces: their extents, and what else goes at their end.
@@ -149,7 +151,10 @@ impl Rewriter<'_> {
             if let WithTarget::Function { callee, replacement } = &with.target {
                 self.qualify(callee);
                 if let Some(replacement) = replacement {
-                    self.qualify(replacement);
+                    match self.wrappers.replacement(&replacement.target) {
+                        Some(wrapper) => self.replace(replacement.extent, wrapper),
+                        None => self.qualify(replacement),
+                    }
                 }
             }
         }
@@ -197,6 +202,9 @@ impl Rewriter<'_> {
     }
 
     fn qualify(&mut self, callee: &Callee) {
+        if let Some(wrapper) = self.wrappers.called(&callee.target) {
+            self.replace(callee.extent, wrapper);
+        }
         let Target::Function(path) = &callee.target else { return };
         let full = dotted(path);
         // The interpreter takes only names that begin so for full ones.
@@ -363,7 +371,7 @@ mod tests {
     fn check(text: &str, want: &str) {
         let text = format!("package a\nimport data.lib\nxs := [1]\nf(x) := x\n{text}");
         let lowered = lower(vec![parse("p.rego", &text).unwrap()]);
-        let rewritten = apply(&text, &normalise(&lowered.tree, 0));
+        let rewritten = apply(&text, &normalise(&lowered.tree, 0, &Wrappers::gather(&lowered.tree)));
         assert!(parse("p.rego", &rewritten).is_ok(), "{rewritten}");
         assert_eq!(rewritten.lines().count(), text.lines().count(), "{rewritten}");
         let rewritten: String = rewritten.lines().skip(4).collect::<Vec<_>>().join("\n");
@@ -424,5 +432,11 @@ mod tests {
         check("p if data.a.f(lib.x)", "p if data.a.f(data.lib.x)");
         check("p := \"not input.a in xs\" # f(1)", "p := \"not input.a in xs\" # f(1)");
         check("p if { f := 1; f == 1 }", "p if { f := 1; f == 1 }");
+    }
+
+    #[test]
+    fn our_built_ins_are_wrapped_where_they_are_mocked_replace_or_bind() {
+        check("p if strings.count(\"a\", input.a)", "p if strings.count(\"a\", input.a)");
+        check("p if f(1) with f as count", "p if data.a.f(1) with data.a.f as data.__postern.call_count");
     }
 }

@@ -15,6 +15,7 @@ use super::{
     normalise, parse,
     source::{Edit, Text, apply, original_offset},
     tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    wrapper::Wrappers,
 };
 
 /// Values with more nodes than this are shared between evaluators instead of copied.
@@ -53,6 +54,7 @@ pub struct Program(Arc<Inner>);
 struct Inner {
     tree: Tree,
     rewritten: Vec<Rewritten>,
+    wrappers: Wrappers,
     data: Value,
     options: Options,
     warnings: Vec<Fault>,
@@ -125,15 +127,16 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     faults.extend(check::data(&tree, &data));
     faults.extend(CallGraph::new(&tree).check(&tree));
     let tree = BundleErrors::unless_empty(tree, faults)?;
-    let rewritten: Vec<Rewritten> = (0..tree.modules.len()).map(|id| rewrite(&tree, id)).collect();
-    let template = build(&tree, &rewritten, data.clone(), &options)?;
+    let wrappers = Wrappers::gather(&tree);
+    let rewritten: Vec<Rewritten> = (0..tree.modules.len()).map(|id| rewrite(&tree, id, &wrappers)).collect();
+    let template = build(&tree, &rewritten, &wrappers, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
     warnings.sort();
-    Ok(Program(Arc::new(Inner { tree, rewritten, data, options, warnings, template })))
+    Ok(Program(Arc::new(Inner { tree, rewritten, wrappers, data, options, warnings, template })))
 }
 
-fn rewrite(tree: &Tree, module: usize) -> Rewritten {
-    let edits = normalise::normalise(tree, module);
+fn rewrite(tree: &Tree, module: usize, wrappers: &Wrappers) -> Rewritten {
+    let edits = normalise::normalise(tree, module, wrappers);
     let (path, text) = tree
         .modules
         .get(module)
@@ -148,7 +151,13 @@ pub(crate) fn package_of(module: &Module) -> Option<Path> {
 }
 
 /// An engine with its own syntax trees, ready to evaluate.
-fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> Result<Engine, BundleErrors> {
+fn build(
+    tree: &Tree,
+    modules: &[Rewritten],
+    wrappers: &Wrappers,
+    data: Value,
+    options: &Options,
+) -> Result<Engine, BundleErrors> {
     let mut engine = Engine::new();
     engine.set_policy_length_config(parse::length_limits());
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
@@ -164,6 +173,9 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
         engine.add_policy(path, text).map_err(|error| {
             BundleErrors::from(locate(tree, modules, "rewrite_error", &error.to_string()))
         })?;
+    }
+    if let Some(text) = wrappers.module() {
+        engine.add_policy("built-ins".to_owned(), text).map_err(|error| fail(&error))?;
     }
     engine.add_data(data).map_err(|error| fail(&error))?;
     // Preparing is lazy; asking for any rule does it now, and reports what it finds.
@@ -201,9 +213,10 @@ impl std::fmt::Debug for Program {
 impl Program {
     /// A new evaluator; one for each worker, since evaluators share nothing that is counted.
     pub fn evaluator(&self) -> Evaluator {
-        let Inner { tree, rewritten, data, options, template, .. } = &*self.0;
+        let Inner { tree, rewritten, wrappers, data, options, template, .. } = &*self.0;
         // The text compiled before, so it does again; sharing the first engine is merely slower.
-        let engine = build(tree, rewritten, private_copy(data), options).unwrap_or_else(|_| template.clone());
+        let engine = build(tree, rewritten, wrappers, private_copy(data), options)
+            .unwrap_or_else(|_| template.clone());
         Evaluator::new(self.clone(), engine)
     }
 
