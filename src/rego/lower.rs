@@ -16,11 +16,12 @@ use regorus::unstable::{self, Literal, LiteralStmt, Query, Ref, RuleHead};
 
 use self::names::{Head, Names, head_of, import_of};
 use super::{
+    desugar::is_keyword,
     fault::Fault,
     parse::{Kind, Parsed, Token},
     tree::{
-        Body, Branch, Callee, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind,
-        Target, Term, TermKind, Tree, With, WithTarget,
+        Body, Branch, Callee, Extent, Lift, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
+        StatementKind, Target, Term, TermKind, Tree, With, WithTarget,
     },
 };
 
@@ -42,6 +43,7 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
             scopes: Vec::new(),
             free: Vec::new(),
             position: Position::Plain,
+            is_lifted: false,
             aliases: Vec::new(),
             faults: &mut faults,
             warnings: &mut warnings,
@@ -126,6 +128,8 @@ struct Lowering<'a> {
     scopes: Vec<BTreeMap<String, Declared>>,
     free: Vec<Free>,
     position: Position,
+    /// Whether the rule at hand will stand in another package.
+    is_lifted: bool,
     aliases: Vec<(Extent, String)>,
     faults: &'a mut Vec<Fault>,
     warnings: &'a mut Vec<Fault>,
@@ -192,11 +196,13 @@ impl Lowering<'_> {
         let lowered = match rule {
             unstable::Rule::Default { span, refr, args, value, .. } => {
                 let head = head_of(refr);
+                let lift = self.lift(&head, refr);
                 let arguments = self.open_arguments(args);
                 let value = self.term(value);
                 let shape = if args.is_empty() { Shape::Value } else { Shape::Function(arguments) };
                 self.close_scope();
-                self.assemble(head, shape, Some(value), Vec::new(), span, span, true)
+                let rule = self.assemble(head, shape, Some(value), Vec::new(), span, span, true);
+                Rule { lift, ..rule }
             }
             unstable::Rule::Spec { span, head, bodies } => self.spec(span, head, bodies),
         };
@@ -214,6 +220,7 @@ impl Lowering<'_> {
                 (span, refr, args.as_slice(), assign.as_ref().map(|a| &a.value))
             }
         };
+        let lift = self.lift(&head_of(refr), refr);
         let arguments = self.open_arguments(args);
         let shape = match head {
             RuleHead::Compr { .. } => Shape::Value,
@@ -245,7 +252,30 @@ impl Lowering<'_> {
         self.close_scope();
         let mut rule = self.assemble(head, shape, value, branches, span, head_span, false);
         rule.keys = keys;
+        rule.lift = lift;
         rule
+    }
+
+    /// Where a rule goes whose head begins with a keyword.
+    fn lift(&mut self, head: &Head<'_>, refr: &unstable::Expr) -> Option<Lift> {
+        self.is_lifted = head.constant.first().is_some_and(|name| is_keyword(name));
+        if !self.is_lifted {
+            return None;
+        }
+        let keywords = head.constant.iter().take_while(|name| is_keyword(name)).count();
+        let start = self.span(refr.span()).start;
+        let Some(end) = head.starts.get(keywords).copied().flatten() else {
+            self.fault(
+                Extent { start, end: start },
+                "keyword_head",
+                "rule's head has no name but keywords before its first bracket".to_owned(),
+                "give it a name that is no keyword",
+            );
+            return None;
+        };
+        let mut package = self.package.clone();
+        package.extend(head.constant.iter().take(keywords).cloned());
+        Some(Lift { package, cut: Extent { start, end } })
     }
 
     #[expect(clippy::too_many_arguments, reason = "one constructor for the two forms of a rule")]
@@ -272,6 +302,7 @@ impl Lowering<'_> {
             branches,
             extent: self.span(span),
             head_end: self.span(head_span).end,
+            lift: None,
         }
     }
 

@@ -9,10 +9,12 @@
 pub(crate) mod builtin;
 mod check;
 pub mod coverage;
+mod desugar;
 pub mod evaluator;
 pub mod fault;
 pub mod footprint;
 mod graph;
+mod lift;
 mod lower;
 mod normalise;
 mod parse;

@@ -11,10 +11,11 @@ use super::{
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
     graph::CallGraph,
+    lift,
     lower::{self, Lowered},
     normalise, parse,
     source::{Edit, Text, apply, original_offset},
-    tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    tree::{ModuleId, Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
     wrapper::Wrappers,
 };
 
@@ -64,6 +65,8 @@ struct Inner {
 /// A module as the interpreter gets it.
 #[derive(Debug)]
 struct Rewritten {
+    /// The file it comes from.
+    module: ModuleId,
     edits: Vec<Edit>,
     text: Text,
 }
@@ -128,20 +131,33 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     faults.extend(CallGraph::new(&tree).check(&tree));
     let tree = BundleErrors::unless_empty(tree, faults)?;
     let wrappers = Wrappers::gather(&tree);
-    let rewritten: Vec<Rewritten> = (0..tree.modules.len()).map(|id| rewrite(&tree, id, &wrappers)).collect();
+    let rewritten: Vec<Rewritten> =
+        (0..tree.modules.len()).flat_map(|id| rewrite(&tree, id, &wrappers)).collect();
     let template = build(&tree, &rewritten, &wrappers, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
     warnings.sort();
     Ok(Program(Arc::new(Inner { tree, rewritten, wrappers, data, options, warnings, template })))
 }
 
-fn rewrite(tree: &Tree, module: usize, wrappers: &Wrappers) -> Rewritten {
+/// What stands between a file's path and the package of rules moved out of it.
+const MOVED: &str = " // ";
+
+/// The file behind the path of a module the interpreter has.
+pub(crate) fn file_of(path: &str) -> &str {
+    path.split_once(MOVED).map_or(path, |(file, _)| file)
+}
+
+fn rewrite(tree: &Tree, module: ModuleId, wrappers: &Wrappers) -> Vec<Rewritten> {
+    let Some(source) = tree.modules.get(module) else { return Vec::new() };
     let edits = normalise::normalise(tree, module, wrappers);
-    let (path, text) = tree
-        .modules
-        .get(module)
-        .map_or(("", String::new()), |module| (&*module.text.path, apply(&module.text.content, &edits)));
-    Rewritten { text: Text::new(path, &text), edits }
+    let rewritten = lift::split(tree, module, edits).into_iter().map(|(moved_to, edits)| {
+        let path = match moved_to {
+            None => source.text.path.to_string(),
+            Some(package) => [&*source.text.path, MOVED, &dotted(&package)].concat(),
+        };
+        Rewritten { module, text: Text::new(&path, &apply(&source.text.content, &edits)), edits }
+    });
+    rewritten.collect()
 }
 
 /// The package of a module, without its `data`; nothing if the module does not parse.
@@ -190,9 +206,9 @@ fn build(
 
 /// A fault from a message of the interpreter, which speaks of the rewritten text.
 fn locate(tree: &Tree, modules: &[Rewritten], code: &'static str, message: &str) -> Fault {
-    let named = modules.iter().position(|module| message.contains(&format!("--> {}:", module.text.path)));
-    let Some((module, original)) = named.and_then(|id| Some((modules.get(id)?, &tree.modules.get(id)?.text)))
-    else {
+    let named = modules.iter().find(|module| message.contains(&format!("--> {}:", module.text.path)));
+    let original = named.and_then(|module| tree.modules.get(module.module));
+    let Some((module, original)) = named.zip(original.map(|original| &original.text)) else {
         return Fault::new(Place::whole("policy"), code, message.trim());
     };
     let mut fault = parse::fault_of(&module.text, code, message);

@@ -69,6 +69,17 @@ pub(crate) struct Rule {
     pub(crate) extent: Extent,
     /// The end of the head: where a body would be added.
     pub(crate) head_end: usize,
+    /// Set where the head begins with a keyword, which the interpreter cannot read.
+    pub(crate) lift: Option<Lift>,
+}
+
+/// How a rule whose head begins with a keyword is written instead: `not.foo` of the package `a` is
+/// the rule `foo` of the package `a.not`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lift {
+    pub(crate) package: Path,
+    /// The part of the head that goes into the package.
+    pub(crate) cut: Extent,
 }
 
 /// What a rule makes.

@@ -86,8 +86,7 @@ fn sign_request(arguments: &[Value]) -> Result<Value, Failure> {
             return error("operand 2 invalid value for 'disable_payload_signing' in AWS config".to_owned());
         }
     };
-    let payload_hash =
-        if signs_payload { sha256(body(request)?.as_bytes()) } else { UNSIGNED.to_owned() };
+    let payload_hash = if signs_payload { sha256(body(request)?.as_bytes()) } else { UNSIGNED.to_owned() };
     let headers = headers(request)?;
 
     let mut added = BTreeMap::from([
@@ -111,8 +110,7 @@ fn sign_request(arguments: &[Value]) -> Result<Value, Failure> {
     }
     let names = signed.keys().map(String::as_str).collect::<Vec<_>>().join(";");
     let lines: String = signed.iter().map(|(name, value)| [name, ":", value, "\n"].concat()).collect();
-    let canonical =
-        [method, &url.escaped_path(), &url.raw_query, &lines, &names, &payload_hash].join("\n");
+    let canonical = [method, &url.escaped_path(), &url.raw_query, &lines, &names, &payload_hash].join("\n");
     let scope = [&moment.date, region, service, "aws4_request"].join("/");
     let to_sign = ["AWS4-HMAC-SHA256", &moment.time, &scope, &sha256(canonical.as_bytes())].join("\n");
     let key = [moment.date.as_str(), region, service, "aws4_request"]
@@ -143,7 +141,11 @@ fn credentials(config: &Value) -> Result<[&str; 4], Failure> {
     for (slot, name) in found.iter_mut().zip(REQUIRED) {
         match field(config, name) {
             Some(Value::String(text)) => *slot = text,
-            _ => return error(format!("operand 2 invalid values for required AWS config parameters(s): {name}")),
+            _ => {
+                return error(format!(
+                    "operand 2 invalid values for required AWS config parameters(s): {name}"
+                ));
+            }
         }
     }
     Ok(found)
@@ -151,8 +153,7 @@ fn credentials(config: &Value) -> Result<[&str; 4], Failure> {
 
 fn target(request: &Value) -> Result<(&str, &str), Failure> {
     if let Value::Object(fields) = request {
-        let unknown =
-            |key: &&Value| !key.as_string().is_ok_and(|key| REQUEST_KEYS.contains(&&**key));
+        let unknown = |key: &&Value| !key.as_string().is_ok_and(|key| REQUEST_KEYS.contains(&&**key));
         if let Some(key) = fields.keys().find(unknown) {
             return error(format!("operand 1 invalid request parameters(s): {key}"));
         }
@@ -231,7 +232,11 @@ mod tests {
         let config = json(
             r#"{"aws_access_key": "A", "aws_secret_access_key": "S", "aws_service": "s3", "aws_region": "r"}"#,
         );
-        for wrong in [r#"{"url": "http://h"}"#, r#"{"method": 1, "url": "http://h"}"#, r#"{"method": "get", "url": "http://h", "foo": 1}"#] {
+        for wrong in [
+            r#"{"url": "http://h"}"#,
+            r#"{"method": 1, "url": "http://h"}"#,
+            r#"{"method": "get", "url": "http://h", "foo": 1}"#,
+        ] {
             assert!(sign_request(&[json(wrong), config.clone(), Value::from(0)]).is_err(), "{wrong}");
         }
         let request = json(r#"{"method": "get", "url": "http://h"}"#);

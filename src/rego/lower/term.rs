@@ -8,8 +8,11 @@ use regorus::{
 use super::{
     super::{
         builtin::{self, Known},
+        desugar::{is_keyword, unmangled},
         parse::Kind,
-        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind, push_component, written},
+        tree::{
+            Body, Callee, Extent, Operator, Path, Target, Term, TermKind, dotted, push_component, written,
+        },
     },
     Free, Lowering, Position, names,
 };
@@ -104,7 +107,7 @@ impl Lowering<'_> {
     }
 
     fn name(&mut self, span: &Span) -> TermKind {
-        let name = span.text();
+        let name = unmangled(span.text());
         if name == "_" {
             return TermKind::Wildcard;
         }
@@ -119,8 +122,12 @@ impl Lowering<'_> {
         }
         let extent = self.span(span);
         if self.names.is_rule(&self.package, name) {
-            let path = self.package.iter().cloned().chain([name.to_owned()]);
-            return below(TermKind::Data, path, extent);
+            let path: Path = self.package.iter().cloned().chain([name.to_owned()]).collect();
+            // Neither a keyword nor a name of another package would be found there.
+            if self.is_lifted || is_keyword(name) {
+                self.aliases.push((extent, dotted(&path)));
+            }
+            return below(TermKind::Data, path.into_iter(), extent);
         }
         if let Some(import) = self.imports.get_mut(name) {
             import.is_used = true;
