@@ -11,16 +11,21 @@ mod cast;
 mod cidr;
 mod collection;
 mod crypto;
+mod der;
 mod encoding;
 mod engine;
 mod evaluation;
 mod globs;
 mod graphql;
 mod guard;
+mod json;
 mod jwt;
+mod metadata;
+mod pem;
 mod text;
 mod uri;
 mod volatile;
+mod x509;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -93,10 +98,13 @@ const FAMILIES: &[&[Entry]] = &[
     crypto::TABLE,
     globs::TABLE,
     graphql::TABLE,
+    json::TABLE,
     jwt::TABLE,
+    metadata::TABLE,
     text::TABLE,
     uri::TABLE,
     volatile::TABLE,
+    x509::TABLE,
 ];
 
 static TABLE: LazyLock<HashMap<&'static str, Builtin>> = LazyLock::new(table);
@@ -132,19 +140,7 @@ pub(crate) fn lookup(name: &str) -> Option<&'static Builtin> {
 }
 
 /// Built-ins of OPA 1.20 that are not here.
-const MISSING: &[&str] = &[
-    "crypto.parse_private_keys",
-    "crypto.x509.parse_and_verify_certificates",
-    "crypto.x509.parse_and_verify_certificates_with_options",
-    "crypto.x509.parse_certificate_request",
-    "crypto.x509.parse_certificates",
-    "crypto.x509.parse_keypair",
-    "crypto.x509.parse_rsa_private_key",
-    "rego.metadata.chain",
-    "rego.metadata.rule",
-    "rego.parse_module",
-    "strings.render_template",
-];
+const MISSING: &[&str] = &["rego.parse_module", "strings.render_template"];
 
 /// Looks a built-in up by its dotted name.
 pub(crate) fn find(name: &str) -> Known {

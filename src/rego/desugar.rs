@@ -41,11 +41,6 @@ pub(super) fn unmangled(name: &str) -> &str {
     name.strip_prefix(MANGLED).unwrap_or(name)
 }
 
-/// Whether a reference begins with a keyword here.
-pub(super) fn is_mangled(name: &str) -> bool {
-    name.starts_with(MANGLED)
-}
-
 /// Whether a name cannot begin a rule's head.
 pub(super) fn is_keyword(name: &str) -> bool {
     KEYWORDS.contains(&name)

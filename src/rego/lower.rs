@@ -16,6 +16,7 @@ use regorus::unstable::{self, Literal, LiteralStmt, Query, Ref, RuleHead};
 
 use self::names::{Head, Names, head_of, import_of};
 use super::{
+    annotation::Annotations,
     desugar::is_keyword,
     fault::Fault,
     parse::{Kind, Parsed, Token},
@@ -30,14 +31,18 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let names = Names::gather(&modules, &mut faults);
+    let annotations = Annotations::gather(&modules, &mut faults);
     let mut rules = Vec::new();
     let mut trees = Vec::new();
     for (id, parsed) in modules.into_iter().enumerate() {
         let package = package_of(&parsed);
         let mut lowering = Lowering {
             names: &names,
+            annotations: &annotations,
             parsed: &parsed,
             module: id,
+            rule_at: 0,
+            rule_path: Path::new(),
             imports: BTreeMap::new(),
             package,
             scopes: Vec::new(),
@@ -49,7 +54,9 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
             warnings: &mut warnings,
         };
         lowering.read_imports();
-        for rule in &parsed.syntax.policy {
+        for (index, rule) in parsed.syntax.policy.iter().enumerate() {
+            lowering.rule_at = index;
+            lowering.rule_path = rule_path_of(&lowering.package, rule);
             rules.push(lowering.rule(rule));
         }
         lowering.check_imports();
@@ -66,6 +73,18 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
 /// The package a parsed file declares.
 pub(crate) fn package_of(parsed: &Parsed) -> Path {
     names::package_of(&parsed.syntax)
+}
+
+/// The constant path of a rule in a package.
+pub(crate) fn rule_path_of(package: &Path, rule: &unstable::Rule) -> Path {
+    let refr = match rule {
+        unstable::Rule::Default { refr, .. } => refr,
+        unstable::Rule::Spec {
+            head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. },
+            ..
+        } => refr,
+    };
+    package.iter().cloned().chain(head_of(refr).constant).collect()
 }
 
 /// The tree, what must be corrected, and what only looks wrong.
@@ -121,8 +140,12 @@ enum Position {
 
 struct Lowering<'a> {
     names: &'a Names,
+    annotations: &'a Annotations,
     parsed: &'a Parsed,
     module: ModuleId,
+    /// The position in its module of the rule at hand, and its path.
+    rule_at: usize,
+    rule_path: Path,
     imports: BTreeMap<String, Import>,
     package: Path,
     scopes: Vec<BTreeMap<String, Declared>>,

@@ -6,6 +6,7 @@
 //! [`program::Program`]. A worker asks it for an [`evaluator::Evaluator`], the one type behind
 //! which the interpreter stands. Nothing here may do IO or decide what a result means.
 
+mod annotation;
 pub(crate) mod builtin;
 mod check;
 pub mod coverage;

@@ -248,7 +248,7 @@ mod tests {
     fn faults_have_places_and_hints() {
         refused("package a\np { true }\n", "parse_error", 2, 3);
         refused("package a\n\tp := $\"{x\"\n", "parse_error", 2, 9);
-        refused("package a\np := $\"{x} {)}\"\n", "parse_error", 2, 13);
+        refused("package a\np := $\"{x} {)}\"\n", "parse_error", 2, 12);
         refused("p := 1\n", "parse_error", 1, 1);
         let fault = parse("p.rego", "package a\np { true }\n").unwrap_err();
         assert!(fault.hint.unwrap().contains("Rego v1"));

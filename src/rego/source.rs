@@ -52,11 +52,6 @@ impl Text {
         Place { file: self.path.clone(), line: narrow(lines + 1), column }
     }
 
-    /// The file as it was written.
-    pub(crate) fn written(&self) -> &str {
-        &self.written.content
-    }
-
     /// Line number (from 1) that holds a byte offset, and the offset where that line starts.
     pub(crate) fn line_of(&self, offset: usize) -> (u32, usize) {
         let index = self.line_starts.partition_point(|start| *start <= offset).saturating_sub(1);

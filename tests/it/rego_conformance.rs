@@ -81,7 +81,7 @@ enum Asked<'a> {
 
 fn asked<'a>(case: &'a Json, query: &'a str) -> Asked<'a> {
     let plain = |path: &&str| {
-        path.starts_with("data.")
+        (path == &"data" || path.starts_with("data."))
             && path.chars().all(|character| character.is_ascii_alphanumeric() || "._".contains(character))
     };
     match query.strip_suffix(" = x").map(str::trim).filter(plain) {

@@ -169,7 +169,7 @@ fn body(request: &Value) -> Result<String, Failure> {
     match (field(request, "raw_body"), field(request, "body")) {
         (Some(Value::String(raw)), _) => Ok(raw.to_string()),
         (Some(_), _) | (None, None) => Ok(String::new()),
-        (None, Some(body)) => to_json(body),
+        (None, Some(body)) => Ok(to_json(body)),
     }
 }
 

@@ -55,24 +55,57 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// JSON as Go's `json.Marshal` writes it, which may stand inside HTML.
-pub(super) fn to_json(value: &Value) -> Result<String, Failure> {
-    let text = serde_json::to_string(value).map_err(|error| Failure::Error(format!("no JSON: {error}")))?;
-    if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-        return Ok(text);
+/// JSON as Go's `json.Marshal` writes it, which may stand inside HTML; numbers stay exact.
+pub(super) fn to_json(value: &Value) -> String {
+    let mut text = String::new();
+    write_json(value, &mut text);
+    text
+}
+
+fn write_json(value: &Value, text: &mut String) {
+    let list = |items: &mut dyn Iterator<Item = &Value>, text: &mut String| {
+        text.push('[');
+        for (index, item) in items.enumerate() {
+            text.push_str(if index > 0 { "," } else { "" });
+            write_json(item, text);
+        }
+        text.push(']');
+    };
+    match value {
+        Value::Null | Value::Undefined => text.push_str("null"),
+        Value::Bool(value) => text.push_str(if *value { "true" } else { "false" }),
+        Value::Number(number) => text.push_str(&number.format_decimal()),
+        Value::String(value) => write_json_text(value, text),
+        Value::Array(items) => list(&mut items.iter(), text),
+        Value::Set(items) => list(&mut items.iter(), text),
+        Value::Object(fields) => {
+            text.push('{');
+            for (index, (key, value)) in fields.iter_sorted().enumerate() {
+                text.push_str(if index > 0 { "," } else { "" });
+                match key {
+                    Value::String(key) => write_json_text(key, text),
+                    _ => write_json_text(&to_json(key), text),
+                }
+                text.push(':');
+                write_json(value, text);
+            }
+            text.push('}');
+        }
     }
-    // Outside strings none of these characters occurs.
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
+}
+
+fn write_json_text(value: &str, text: &mut String) {
+    // A text always has a JSON form.
+    let plain = serde_json::to_string(value).unwrap_or_default();
+    for character in plain.chars() {
         match character {
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
                 // Writing to a string cannot fail.
-                let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+                let _ = write!(text, "\\u{:04x}", u32::from(character));
             }
-            _ => escaped.push(character),
+            _ => text.push(character),
         }
     }
-    Ok(escaped)
 }
 
 /// Reads one JSON document; of duplicate keys the last one wins, as in OPA.
@@ -99,8 +132,10 @@ mod tests {
 
     #[test]
     fn json_is_written_as_go_writes_it() {
-        let value = from_json(r#"{"b": "<a&b>", "a": [1.0, 2, "\u2028"]}"#).unwrap();
-        assert_eq!(to_json(&value).unwrap(), r#"{"a":[1,2,"\u2028"],"b":"\u003ca\u0026b\u003e"}"#);
+        let value =
+            from_json(r#"{"b": "<a&b>", "a": [1.5, 123456789012345678901234567890, "\u2028\n"]}"#).unwrap();
+        let want = r#"{"a":[1.5,123456789012345678901234567890,"\u2028\n"],"b":"\u003ca\u0026b\u003e"}"#;
+        assert_eq!(to_json(&value), want);
         assert!(from_json("{} x").is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing here trusts a token: which keys and algorithms count is the caller's word alone, and the
 //! header only chooses among them.
 
-mod key;
+pub(super) mod key;
 mod sign;
 mod verify;
 
@@ -273,8 +273,8 @@ impl Constraints {
 }
 
 fn time_of(value: &Value) -> Result<f64, Failure> {
-    let time =
-        value.as_f64().map_err(|_| Failure::Error("token time constraint: must be a number".to_owned()))?;
+    let time = argument::approximate(value)
+        .ok_or_else(|| Failure::Error("token time constraint: must be a number".to_owned()))?;
     if time < 0.0 {
         return Err(Failure::Error("token time constraint: must not be negative".to_owned()));
     }

@@ -77,7 +77,8 @@ fn print(value: &Value, text: &mut String) {
             }
             text.push('}');
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => {
+        Value::Number(number) => text.push_str(&number.format_decimal()),
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Undefined => {
             text.push_str(&serde_json::to_string(value).unwrap_or_default());
         }
     }

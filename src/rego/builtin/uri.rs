@@ -41,6 +41,9 @@ fn is_valid(arguments: &[Value]) -> Result<Value, Failure> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Uri {
     scheme: String,
+    /// What follows the scheme where that is no path: `somebody` in `mailto:somebody`.
+    opaque: String,
+    has_user: bool,
     /// Name and port as written.
     pub(super) host: String,
     hostname: String,
@@ -52,6 +55,25 @@ pub(super) struct Uri {
 }
 
 impl Uri {
+    /// The parts as Go's `url.URL` has them in JSON, credentials left out.
+    pub(super) fn to_go(&self) -> Value {
+        let text = |text: &str| Value::from(text);
+        let raw_path = if self.raw_path == self.path { "" } else { &self.raw_path };
+        object_of([
+            ("Scheme", text(&self.scheme)),
+            ("Opaque", text(&self.opaque)),
+            ("User", if self.has_user { Value::new_object() } else { Value::Null }),
+            ("Host", text(&self.host)),
+            ("Path", text(&self.path)),
+            ("RawPath", text(raw_path)),
+            ("OmitHost", Value::from(false)),
+            ("ForceQuery", Value::from(false)),
+            ("RawQuery", text(&self.raw_query)),
+            ("Fragment", text(&self.fragment)),
+            ("RawFragment", text("")),
+        ])
+    }
+
     /// The path as it may be sent: as written where that is properly escaped.
     pub(super) fn escaped_path(&self) -> String {
         let is_plain = |byte: u8| is_plain_in_path(byte) || b"%[]!'()*".contains(&byte);
@@ -75,7 +97,8 @@ pub(super) fn split(text: &str) -> Result<Uri, String> {
     query.clone_into(&mut uri.raw_query);
     if !rest.starts_with('/') {
         if !scheme.is_empty() {
-            // Opaque, as in `mailto:somebody`: there is nothing to take apart.
+            // As in `mailto:somebody`: there is nothing to take apart.
+            rest.clone_into(&mut uri.opaque);
             return Ok(uri);
         }
         if rest.split('/').next().is_some_and(|segment| segment.contains(':')) {
@@ -87,6 +110,7 @@ pub(super) fn split(text: &str) -> Result<Uri, String> {
         let end = after.find('/').unwrap_or(after.len());
         let (authority, path) = after.split_at(end);
         rest = path;
+        uri.has_user = authority.contains('@');
         uri.host = host_of(authority)?;
         (uri.hostname, uri.port) = split_port(&uri.host);
     }

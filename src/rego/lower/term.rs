@@ -183,6 +183,13 @@ impl Lowering<'_> {
         let name_extent = self.span(fcn.span());
         let path = names::constant_path(fcn).unwrap_or_default();
         let target = self.resolve_callee(&path).unwrap_or(Target::Unknown);
+        if params.is_empty()
+            && let Some(metadata) = self.metadata(&target)
+        {
+            let extent = self.extent(expr);
+            self.aliases.push((extent, serde_json::to_string(&metadata).unwrap_or_default()));
+            return constant(&metadata, extent);
+        }
         let target = self.check_call(&path, target, params.len(), is_statement, name_extent);
         let inside = if self.position == Position::Negated { Position::Negated } else { Position::Plain };
         let mut arguments = self.in_position(inside, |this| {
@@ -196,6 +203,18 @@ impl Lowering<'_> {
         }
         let callee = Callee { target, extent: name_extent };
         Term { kind: TermKind::Call { callee, arguments }, extent: self.extent(expr) }
+    }
+
+    /// What a call about annotations answers: they do not change any more.
+    fn metadata(&self, target: &Target) -> Option<Value> {
+        let Target::Builtin(name) = target else { return None };
+        match name.as_str() {
+            "rego.metadata.rule" => Some(self.annotations.rule(self.module, self.rule_at)),
+            "rego.metadata.chain" => {
+                Some(self.annotations.chain(self.module, self.rule_at, &self.rule_path, &self.package))
+            }
+            _ => None,
+        }
     }
 
     fn arity_of(&self, target: &Target) -> Option<usize> {
@@ -294,6 +313,21 @@ impl Lowering<'_> {
         };
         tokens.get(from..)?.iter().find(matches).map(|token| token.end)
     }
+}
+
+/// A value as the term that makes it.
+fn constant(value: &Value, extent: Extent) -> Term {
+    let kind = match value {
+        Value::Array(items) => TermKind::Array(items.iter().map(|item| constant(item, extent)).collect()),
+        Value::Set(items) => TermKind::Set(items.iter().map(|item| constant(item, extent)).collect()),
+        Value::Object(fields) => TermKind::Object(
+            fields.iter().map(|(key, value)| (constant(key, extent), constant(value, extent))).collect(),
+        ),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => {
+            TermKind::Scalar(value.clone())
+        }
+    };
+    Term { kind, extent }
 }
 
 fn below(base: TermKind, path: impl Iterator<Item = String>, extent: Extent) -> TermKind {

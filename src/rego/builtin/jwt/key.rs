@@ -2,7 +2,6 @@
 
 use regorus::Value;
 use x509_parser::{
-    pem::parse_x509_pem,
     prelude::{FromDer, X509Certificate},
     public_key::PublicKey,
     x509::SubjectPublicKeyInfo,
@@ -10,7 +9,9 @@ use x509_parser::{
 
 use super::super::{
     Failure, argument,
+    der::without_zeros,
     encoding::{base64url, from_json},
+    pem,
 };
 
 /// Most keys in a set: a token may make each of them verify.
@@ -18,7 +19,7 @@ const KEYS_MAX: usize = 256;
 
 /// A key as signatures are checked with it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Key {
+pub(in super::super) enum Key {
     Rsa {
         modulus: Vec<u8>,
         exponent: Vec<u8>,
@@ -35,14 +36,14 @@ pub(super) enum Key {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Curve {
+pub(in super::super) enum Curve {
     P256,
     P384,
     P521,
 }
 
 impl Curve {
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(in super::super) fn named(name: &str) -> Option<Self> {
         match name {
             "P-256" | "1.2.840.10045.3.1.7" => Some(Self::P256),
             "P-384" | "1.3.132.0.34" => Some(Self::P384),
@@ -52,7 +53,7 @@ impl Curve {
     }
 
     /// Bytes of a coordinate.
-    pub(super) fn field_bytes(self) -> usize {
+    pub(in super::super) fn field_bytes(self) -> usize {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
@@ -70,24 +71,19 @@ pub(super) struct VerificationKey {
 
 /// Reads a PEM certificate, a PEM public key, a JSON Web Key or a set of them.
 pub(super) fn read(text: &str) -> Result<Vec<VerificationKey>, Failure> {
-    if !text.contains("-----BEGIN") {
-        return read_set(text);
-    }
-    let (rest, pem) = parse_x509_pem(text.as_bytes())
-        .map_err(|_| Failure::Error("failed to parse a PEM block".to_owned()))?;
+    let Some((block, rest)) = pem::decode(text) else { return read_set(text) };
     if !rest.is_empty() {
         return Err(Failure::Error("extra data after a PEM certificate block".to_owned()));
     }
     let failed = |what: &str| Failure::Error(format!("failed to parse a PEM {what}"));
-    let key = match pem.label.as_str() {
+    let key = match block.label.as_str() {
         "CERTIFICATE" => {
             let (_, certificate) =
-                X509Certificate::from_der(&pem.contents).map_err(|_| failed("certificate"))?;
+                X509Certificate::from_der(&block.bytes).map_err(|_| failed("certificate"))?;
             of_subject(certificate.public_key())
         }
         "PUBLIC KEY" => {
-            let (_, info) =
-                SubjectPublicKeyInfo::from_der(&pem.contents).map_err(|_| failed("public key"))?;
+            let (_, info) = SubjectPublicKeyInfo::from_der(&block.bytes).map_err(|_| failed("public key"))?;
             of_subject(&info)
         }
         _ => return Err(Failure::Error("failed to extract a key from the PEM block".to_owned())),
@@ -95,7 +91,8 @@ pub(super) fn read(text: &str) -> Result<Vec<VerificationKey>, Failure> {
     Ok(vec![VerificationKey { key, algorithm: String::new(), id: String::new() }])
 }
 
-fn of_subject(info: &SubjectPublicKeyInfo<'_>) -> Key {
+/// The key a certificate or a public key is of.
+pub(in super::super) fn of_subject(info: &SubjectPublicKeyInfo<'_>) -> Key {
     const ED25519: &str = "1.3.101.112";
     if info.algorithm.algorithm.to_id_string() == ED25519 {
         return Key::Ed25519(info.subject_public_key.data.to_vec());
@@ -202,9 +199,4 @@ pub(super) fn bytes_of(entry: &Value, name: &str) -> Result<Vec<u8>, Failure> {
         Some(Value::String(text)) => base64url(text),
         _ => Err(Failure::Error(format!("JWK has no `{name}`"))),
     }
-}
-
-fn without_zeros(bytes: &[u8]) -> &[u8] {
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    bytes.get(zeros..).unwrap_or_default()
 }

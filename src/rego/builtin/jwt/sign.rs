@@ -25,7 +25,7 @@ use super::{
 const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
 pub(super) fn encode_sign(arguments: &[Value]) -> Result<Value, Failure> {
-    let text = |index| to_json(argument::get(arguments, index)?);
+    let text = |index| argument::get(arguments, index).map(to_json);
     encode(&text(0)?, &text(1)?, &text(2)?)
 }
 

@@ -12,7 +12,10 @@ use aws_lc_rs::{
     },
 };
 
-use super::key::{Curve, Key};
+use super::{
+    super::der,
+    key::{Curve, Key},
+};
 
 /// Whether a signature is right; a key of another kind than the algorithm's verifies nothing.
 pub(super) fn verify(key: &Key, algorithm: &str, signed: &str, signature: &[u8]) -> bool {
@@ -23,7 +26,7 @@ pub(super) fn verify(key: &Key, algorithm: &str, signed: &str, signature: &[u8])
             key.verify(parameters, signed, signature).is_ok()
         }),
         Key::Ec { curve, point } => ecdsa_of(algorithm, *curve).is_some_and(|algorithm| {
-            UnparsedPublicKey::new(algorithm, point).verify(signed, &to_der(signature)).is_ok()
+            UnparsedPublicKey::new(algorithm, point).verify(signed, &der::signature_of(signature)).is_ok()
         }),
         Key::Ed25519(key) => {
             algorithm == "EdDSA" && UnparsedPublicKey::new(&ED25519, key).verify(signed, signature).is_ok()
@@ -84,47 +87,5 @@ pub(super) fn rsa_padding(algorithm: &str) -> Option<&'static signature::RsaSign
         "PS384" => Some(&signature::RSA_PSS_SHA384),
         "PS512" => Some(&signature::RSA_PSS_SHA512),
         _ => None,
-    }
-}
-
-/// `r` and `s` of equal length (RFC 7518, section 3.4) as an ASN.1 sequence of two integers.
-fn to_der(signature: &[u8]) -> Vec<u8> {
-    let (r, s) = signature.split_at(signature.len() / 2);
-    let body = [integer(r), integer(s)].concat();
-    tagged(0x30, &body)
-}
-
-fn integer(bytes: &[u8]) -> Vec<u8> {
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    let digits = bytes.get(zeros..).unwrap_or_default();
-    let sign: &[u8] = if digits.first().is_none_or(|first| *first >= 0x80) { &[0] } else { &[] };
-    tagged(2, &[sign, digits].concat())
-}
-
-fn tagged(tag: u8, body: &[u8]) -> Vec<u8> {
-    let length = body.len().to_be_bytes();
-    let zeros = length.iter().take_while(|byte| **byte == 0).count();
-    let length = length.get(zeros..).unwrap_or_default();
-    let mut out = vec![tag];
-    if body.len() >= 0x80 {
-        // A length has at most eight bytes.
-        out.push(0x80 | u8::try_from(length.len()).unwrap_or(8));
-    }
-    out.extend(if body.is_empty() { &[0] } else { length });
-    out.extend(body);
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pairs_become_canonical_sequences() {
-        assert_eq!(to_der(&[1, 2]), [0x30, 6, 2, 1, 1, 2, 1, 2]);
-        assert_eq!(to_der(&[0, 0x80, 0, 0]), [0x30, 7, 2, 2, 0, 0x80, 2, 1, 0]);
-        assert_eq!(to_der(&[]), [0x30, 6, 2, 1, 0, 2, 1, 0]);
-        let long = to_der(&[0x7f; 400]);
-        assert_eq!(long[..8], [0x30, 0x82, 1, 0x96, 2, 0x81, 200, 0x7f]);
     }
 }
