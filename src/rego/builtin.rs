@@ -22,6 +22,7 @@ mod json;
 mod jwt;
 mod metadata;
 mod pem;
+mod template;
 mod text;
 mod uri;
 mod volatile;
@@ -101,6 +102,7 @@ const FAMILIES: &[&[Entry]] = &[
     json::TABLE,
     jwt::TABLE,
     metadata::TABLE,
+    template::TABLE,
     text::TABLE,
     uri::TABLE,
     volatile::TABLE,
@@ -140,7 +142,7 @@ pub(crate) fn lookup(name: &str) -> Option<&'static Builtin> {
 }
 
 /// Built-ins of OPA 1.20 that are not here.
-const MISSING: &[&str] = &["rego.parse_module", "strings.render_template"];
+const MISSING: &[&str] = &["rego.parse_module"];
 
 /// Looks a built-in up by its dotted name.
 pub(crate) fn find(name: &str) -> Known {

@@ -132,8 +132,9 @@ mod tests {
 
     #[test]
     fn json_is_written_as_go_writes_it() {
-        let value =
-            from_json(r#"{"b": "<a&b>", "a": [1.5, 123456789012345678901234567890, "\u2028\n"]}"#).unwrap();
+        let big = Value::from_numeric_string("123456789012345678901234567890").unwrap();
+        let list = Value::from(vec![Value::from(1.5), big, Value::from("\u{2028}\n")]);
+        let value = super::super::argument::object_of([("b", Value::from("<a&b>")), ("a", list)]);
         let want = r#"{"a":[1.5,123456789012345678901234567890,"\u2028\n"],"b":"\u003ca\u0026b\u003e"}"#;
         assert_eq!(to_json(&value), want);
         assert!(from_json("{} x").is_err());

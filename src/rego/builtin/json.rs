@@ -92,7 +92,7 @@ fn match_schema(arguments: &[Value]) -> Result<Value, Failure> {
     let validator = compiled(&schema)?;
     let mut errors: Vec<Value> = Vec::new();
     for error in validator.iter_errors(&document) {
-        for (kind, field, description) in described(&error) {
+        for (kind, field, description) in described(&error, &schema, &document) {
             errors.push(object_of([
                 ("desc", Value::from(description.as_str())),
                 ("error", Value::from(format!("{field}: {description}"))),
@@ -108,7 +108,7 @@ fn match_schema(arguments: &[Value]) -> Result<Value, Failure> {
 }
 
 /// The kind, field and description OPA has for an error; unexpected properties are one each.
-fn described(error: &ValidationError<'_>) -> Vec<(String, String, String)> {
+fn described(error: &ValidationError<'_>, schema: &Json, document: &Json) -> Vec<(String, String, String)> {
     let path = error.instance_path().to_string();
     let field = if path.is_empty() {
         "(Root)".to_owned()
@@ -116,6 +116,7 @@ fn described(error: &ValidationError<'_>) -> Vec<(String, String, String)> {
         path.trim_start_matches('/').replace('/', ".").replace("~1", "/").replace("~0", "~")
     };
     let one = |kind: &str, description: String| vec![(kind.to_owned(), field.clone(), description)];
+    let path_of_schema = error.schema_path().as_str();
     // What is wrong with a combination is named after the kind of value.
     let combined = |name: &str, description: &str| {
         one(&format!("{}_{name}", combination_of(error.instance())), description.to_owned())
@@ -123,7 +124,11 @@ fn described(error: &ValidationError<'_>) -> Vec<(String, String, String)> {
     match error.kind() {
         ValidationErrorKind::Type { kind } => one(
             "invalid_type",
-            format!("Invalid type. Expected: {}, given: {}", wanted(kind), given(error.instance())),
+            format!(
+                "Invalid type. Expected: {}, given: {}",
+                wanted(kind, schema.pointer(path_of_schema)),
+                given(error.instance())
+            ),
         ),
         ValidationErrorKind::Required { property } => {
             let property = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
@@ -192,15 +197,37 @@ fn described(error: &ValidationError<'_>) -> Vec<(String, String, String)> {
         ValidationErrorKind::OneOfMultipleValid { .. } | ValidationErrorKind::OneOfNotValid { .. } => {
             combined("one_of", "Must validate one and only one schema (oneOf)")
         }
+        ValidationErrorKind::FalseSchema if path_of_schema.ends_with("/additionalProperties") => {
+            additional(document.pointer(&path), schema, path_of_schema)
+                .flat_map(|name| {
+                    one(
+                        "additional_property_not_allowed",
+                        format!("Additional property {name} is not allowed"),
+                    )
+                })
+                .collect()
+        }
         ValidationErrorKind::FalseSchema => one("false", "False always fails validation".to_owned()),
         other => one(other.keyword(), error.to_string()),
     }
 }
 
-fn wanted(kind: &TypeKind) -> String {
-    match kind {
-        TypeKind::Single(kind) => kind.to_string(),
-        TypeKind::Multiple(kinds) => {
+/// The properties of an object that a schema without patterns does not name.
+fn additional<'a>(object: Option<&'a Json>, schema: &'a Json, path: &str) -> impl Iterator<Item = &'a str> {
+    let above = path.strip_suffix("/additionalProperties").unwrap_or_default();
+    let named = schema.pointer(above).and_then(|schema| schema.get("properties"));
+    let names = object.and_then(Json::as_object).into_iter().flat_map(|fields| fields.keys());
+    names.map(String::as_str).filter(move |name| named.is_none_or(|named| named.get(name).is_none()))
+}
+
+/// The wanted types, several in the order the schema has them.
+fn wanted(kind: &TypeKind, written: Option<&Json>) -> String {
+    match (kind, written.and_then(Json::as_array)) {
+        (TypeKind::Single(kind), _) => kind.to_string(),
+        (TypeKind::Multiple(_), Some(written)) => {
+            format!("[{}]", written.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(","))
+        }
+        (TypeKind::Multiple(kinds), None) => {
             format!("[{}]", kinds.iter().map(|kind| kind.to_string()).collect::<Vec<_>>().join(","))
         }
     }
@@ -287,8 +314,8 @@ mod tests {
             r#"{"a": 1}"#,
             r#"{"required": ["b"], "additionalProperties": false}"#,
             &[
-                ("additional_property_not_allowed", "v", "Additional property a is not allowed"),
                 ("required", "v", "b is required"),
+                ("additional_property_not_allowed", "v", "Additional property a is not allowed"),
             ],
         );
         check("1", "false", &[("false", "v", "False always fails validation")]);

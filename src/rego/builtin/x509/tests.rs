@@ -114,24 +114,3 @@ proptest! {
         let _ = parse_keypair(&[text.clone(), text]);
     }
 }
-
-#[test]
-fn zz_temp_dump() {
-    for (f, name, files) in [
-        (
-            parse_certificates as fn(&[Value]) -> Result<Value, Failure>,
-            "pc",
-            vec!["ec.crt", "rsa.crt", "ed.crt", "ec384.crt", "plain.crt", "v1.crt"],
-        ),
-        (parse_request, "csr", vec!["ec.csr", "v1.csr", "rsa.csr"]),
-        (parse_private_keys, "keys", vec!["rsa.key", "ec.key", "ec8.key", "ed.key", "ec384.key"]),
-        (parse_private_key_as_jwk, "jwk", vec!["rsa.key", "ec.key", "ec8.key", "ed.key", "ec384.key"]),
-    ] {
-        for file in files {
-            let text = std::fs::read_to_string(format!("/tmp/x/{file}")).unwrap();
-            let v = f(&[Value::from(text)]).unwrap();
-            std::fs::write(format!("/tmp/x/out.{name}.{file}.json"), serde_json::to_string(&v).unwrap())
-                .unwrap();
-        }
-    }
-}
