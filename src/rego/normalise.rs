@@ -68,6 +68,7 @@ impl Rewriter<'_> {
     fn hoist_rule(&mut self, rule: &Rule) {
         if let Shape::Function(arguments) = &rule.shape {
             self.inside_all(arguments);
+            self.match_arguments(rule, arguments);
         }
         let values = rule.branches.iter().filter_map(|branch| branch.value.as_ref());
         self.inside_all(rule.keys.iter().chain(&rule.value).chain(values));
@@ -99,13 +100,28 @@ impl Rewriter<'_> {
         }
     }
 
-    /// Adds statements at the end of bodies, or a body after a head that has none.
+    /// Arguments that have to be computed: every body compares with them what was given.
+    fn match_arguments(&mut self, rule: &Rule, arguments: &[Term]) {
+        let mut taken = Vec::new();
+        for term in arguments.iter().filter(|term| term.is_computed()) {
+            self.hoist(term, &mut taken);
+        }
+        let bodies: Vec<&Body> = rule.branches.iter().map(|branch| &branch.body).collect();
+        let equal = |Hoisted { name, text, .. }: &Hoisted| format!("{name} == {text}");
+        let text = taken.iter().map(equal).collect::<Vec<_>>().join("; ");
+        self.append_text(&bodies, rule.head_end, &text, rule.extent.start);
+    }
+
+    /// Adds what was hoisted at the end of bodies, or a body after a head that has none.
     fn append(&mut self, bodies: &[&Body], head_end: usize, hoisted: &[Hoisted]) {
-        if hoisted.is_empty() {
+        let origin = hoisted.first().map_or(head_end, |hoisted| hoisted.origin);
+        self.append_text(bodies, head_end, &statements(hoisted), origin);
+    }
+
+    fn append_text(&mut self, bodies: &[&Body], head_end: usize, text: &str, origin: usize) {
+        if text.is_empty() {
             return;
         }
-        let text = statements(hoisted);
-        let origin = hoisted.first().map_or(head_end, |hoisted| hoisted.origin);
         if bodies.is_empty() {
             self.insert(head_end, &format!(" if {{ {text} }}"), origin);
         }
@@ -116,7 +132,7 @@ impl Rewriter<'_> {
             } else {
                 let tail = self.brace(body);
                 tail.push_str("; ");
-                tail.push_str(&text);
+                tail.push_str(text);
             }
         }
     }
@@ -125,6 +141,7 @@ impl Rewriter<'_> {
         let mut wrapped = false;
         for statement in &body.statements {
             let hoisted = self.statement(statement);
+            wrapped |= self.walk(statement);
             if hoisted.is_empty() {
                 continue;
             }
@@ -139,6 +156,30 @@ impl Rewriter<'_> {
         if wrapped && !body.is_delimited {
             self.brace(body);
         }
+    }
+
+    /// `[path, value] := walk(x)` as `some path, value; walk(x, [path, value])`: the interpreter
+    /// gives out one node after the other only to an argument.
+    fn walk(&mut self, statement: &Statement) -> bool {
+        let StatementKind::Holds(term) = &statement.kind else { return false };
+        let TermKind::Unify { declares, left, right } = &term.kind else { return false };
+        let (TermKind::Array(items), TermKind::Call { callee, arguments }) = (&left.kind, &right.kind) else {
+            return false;
+        };
+        let [argument] = arguments.as_slice() else { return false };
+        if callee.target != Target::Builtin("walk".to_owned()) {
+            return false;
+        }
+        let names: Vec<&str> = items.iter().filter_map(Term::as_local).collect();
+        let declared = *declares && !names.is_empty();
+        if declared {
+            self.prepend(statement.extent.start, &format!("some {}; ", names.join(", ")));
+        }
+        let (pattern, argument) = (self.rendered(left.extent), self.rendered(argument.extent));
+        let filler = "\n".repeat(self.text.slice(term.extent.range()).matches('\n').count());
+        let call = format!("walk({argument}, {pattern})").replace('\n', " ");
+        self.replace(term.extent, call + &filler);
+        declared
     }
 
     fn brace(&mut self, body: &Body) -> &mut String {
@@ -423,6 +464,16 @@ mod tests {
         check("p := [(1 in input.a) | true]", "p := [(1 in _0) | true; _0 := input.a ]");
         check("p := 1 if false else := 2 in input.a", "p := 1 if false else := 2 in _0 if { _0 := input.a }");
         check("p if input.a in xs", "p if input.a in xs");
+    }
+
+    #[test]
+    fn computed_arguments_are_compared_and_patterns_of_walk_are_arguments() {
+        check("g(input.a, x) := x", "g(_0, x) := x if { _0 == input.a }");
+        check("g(upper(y)) if { y = 1 }", "g(_0) if { y = 1 ; _0 == upper(y) }");
+        check("g(upper(y)) if y = 1", "g(_0) if { y = 1; _0 == upper(y) }");
+        check("p if { [a, b] := walk(xs); a == b }", "p if { some a, b; walk(xs, [a, b]); a == b }");
+        check("p if { [a, _] = walk(xs)\na }", "p if { walk(xs, [a, _])\na }");
+        check("p if [_, 1] := walk(xs)", "p if walk(xs, [_, 1])");
     }
 
     #[test]
