@@ -68,7 +68,7 @@ impl Rewriter<'_> {
     fn hoist_rule(&mut self, rule: &Rule) {
         if let Shape::Function(arguments) = &rule.shape {
             self.inside_all(arguments);
-            self.match_arguments(rule, arguments);
+            self.match_arguments(rule);
         }
         let values = rule.branches.iter().filter_map(|branch| branch.value.as_ref());
         self.inside_all(rule.keys.iter().chain(&rule.value).chain(values));
@@ -77,6 +77,10 @@ impl Rewriter<'_> {
         }
         if rule.is_default {
             return;
+        }
+        if rule.misses_constant() {
+            let bodies: Vec<&Body> = rule.branches.iter().map(|branch| &branch.body).collect();
+            self.append_text(&bodies, rule.head_end, "false", rule.extent.start);
         }
         let partial = matches!(rule.shape, Shape::Set) || !rule.keys.is_empty();
         let mut hoisted = Vec::new();
@@ -101,9 +105,9 @@ impl Rewriter<'_> {
     }
 
     /// Arguments that have to be computed: every body compares with them what was given.
-    fn match_arguments(&mut self, rule: &Rule, arguments: &[Term]) {
+    fn match_arguments(&mut self, rule: &Rule) {
         let mut taken = Vec::new();
-        for term in arguments.iter().filter(|term| term.is_computed()) {
+        for term in rule.computed_arguments() {
             self.hoist(term, &mut taken);
         }
         let bodies: Vec<&Body> = rule.branches.iter().map(|branch| &branch.body).collect();
@@ -464,6 +468,14 @@ mod tests {
         check("p := [(1 in input.a) | true]", "p := [(1 in _0) | true; _0 := input.a ]");
         check("p := 1 if false else := 2 in input.a", "p := 1 if false else := 2 in _0 if { _0 := input.a }");
         check("p if input.a in xs", "p if input.a in xs");
+    }
+
+    #[test]
+    fn a_rule_that_misses_a_constant_never_holds() {
+        check("p := [x | x := {\"a\": 1}.b]", "p := [x | x := {\"a\": 1}.b] if { false }");
+        check("p if { not [1][2] }", "p if { not [1][2] ; false }");
+        check("p := {\"a\": {\"b\": 1}}.a.b", "p := {\"a\": {\"b\": 1}}.a.b");
+        check("p := {\"a\": 1}[input.k]", "p := {\"a\": 1}[input.k]");
     }
 
     #[test]

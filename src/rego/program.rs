@@ -135,6 +135,7 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
         (0..tree.modules.len()).flat_map(|id| rewrite(&tree, id, &wrappers)).collect();
     let template = build(&tree, &rewritten, &wrappers, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
+    warnings.extend(check::missed_constants(&tree));
     warnings.sort();
     Ok(Program(Arc::new(Inner { tree, rewritten, wrappers, data, options, warnings, template })))
 }
