@@ -79,6 +79,7 @@ fn event_encoding(criterion: &mut Criterion) {
         level: LogLevel::Full,
         fields: None,
         labels: None,
+        credentials: &[],
         credential_headers: &[],
     };
     // A cached identity: the cache and the request hold it beside the input.

@@ -93,7 +93,7 @@ fn facts<'a>(request: &'a Request, ids: &mut DecisionIds, lifecycle: &'a Value) 
 
 fn program(directory: &str) -> Program {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
-    bundle::load(&[path], Purpose::Serve).unwrap().compile(Options::default()).unwrap()
+    bundle::load(&[path], Purpose::Serve(None)).unwrap().compile(Options::default()).unwrap()
 }
 
 fn rules(program: &Program) -> Rules {

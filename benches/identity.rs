@@ -65,6 +65,7 @@ fn tokens(signers: &[&Signer]) -> Chain {
         leeway: Duration::from_secs(30),
         token_type: None,
         header: AUTHORIZATION,
+        forward_credential: true,
     };
     let (sets, _refresher) = KeySets::new(Arc::new(ManualClock::at(NOW)));
     let keys = sets.open(&config.keys).unwrap();

@@ -16,10 +16,18 @@ pub(super) const BODY_MAX: usize = 16 * 1024;
 /// Quoted JSON pointers with commas between them.
 type Pointers = SmallVec<[u8; 256]>;
 
+/// Credentials that are looked for.
+pub(super) type Credentials<'v> = SmallVec<[&'v str; 4]>;
+
 /// Credentials shorter than this are not looked for elsewhere: what is short is found by chance.
 const CREDENTIAL_MIN: usize = 12;
+/// Bytes of a credential's end by which it is found.
+const TAIL: usize = 24;
 /// Credentials of one event that are looked for elsewhere.
 const CREDENTIALS_MAX: usize = 16;
+
+/// What stands where a credential stood.
+pub(super) const MASK: &str = "[erased]";
 
 /// What was left out of an event.
 #[derive(Default)]
@@ -110,7 +118,7 @@ impl<'v> Document<'_, 'v> {
     ) -> Result<bool, Unwritable> {
         if must_go(value, rule) {
             self.erased.add(place);
-            self.erased.remember(value);
+            self.erased.remember_value(value);
             return Ok(false);
         }
         let start = self.out.len();
@@ -159,7 +167,7 @@ impl<'v> Erased<'v> {
     /// Whether `text` holds a copy of a credential that was left out elsewhere: a policy may have made it a limit's key
     /// or a field of the log.
     pub(super) fn is_copied_into(&self, text: &[u8]) -> bool {
-        self.credentials.iter().any(|credential| memchr::memmem::find(text, credential.as_bytes()).is_some())
+        self.credentials.iter().any(|credential| copies(text, credential).next().is_some())
     }
 
     /// Writes the event's member `erased`, if anything was.
@@ -172,19 +180,27 @@ impl<'v> Erased<'v> {
     }
 
     /// Keeps the texts of what is left out: of a header without its scheme, of a query parameter or cookie each value.
-    fn remember(&mut self, value: &'v Value) {
+    fn remember_value(&mut self, value: &'v Value) {
         match value {
-            Value::String(text) => self.remember_text(text),
-            Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember_text(text)),
+            Value::String(text) => self.remember(text),
+            Value::Array(items) => items.iter().filter_map(text_of).for_each(|text| self.remember(text)),
             Value::Object(members) => {
-                members.values().filter_map(text_of).for_each(|text| self.remember_text(text));
+                members.values().filter_map(text_of).for_each(|text| self.remember(text));
             }
             Value::Null | Value::Undefined | Value::Bool(_) | Value::Number(_) | Value::Set(_) => {}
         }
     }
 
-    fn remember_text(&mut self, text: &'v str) {
-        let bare = text.rsplit(' ').next().unwrap_or_default();
+    /// The credentials to look for in a whole record: those left out, and those of `presented` headers.
+    pub(super) fn credentials(&self, presented: impl Iterator<Item = &'v str>) -> Credentials<'v> {
+        let presented = presented.map(bare).filter(|credential| credential.len() >= CREDENTIAL_MIN);
+        let all = presented.chain(self.credentials.iter().copied());
+        all.filter(|credential| stands_in_strings_only(credential)).collect()
+    }
+
+    /// Looks for this text too, without the scheme before it.
+    pub(super) fn remember(&mut self, text: &'v str) {
+        let bare = bare(text);
         if bare.len() >= CREDENTIAL_MIN && self.credentials.len() < CREDENTIALS_MAX {
             self.credentials.push(bare);
         }
@@ -196,6 +212,76 @@ impl<'a> Place<'a> {
     pub(super) const fn root(name: &'a str) -> Self {
         Self { parent: None, name }
     }
+}
+
+/// Whether `text` holds one of these.
+pub(super) fn holds_any(text: &[u8], credentials: &Credentials<'_>) -> bool {
+    credentials.iter().any(|credential| copies(text, credential).next().is_some())
+}
+
+/// Masks the copies of these in the record from `start` on: in the path, in a parameter or a segment, in a policy's error.
+pub(super) fn mask(out: &mut Vec<u8>, start: usize, credentials: &Credentials<'_>) {
+    for credential in credentials {
+        let record = out.get(start..).unwrap_or_default();
+        let mut masked = Vec::new();
+        let mut kept = 0;
+        for at in copies(record, credential) {
+            if at >= kept {
+                let before = record.get(kept..at).unwrap_or_default();
+                masked.extend_from_slice(before.get(..whole_escapes(before)).unwrap_or_default());
+                masked.extend_from_slice(MASK.as_bytes());
+                kept = at + credential.len();
+            }
+        }
+        if kept > 0 {
+            masked.extend_from_slice(record.get(kept..).unwrap_or_default());
+            out.truncate(start);
+            out.extend_from_slice(&masked);
+        }
+    }
+}
+
+/// A header's credential without its scheme.
+fn bare(text: &str) -> &str {
+    text.rsplit(' ').next().unwrap_or_default()
+}
+
+/// Whether `text` holds a copy of the credential of a header's value.
+pub(super) fn is_copied_into(text: &[u8], credential: &str) -> bool {
+    let credential = bare(credential);
+    credential.len() >= CREDENTIAL_MIN && copies(text, credential).next().is_some()
+}
+
+/// Where copies of `credential` begin in `text`. It is found by its end: to look for the whole of a long token would cost
+/// more than all the rest of the record, and the beginnings of tokens are alike.
+fn copies<'t>(text: &'t [u8], credential: &'t str) -> impl Iterator<Item = usize> + 't {
+    let credential = credential.as_bytes();
+    let end = credential.get(credential.len().saturating_sub(TAIL)..).unwrap_or_default();
+    memchr::memmem::find_iter(text, end).filter_map(move |at| {
+        let begin = (at + end.len()).checked_sub(credential.len())?;
+        text.get(begin..)?.starts_with(credential).then_some(begin)
+    })
+}
+
+/// The length of a JSON text without the escape that it breaks off in, if it does: `ab\\u00` has 2 whole bytes.
+fn whole_escapes(text: &[u8]) -> usize {
+    let begins_escape = |at: usize| {
+        let before = text.get(..=at).unwrap_or_default();
+        before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+    };
+    let broken = (text.len().saturating_sub(5)..text.len()).find(|at| {
+        let is_whole = text.get(at + 1).is_some_and(|byte| *byte != b'u');
+        begins_escape(*at) && !is_whole
+    });
+    broken.unwrap_or(text.len())
+}
+
+/// Whether a text can be found in JSON only where it stands inside of a string: it is written there as it is, and it has
+/// something that no number, literal or punctuation has.
+fn stands_in_strings_only(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    let is_outside_too = |byte: u8| b"0123456789+-.eE,:[]{}truefalsn".contains(&byte);
+    text.bytes().all(is_plain) && !text.bytes().all(is_outside_too)
 }
 
 /// Compares names that mostly differ in length or in the first byte, which then costs no call.

@@ -5,11 +5,13 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use regorus::Value;
+use smallvec::SmallVec;
 
 use crate::audit::credential::{self, Rule};
-use crate::audit::document::{Document, Erased, Place};
+use crate::audit::document::{self, Document, Erased, Place};
 use crate::audit::json::{is_undefined, push_string, push_u64, push_value};
 use crate::audit::label::EncodedLabels;
 use crate::audit::memo::Memo;
@@ -29,7 +31,8 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &
     if event.level == LogLevel::None {
         return;
     }
-    let mut encoder = Encoder { out, event, memo, erased: Erased::default() };
+    let start = out.len();
+    let mut encoder = Encoder { out, event, memo, erased: Erased::default(), documents: SmallVec::new() };
     encoder.push_head();
     encoder.push_documents();
     encoder.push_labels(labels);
@@ -37,6 +40,7 @@ pub fn encode(event: &Event<'_>, labels: &EncodedLabels, memo: &mut Memo, out: &
     encoder.push_gateway();
     // Last, because only now it is known what was left out.
     encoder.erased.push_member(encoder.out);
+    encoder.mask_copies(start);
     encoder.out.push(b'}');
 }
 
@@ -45,9 +49,28 @@ struct Encoder<'a> {
     event: &'a Event<'a>,
     memo: &'a mut Memo,
     erased: Erased<'a>,
+    /// Where the documents begin and end, by their pointers.
+    documents: SmallVec<[(&'static str, Range<usize>); 2]>,
 }
 
 impl<'a> Encoder<'a> {
+    /// Masks what carries a credential where nobody looked for one, and lists the documents in which it did. Most records
+    /// hold no copy, so one look at the whole is enough.
+    fn mask_copies(&mut self, start: usize) {
+        let presented = self.event.credentials.iter().filter_map(|value| value.to_str().ok());
+        let credentials = self.erased.credentials(presented);
+        let holds = |text: Option<&[u8]>| text.is_some_and(|text| document::holds_any(text, &credentials));
+        if !holds(self.out.get(start..)) {
+            return;
+        }
+        let masked = self.documents.iter().filter(|(_, span)| holds(self.out.get(span.clone())));
+        let masked: Vec<String> = masked.map(|(pointer, _)| format!("\"{pointer}\"")).collect();
+        document::mask(self.out, start, &credentials);
+        if !masked.is_empty() {
+            self.raw(&format!(",\"masked\":[{}]", masked.join(",")));
+        }
+    }
+
     fn push_head(&mut self) {
         self.raw("{\"decision_id\":\"");
         self.raw(self.event.decision_id.encode(&mut [0; 36]));
@@ -67,8 +90,10 @@ impl<'a> Encoder<'a> {
             LogLevel::Full => {
                 self.push_document(",\"input\":", "input", event.input, credential::INPUT, INPUT_MAX);
                 let result_start = self.out.len();
+                self.documents.push(("/input", start..result_start));
                 self.push_document(",\"result\":", "result", event.result, credential::RESULT, RESULT_MAX);
                 self.erase_copies(result_start, &Place::root("result"));
+                self.documents.push(("/result", result_start..self.out.len()));
             }
             // What a policy adds to a summary must not hold a credential either, so the input is looked through for them.
             LogLevel::Summary
@@ -149,7 +174,7 @@ impl<'a> Encoder<'a> {
         self.optional_text(",\"version\":", gateway.version);
         self.optional_text(",\"route\":", gateway.route);
         self.text(",\"method\":", gateway.method.as_str());
-        self.text(",\"path\":", gateway.path);
+        self.push_path(gateway.path);
         self.number(",\"status\":", u64::from(gateway.status));
         self.text(",\"outcome\":", gateway.outcome.as_str());
         self.push_reason(gateway.reason);
@@ -171,6 +196,17 @@ impl<'a> Encoder<'a> {
         self.number(",\"policy\":", gateway.timings.policy_us);
         self.number(",\"upstream\":", gateway.timings.upstream_us);
         self.raw("}}");
+    }
+
+    /// The path, or nothing of it where an escape hides a credential in it; a plain copy is masked in the end.
+    fn push_path(&mut self, path: &str) {
+        let hides = |text: &str| {
+            let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+            document::is_copied_into(&decoded, text) && !document::is_copied_into(path.as_bytes(), text)
+        };
+        let mut credentials = self.event.credentials.iter().filter_map(|value| value.to_str().ok());
+        let is_hidden = path.contains('%') && credentials.any(hides);
+        self.text(",\"path\":", if is_hidden { document::MASK } else { path });
     }
 
     fn push_identity(&mut self, gateway: &Gateway<'_>) {
@@ -262,7 +298,7 @@ impl<'a> Encoder<'a> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
+    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
     use serde_json::{Value as Json, json};
 
@@ -314,6 +350,43 @@ mod tests {
             },
         });
         assert_eq!(parse(&event), want);
+    }
+
+    #[test]
+    fn a_presented_credential_is_masked_wherever_it_stands() {
+        let key = "pst_0123456789abcdefghijklmnopqrstuv";
+        let path = format!("/v2/{key}/{key}");
+        let input =
+            value(&json!({"request": {"path": path, "segments": ["v2", key], "query": {"q": [key, "x"]}}}));
+        let credentials = [HeaderValue::from_str(&format!("Bearer {key}")).unwrap()];
+        let mut event = event(Some(&input), None);
+        let message = format!("no `{key}`");
+        (event.credentials, event.error, event.gateway.path) =
+            (&credentials, Some(message.as_str()), path.as_str());
+        let got = parse(&event);
+        assert!(!got.to_string().contains("pst_"), "{got}");
+        assert_eq!(got["gateway"]["path"], "/v2/[erased]/[erased]");
+        assert_eq!(got["input"]["request"]["query"], json!({"q": ["[erased]", "x"]}));
+        assert_eq!(got["error"]["message"], "no `[erased]`");
+        assert_eq!(got["masked"], json!(["/input"]), "what is replayed must know");
+        let escaped = format!("/v2/%70{}", &key[1..]);
+        event.gateway.path = &escaped;
+        assert_eq!(parse(&event)["gateway"]["path"], "[erased]");
+    }
+
+    proptest! {
+        #[test]
+        fn masking_leaves_json(at in 0_usize..800, length in 12_usize..80) {
+            let input = value(&json!({"request": {"path": "/a\"b\\\\c\u{1}d\u{1f}efghijklmnopqrstuvwxyz", "n": [1, 2, 3, 4, 5, 6, 7, true, false, null]}}));
+            let mut event = event(Some(&input), None);
+            // Whatever is looked for, a part of the record itself included.
+            let record = text(&event);
+            let part: String = record.chars().skip(at).take(length).collect();
+            let Ok(credential) = HeaderValue::from_str(&part) else { return Ok(()) };
+            let credentials = [credential];
+            event.credentials = &credentials;
+            parse(&event);
+        }
     }
 
     #[test]

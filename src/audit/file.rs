@@ -19,13 +19,7 @@ pub(super) struct FileSink {
 
 impl FileSink {
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        // Opening a pipe would wait for a reader.
-        let not_a_file = std::fs::metadata(path).is_ok_and(|metadata| {
-            metadata.is_dir() || metadata.file_type().is_fifo() || metadata.file_type().is_socket()
-        });
-        if not_a_file {
-            return Err(OpenError::NotAFile { path: path.to_owned() });
-        }
+        refuse_others(path)?;
         let file = append(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), torn: ends_torn(&file, path), file })
     }
@@ -65,6 +59,29 @@ impl Sink for FileSink {
         self.file = file;
         Ok(())
     }
+}
+
+/// Whether a log at `path` can be written. No file is made.
+pub(super) fn check(path: &Path) -> Result<(), OpenError> {
+    refuse_others(path)?;
+    let opened = OpenOptions::new().append(true).open(path).map(drop);
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let outcome = match opened {
+        Err(error) if absent(&error) => {
+            let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+            std::fs::read_dir(parent).map(drop)
+        }
+        other => other,
+    };
+    outcome.map_err(|source| OpenError::File { path: path.to_owned(), source })
+}
+
+/// Opening a pipe would wait for a reader.
+fn refuse_others(path: &Path) -> Result<(), OpenError> {
+    let not_a_file = std::fs::metadata(path).is_ok_and(|metadata| {
+        metadata.is_dir() || metadata.file_type().is_fifo() || metadata.file_type().is_socket()
+    });
+    if not_a_file { Err(OpenError::NotAFile { path: path.to_owned() }) } else { Ok(()) }
 }
 
 /// Opens for appending; a new file can be read by its owner only, because decision events tell who did what.

@@ -48,6 +48,7 @@ pub(super) fn event<'a>(input: Option<&'a Value>, result: Option<&'a Value>) -> 
         level: LogLevel::Full,
         fields: None,
         labels: None,
+        credentials: &[],
         credential_headers: &[],
     }
 }

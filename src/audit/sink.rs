@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 
-use crate::audit::file::FileSink;
+use crate::audit::file::{self, FileSink};
 use crate::audit::stdout::StdoutSink;
 use crate::config::model::DecisionLog;
 
@@ -69,6 +69,14 @@ pub(super) fn open(config: &DecisionLog) -> Result<Box<dyn Sink>, OpenError> {
         DecisionLog::Stdout => Box::new(StdoutSink::open()?),
         DecisionLog::File { path } => Box::new(FileSink::open(path)?),
     })
+}
+
+/// Whether the sink that `config` describes can be opened, as far as can be told without opening it.
+pub fn check(config: &DecisionLog) -> Result<(), OpenError> {
+    match config {
+        DecisionLog::Stdout => Ok(()),
+        DecisionLog::File { path } => file::check(path),
+    }
 }
 
 /// The sink's name in metrics, status and gap records.

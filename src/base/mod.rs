@@ -3,6 +3,7 @@
 //! Everything above may use them; nothing here may know a request, a policy or the configuration.
 
 pub mod clock;
+pub mod hex;
 pub mod id;
 pub mod json;
 pub mod net;

@@ -4,14 +4,18 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use crate::base::clock::SystemClock;
 use crate::cli::output::Exit;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::interpolate::process_environment;
-use crate::config::{self, Loaded, ShowFormat};
+use crate::config::model::Config;
+use crate::config::{self, ShowFormat};
+use crate::runtime::control;
 
 /// Check, show and describe configurations.
 #[derive(Debug, Args)]
@@ -22,7 +26,7 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check a configuration and report all its faults at once
+    /// Do all that `run` does short of the network, policies and their tests included; report all faults at once
     Check(FileArgs),
     /// Print the configuration with every default filled in, secrets hidden
     Show(FileArgs),
@@ -61,25 +65,25 @@ pub fn run(args: &ConfigArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::R
 }
 
 fn check(args: &FileArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
-    let loaded = config::load(&args.config, &process_environment);
-    let (errors, warnings) = match &loaded {
-        Ok(loaded) => (&[][..], loaded.warnings.as_slice()),
-        Err(errors) => (errors.diagnostics(), &[][..]),
+    let checked = control::check(&args.config, process_environment, Arc::new(SystemClock));
+    let (errors, warnings) = match &checked {
+        Ok(checked) => (Vec::new(), checked.warnings.as_slice()),
+        Err(errors) => (errors.diagnostics(&args.config), &[][..]),
     };
-    let code = if loaded.is_ok() { Exit::Fine } else { Exit::CouldNotRun };
+    let code = if checked.is_ok() { Exit::Fine } else { Exit::CouldNotRun };
     if args.format == Format::Json {
         let list = |diagnostics: &[Diagnostic]| diagnostics.iter().map(to_json).collect::<Vec<_>>();
-        let answer = json!({"valid": loaded.is_ok(), "errors": list(errors), "warnings": list(warnings)});
+        let answer = json!({"valid": checked.is_ok(), "errors": list(&errors), "warnings": list(warnings)});
         writeln!(out, "{answer:#}")?;
         return Ok(code);
     }
-    write_errors(errors, err)?;
+    write_errors(&errors, err)?;
     for warning in warnings {
         let marked = Diagnostic { message: format!("warning: {}", warning.message), ..warning.clone() };
         writeln!(err, "{marked}")?;
     }
-    if let Ok(loaded) = &loaded {
-        writeln!(out, "{}", summary(args, loaded))?;
+    if let Ok(checked) = &checked {
+        writeln!(out, "{}", summary(args, &checked.config))?;
     }
     Ok(code)
 }
@@ -111,8 +115,7 @@ fn write_errors(errors: &[Diagnostic], err: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn summary(args: &FileArgs, loaded: &Loaded) -> String {
-    let config = &loaded.config;
+fn summary(args: &FileArgs, config: &Config) -> String {
     let counts = [
         counted(config.listeners.len(), "listener", "listeners"),
         counted(config.apis.len(), "API", "APIs"),
@@ -164,6 +167,7 @@ apis: [{name: app, policy: main, upstream: app}]
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, text).unwrap();
+        std::fs::write(directory.path().join("main.rego"), "package gateway\n\ndecision := true\n").unwrap();
         let path = file.to_str().unwrap();
         let words = ["config"].iter().chain(words).map(|word| if *word == "FILE" { path } else { word });
         let line = Line::try_parse_from(words).unwrap();

@@ -94,7 +94,10 @@ fn show(
         }
     }
     match waiting.join() {
-        Ok(()) => Ok(Exit::Fine),
+        Ok(signals) => {
+            signals.cut_short_when_told_again(gateway.cutter())?;
+            Ok(Exit::Fine)
+        }
         Err(_) => anyhow::bail!("the thread that waits for signals panicked"),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use crate::base::clock::{Clock as _, SystemClock};
 use crate::identity::api_key::mint::{self, Grant};
 
 /// Make an API key: prints it once, appends only its hash to the keys file.
@@ -52,7 +53,8 @@ pub fn new(args: &NewArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow
         expires: args.expires,
     };
     let keys = args.keys.display();
-    let minted = mint::mint(&args.keys, &grant).with_context(|| format!("no key was added to `{keys}`"))?;
+    let minted = grant.check(SystemClock.now()).and_then(|()| mint::mint(&args.keys, &grant));
+    let minted = minted.with_context(|| format!("no key was added to `{keys}`"))?;
     let key = minted.key.expose();
     let answer = match args.format {
         KeyFormat::Text => key.clone(),
@@ -118,6 +120,26 @@ mod tests {
     fn an_owner_is_needed() {
         assert!(Command::try_parse_from(["new"]).is_err());
         assert!(Command::try_parse_from(["new", "--owner", ""]).is_err());
+    }
+
+    #[test]
+    fn names_that_would_be_misread_and_ends_in_the_past_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.yaml");
+        let refused = |rest: &[&str]| {
+            let mut args = args(&path, rest);
+            if rest.is_empty() {
+                args.owner = "acme\nroles: [admin]".to_owned();
+            }
+            let error = new(&args, &mut Vec::new(), &mut Vec::new()).unwrap_err();
+            assert!(!path.exists());
+            format!("{error:#}")
+        };
+        assert!(refused(&[]).contains(r#"the owner "acme\nroles: [admin]" has a control character"#));
+        assert!(refused(&["--role", "a\u{7f}"]).contains("the role"));
+        assert!(refused(&["--group", " a"]).contains("the group"));
+        assert!(refused(&["--scope", "a\tb"]).contains("the scope"));
+        assert!(refused(&["--expires", "2020-01-01T00:00:00Z"]).contains("is not in the future"));
     }
 
     #[test]

@@ -11,9 +11,11 @@ pub mod config;
 pub mod demo;
 pub mod key;
 pub mod output;
+pub mod policy_bundle;
 pub mod policy_check;
 pub mod policy_eval;
 pub mod policy_footprint;
+pub mod policy_replay;
 pub mod policy_test;
 pub mod run;
 pub mod schema;
@@ -28,13 +30,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads
+    /// Run the gateway until SIGTERM or SIGINT, a second of which cuts the drain short; SIGHUP reloads
     Run(run::RunArgs),
     /// A tour: built-in upstream, starter policies, ready-made keys; prints requests to try
     Demo(demo::DemoArgs),
     /// Check, show and describe the configuration
     Config(config::ConfigArgs),
-    /// Test, check and try policies
+    /// Test, check, try and pack policies
     Policy(PolicyArgs),
     /// API keys
     Key(KeyArgs),
@@ -60,6 +62,16 @@ enum PolicyCommand {
     Eval(policy_eval::EvalArgs),
     /// Show what each entry point reads
     Footprint(policy_footprint::FootprintArgs),
+    /// Pack policies and data into a bundle
+    Build(policy_bundle::BuildArgs),
+    /// Sign a bundle
+    Sign(policy_bundle::SignArgs),
+    /// Verify a bundle's signature
+    Verify(policy_bundle::VerifyArgs),
+    /// Replay recorded decisions against other policies
+    Replay(policy_replay::ReplayArgs),
+    /// Show what is in a bundle
+    Inspect(policy_bundle::InspectArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -113,6 +125,11 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Check(args) => policy_check::run(&args, paint, out, notes),
             PolicyCommand::Eval(args) => policy_eval::run(&args, out, notes),
             PolicyCommand::Footprint(args) => policy_footprint::run(&args, out, notes),
+            PolicyCommand::Build(args) => policy_bundle::build(&args, notes),
+            PolicyCommand::Sign(args) => policy_bundle::sign(&args, notes),
+            PolicyCommand::Verify(args) => policy_bundle::verify(&args, out),
+            PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
+            PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },
         Command::Key(KeyArgs { command: KeyCommand::New(args) }) => {
             key::new(&args, out, notes)?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::cli::output::{Exit, Paint};
+use crate::contract::decision::Phase;
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::check::{self, Finding, InputContract, Severity};
 
@@ -21,6 +22,12 @@ pub struct CheckArgs {
     /// The input the policies are written for.
     #[arg(long, value_enum, default_value_t = ContractArg::GatewayV1)]
     pub contract: ContractArg,
+    /// A rule that is asked for each request; may be repeated. What can never be a decision is an error.
+    #[arg(long, value_name = "RULE", default_value = "gateway/decision")]
+    pub decision: Vec<String>,
+    /// A rule that is asked for each response; may be repeated.
+    #[arg(long, value_name = "RULE", default_value = "gateway/response")]
+    pub response: Vec<String>,
     /// How to report.
     #[arg(short, long, value_enum, default_value_t = CheckFormat::Pretty)]
     pub format: CheckFormat,
@@ -62,8 +69,13 @@ pub fn run(
         ContractArg::EnvoyV3 => InputContract::EnvoyV3,
         ContractArg::Any => InputContract::Any,
     };
+    let requests = args.decision.iter().map(|path| (path.as_str(), Phase::Request));
+    let responses = args.response.iter().map(|path| (path.as_str(), Phase::Response));
+    // Other contracts have other results.
+    let is_ours = contract == InputContract::GatewayV1;
+    let decisions: Vec<_> = requests.chain(responses).filter(|_| is_ours).collect();
     let report = match bundle::load(&args.paths, Purpose::Develop) {
-        Ok(bundle) => check::check(&bundle, contract, args.strict),
+        Ok(bundle) => check::check(&bundle, contract, &decisions, args.strict),
         Err(errors) => check::Report::of_errors(&errors),
     };
     match args.format {

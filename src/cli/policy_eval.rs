@@ -10,10 +10,10 @@ use serde_json::{Map, json};
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
 use crate::cli::output::{Exit, parse_duration};
-use crate::policy::bundle::{self, Purpose};
+use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::eval;
 use crate::rego::evaluator::{Facts, Row};
-use crate::rego::program::Options;
+use crate::rego::program::{Module, Options};
 
 /// Longest input document.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -28,7 +28,7 @@ pub struct EvalArgs {
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// What to ask: a rule's path, or any Rego query.
-    #[arg(short, long, value_name = "QUERY", default_value = "data.gateway.decision")]
+    #[arg(short, long, value_name = "QUERY", default_value = "data.gateway.decision", value_parser = query)]
     pub query: String,
     /// How to print the answer.
     #[arg(short, long, value_enum, default_value_t = EvalFormat::Pretty)]
@@ -36,6 +36,9 @@ pub struct EvalArgs {
     /// Exit with 2 if the answer is undefined, false, or a decision that denies.
     #[arg(long)]
     pub fail: bool,
+    /// Exit with 2 if the answer is defined, whatever it is; for queries that look for what must not be.
+    #[arg(long, conflicts_with = "fail")]
+    pub fail_defined: bool,
     /// Make errors of built-ins fatal instead of undefined.
     #[arg(long)]
     pub strict_builtin_errors: bool,
@@ -59,31 +62,100 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
         Some(path) => read_input(path)?,
         None => Value::Undefined,
     };
-    let options = Options { strict_builtin_errors: args.strict_builtin_errors, ..Options::default() };
-    let compiled = bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| bundle.compile(options));
-    let program = match compiled {
-        Ok(program) => program,
+    let asked =
+        Asked { args, input, now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX) };
+    let bundle = match bundle::load(&args.paths, Purpose::Develop) {
+        Ok(bundle) => bundle,
         Err(errors) => {
             writeln!(notes, "{errors}")?;
             return Ok(Exit::CouldNotRun);
         }
     };
-    let mut evaluator = program.evaluator();
-    let now_ns = i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX);
-    let answer = eval::eval(&mut evaluator, &args.query, Facts { input, now_ns, budget: args.timeout });
-    for line in evaluator.take_prints() {
-        writeln!(notes, "{line}")?;
-    }
-    let rows = match answer {
+    let rows = match asked.answer(&bundle, args.strict_builtin_errors, notes)? {
         Ok(rows) => rows,
         Err(error) => {
             writeln!(notes, "{error}")?;
             return Ok(Exit::CouldNotRun);
         }
     };
+    if rows.is_empty() {
+        asked.explain(&bundle, notes)?;
+    }
     out.write_all(render(&rows, args.format)?.as_bytes())?;
     out.flush()?;
-    Ok(if args.fail && eval::is_negative(&rows) { Exit::No } else { Exit::Fine })
+    let is_no = (args.fail && eval::is_negative(&rows)) || (args.fail_defined && !rows.is_empty());
+    Ok(if is_no { Exit::No } else { Exit::Fine })
+}
+
+/// A question, to be asked once as it is, and again to learn why it has no answer.
+struct Asked<'a> {
+    args: &'a EvalArgs,
+    input: Value,
+    now_ns: i64,
+}
+
+impl Asked<'_> {
+    /// The answer, or why there is none. What the policy prints goes to `notes`.
+    fn answer(
+        &self,
+        bundle: &Bundle,
+        strict_builtin_errors: bool,
+        notes: &mut dyn Write,
+    ) -> anyhow::Result<Result<Vec<Row>, String>> {
+        let options = Options { strict_builtin_errors, ..Options::default() };
+        let program = match bundle.compile(options) {
+            Ok(program) => program,
+            Err(errors) => return Ok(Err(errors.to_string())),
+        };
+        let mut evaluator = program.evaluator();
+        let facts = Facts { input: self.input.clone(), now_ns: self.now_ns, budget: self.args.timeout };
+        let answer = eval::eval(&mut evaluator, &self.args.query, facts);
+        for line in evaluator.take_prints() {
+            writeln!(notes, "{line}")?;
+        }
+        Ok(answer.map_err(|error| error.to_string()))
+    }
+
+    /// Says why the answer is undefined: a built-in that failed, where asking strictly shows one.
+    fn explain(&self, bundle: &Bundle, notes: &mut dyn Write) -> anyhow::Result<()> {
+        let query = self.args.query.trim();
+        // What it prints was told before.
+        match self.answer(bundle, true, &mut std::io::sink())? {
+            Err(error) => {
+                writeln!(notes, "note: `{query}` is undefined, and a built-in failed: {error}")?;
+            }
+            // A query goes to the interpreter as it stands; what a policy could not call, it cannot either.
+            Ok(_) => match unservable(bundle, query) {
+                Some(message) => writeln!(notes, "note: `{query}` is undefined: {message}")?,
+                None => {
+                    writeln!(notes, "note: `{query}` is undefined: nothing gives it a value for this input")?;
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Why a query could not stand in a policy, such as a built-in that is not there.
+fn unservable(bundle: &Bundle, query: &str) -> Option<String> {
+    let text = format!("package postern_query\n\nanswer if {{\n{query}\n}}\n");
+    let mut with_query = bundle.clone();
+    with_query.modules.push(Module { path: "<query>".to_owned(), text });
+    let errors = with_query.compile(Options::default()).err()?;
+    let fault = errors.faults().first()?;
+    Some(
+        fault
+            .hint
+            .as_ref()
+            .map_or_else(|| fault.message.clone(), |hint| format!("{}; {hint}", fault.message)),
+    )
+}
+
+fn query(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("a query is needed, such as `data.gateway.decision`".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn read_input(path: &Path) -> anyhow::Result<Value> {

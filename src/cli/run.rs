@@ -10,10 +10,11 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::output::Exit;
 use crate::config::interpolate::process_environment;
-use crate::server::gateway::{Gateway, Reloader};
+use crate::server::drain::Cutter;
+use crate::server::gateway::{Gateway, Reloader, StartError};
 use crate::telemetry::log::{self, Colour, Format};
 
-/// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads.
+/// Run the gateway until SIGTERM or SIGINT, a second of which cuts the drain short; SIGHUP reloads.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The configuration file
@@ -41,7 +42,9 @@ pub fn run(args: &RunArgs, notes: &mut dyn Write) -> anyhow::Result<Exit> {
         Err(error) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
             writeln!(notes, "error: {error}{}", source.unwrap_or_default())?;
-            writeln!(notes, "hint: run `gatewayctl config check --config {}`", args.config.display())?;
+            if matches!(error, StartError::Listen { .. }) {
+                writeln!(notes, "hint: stop what listens there, or give the listener another address")?;
+            }
             return Ok(Exit::CouldNotRun);
         }
     };
@@ -52,8 +55,9 @@ pub fn run(args: &RunArgs, notes: &mut dyn Write) -> anyhow::Result<Exit> {
     if let Some(address) = gateway.admin() {
         tracing::info!(%address, "Admin endpoint");
     }
-    signals.wait(gateway.reloader());
+    let signals = signals.wait(gateway.reloader());
     tracing::info!("Draining");
+    signals.cut_short_when_told_again(gateway.cutter())?;
     gateway.shutdown();
     tracing::info!("Stopped");
     Ok(Exit::Fine)
@@ -93,9 +97,26 @@ impl Signals {
         Ok(Self { runtime, terminate, interrupt, hang_up })
     }
 
+    /// Cuts the drain short at the next SIGTERM or SIGINT. Does not wait for it.
+    pub(super) fn cut_short_when_told_again(self, cutter: Cutter) -> io::Result<()> {
+        let Self { runtime, mut terminate, mut interrupt, .. } = self;
+        let wait = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+            tracing::warn!("Told again to end");
+            cutter.cut_short();
+        };
+        // It ends with the process, whether the signal comes or not.
+        std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+    }
+
     /// Waits for SIGTERM or SIGINT; SIGHUP reloads, and opens log files again.
-    pub(super) fn wait(self, reloader: &Reloader) {
-        let Self { runtime, mut terminate, mut interrupt, mut hang_up } = self;
+    pub(super) fn wait(mut self, reloader: &Reloader) -> Self {
+        let Self { runtime, terminate, interrupt, hang_up } = &mut self;
         runtime.block_on(async {
             loop {
                 tokio::select! {
@@ -112,5 +133,6 @@ impl Signals {
                 }
             }
         });
+        self
     }
 }

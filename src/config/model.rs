@@ -189,6 +189,8 @@ pub struct JwtProvider {
     pub token_type: Option<String>,
     /// The header that carries the token; `Authorization` takes the `Bearer` scheme, others the bare token.
     pub header: HeaderName,
+    /// Whether the upstream gets that header.
+    pub forward_credential: bool,
 }
 
 /// Where a JSON Web Key Set comes from.
@@ -225,6 +227,8 @@ pub struct ClaimPaths {
 pub struct ApiKeyProvider {
     /// The header that carries the key.
     pub header: HeaderName,
+    /// Whether the upstream gets that header.
+    pub forward_credential: bool,
     /// The keys file: only SHA-256 hashes are in it.
     pub keys: PathBuf,
 }
@@ -336,8 +340,10 @@ pub struct UpstreamTls {
 pub struct Policy {
     /// Its name.
     pub name: Name,
-    /// The bundle's directory.
+    /// The bundle: a directory or a packed file.
     pub bundle: PathBuf,
+    /// Who must have signed it.
+    pub signing: Option<Signing>,
     /// The decision rule as a path, `gateway/decision`.
     pub decision: Vec<String>,
     /// The response-phase rule.
@@ -348,6 +354,32 @@ pub struct Policy {
     pub on_error: OnError,
     /// On load and reload, the bundle's own tests must pass.
     pub self_test: bool,
+}
+
+/// Whose signature a bundle must carry.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// The keys that may have signed, at least one.
+    pub keys: Vec<SigningKey>,
+    /// The id of the key that must have signed; default the one that the signature names.
+    pub keyid: Option<String>,
+    /// The scope that the signature must state; default that of the key.
+    pub scope: Option<String>,
+    /// Glob patterns of files that need not be signed.
+    pub exclude_files: Vec<String>,
+}
+
+/// A key that verifies signatures of bundles.
+#[derive(Debug, Clone)]
+pub struct SigningKey {
+    /// Its id.
+    pub id: String,
+    /// What it is for.
+    pub algorithm: Algorithm,
+    /// The public key in PEM, or an HMAC secret.
+    pub file: PathBuf,
+    /// The scope it signs for.
+    pub scope: Option<String>,
 }
 
 /// What a failed policy evaluation means.

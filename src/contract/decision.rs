@@ -164,6 +164,41 @@ pub enum Problem {
     NotBuilt,
 }
 
+/// Every key that a part of a decision may have, for hints.
+pub const KEYS: [&str; 31] = [
+    "allow",
+    "reason",
+    "status",
+    "headers",
+    "body",
+    "expose_reason",
+    "upstream",
+    "response",
+    "limits",
+    "max_body",
+    "redact",
+    "log",
+    "labels",
+    "name",
+    "path",
+    "query",
+    "timeout",
+    "set",
+    "add",
+    "remove",
+    "key",
+    "rate",
+    "burst",
+    "cost",
+    "level",
+    "fields",
+    "target",
+    "detect",
+    "pattern",
+    "action",
+    "keep_last",
+];
+
 /// Bounds on what one decision may ask for.
 const LIMITS_MAX: usize = 16;
 const HEADERS_MAX: usize = 64;

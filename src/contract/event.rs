@@ -75,6 +75,8 @@ pub struct Event<'a> {
     pub fields: Option<&'a Value>,
     /// `labels` of the decision, merged into the event's labels.
     pub labels: Option<&'a Value>,
+    /// Values of the request's credential headers: left out wherever they stand, whatever carries them there.
+    pub credentials: &'a [http::HeaderValue],
     /// Lower-case names of headers that carry credentials beside the well-known ones (configured API-key headers).
     pub credential_headers: &'a [http::HeaderName],
 }

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 
+use crate::contract::decision::FoldedNames;
 use crate::contract::identity::{Failure, Identity};
 use crate::identity::cache::{Key, WorkerCache};
 use crate::identity::digest::{Sha256, sha256};
@@ -24,6 +25,7 @@ const TIMED_OUT: &str = "provider_timeout";
 #[derive(Debug, Clone, Default)]
 pub struct Chain {
     providers: Vec<Arc<Provider>>,
+    withheld: FoldedNames,
 }
 
 /// Who asks.
@@ -57,7 +59,10 @@ struct Orphan {
 impl Chain {
     /// The chain of these providers.
     pub fn new(providers: Vec<Arc<Provider>>) -> Self {
-        Self { providers }
+        let withheld = providers.iter().map(|provider| &provider.authenticator);
+        let withheld = withheld.filter(|authenticator| !authenticator.forwards_credential());
+        let withheld: Vec<_> = withheld.filter_map(|authenticator| authenticator.header().cloned()).collect();
+        Self { withheld: FoldedNames::new(&withheld), providers }
     }
 
     /// Whether everyone is anonymous.
@@ -70,9 +75,9 @@ impl Chain {
         self.providers.iter().map(|provider| provider.authenticator.challenge())
     }
 
-    /// The headers that carry credentials: not for the upstream, unless told so, and not for any log.
-    pub fn credential_headers(&self) -> impl Iterator<Item = &HeaderName> {
-        self.providers.iter().filter_map(|provider| provider.authenticator.header())
+    /// The headers that the upstream does not get: those of providers that say so, whichever proves the identity.
+    pub fn withheld_headers(&self) -> &FoldedNames {
+        &self.withheld
     }
 
     /// Finds out who asks. Returns without waiting unless a provider has to wait for another machine.

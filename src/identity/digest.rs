@@ -1,7 +1,5 @@
 //! SHA-256, the one hash by which credentials and key sets are known.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest;
 
 /// A SHA-256.
@@ -16,18 +14,10 @@ pub(super) fn sha256(bytes: &[u8]) -> Sha256 {
     hash
 }
 
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::hex::hex;
 
     #[test]
     fn the_hash_of_nothing_is_well_known() {

@@ -53,6 +53,11 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     /// The header that carries its credential, `None` where it is not in a header.
     fn header(&self) -> Option<&HeaderName>;
 
+    /// Whether that header goes to the upstream.
+    fn forwards_credential(&self) -> bool {
+        true
+    }
+
     /// The `WWW-Authenticate` challenge for a request without a credential (RFC 9110 section 11.6.1).
     fn challenge(&self) -> HeaderValue;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::config::model::{self, Name};
 use crate::identity::Authenticator;
 use crate::identity::api_key::ApiKeys;
-use crate::identity::api_key::keys_file::KeysFileErrors;
+use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::{KeySets, OpenError};
@@ -68,6 +68,18 @@ pub fn build(
         }
     }
     if faults.is_empty() { Ok(providers) } else { Err(ProviderErrors(faults)) }
+}
+
+/// What of the configured providers works and is hardly meant.
+pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
+    let warning = |(name, provider): (&Name, &model::Provider)| match provider {
+        model::Provider::ApiKey(config) => {
+            let exposure = keys_file::exposure(&config.keys)?;
+            Some(format!("identity provider `{name}`: {exposure}"))
+        }
+        model::Provider::Jwt(_) | model::Provider::ClientCertificate(_) => None,
+    };
+    configured.iter().filter_map(warning).collect()
 }
 
 fn authenticator(

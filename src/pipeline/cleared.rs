@@ -159,6 +159,9 @@ fn assemble(
 ) -> Option<Request<UpstreamRequestBody>> {
     let target = target(exchange, edits)?;
     let asked_again = exchange.local.asks_about_responses(asked.target.api);
+    exchange.keep_credentials();
+    let local = Rc::clone(&exchange.local);
+    let (api, route) = local.resolve(asked.target.api, asked.target.route)?;
     let head = &mut exchange.head;
     let mut headers = if asked_again { head.headers.clone() } else { std::mem::take(&mut head.headers) };
     let source = &asked.from.source;
@@ -169,6 +172,7 @@ fn assemble(
     if asked.from.hop.trailers && cluster.settings().http2 {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    route.chain.as_ref().unwrap_or(&api.chain).withheld_headers().remove_from(&mut headers);
     edits.headers.apply(&mut headers);
     // After the policy's edits: these belong to the connection.
     if cluster.settings().preserve_host {

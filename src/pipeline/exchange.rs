@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use regorus::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use crate::contract::decision::{Decision, Log, Phase};
 use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
 use crate::contract::identity::{Failure, Identity};
 use crate::contract::request::RequestHead;
+use crate::identity::chain::Chain;
 use crate::pipeline::Worker;
 use crate::pipeline::connection::Connection;
 use crate::pipeline::reject::Cause;
@@ -59,6 +60,8 @@ pub(crate) struct Evidence {
     pub(crate) limits: SmallVec<[LimitTaken; 2]>,
     pub(crate) fail_open: bool,
     pub(crate) log: Log,
+    /// Values of the headers that carry credentials, once the headers themselves have gone upstream.
+    pub(crate) credentials: SmallVec<[HeaderValue; 1]>,
     /// The upstream that was chosen.
     pub(crate) upstream: Option<Arc<Cluster>>,
     /// Index of its endpoint that answered.
@@ -93,6 +96,7 @@ impl Evidence {
             limits: SmallVec::new(),
             fail_open: false,
             log: Log::default(),
+            credentials: SmallVec::new(),
             upstream: None,
             endpoint: None,
             timings: Timings::default(),
@@ -157,6 +161,18 @@ impl Exchange {
         self.evidence.started.elapsed()
     }
 
+    /// Keeps what must be left out of the event wherever it stands. To be called before the headers go upstream.
+    pub(crate) fn keep_credentials(&mut self) {
+        self.evidence.credentials = credentials(self.runtime(), &self.head.headers);
+    }
+
+    /// What a client of this route is told to prove itself with, one challenge for each provider.
+    pub(crate) fn challenges(&self) -> Vec<HeaderValue> {
+        let found = self.evidence.route.and_then(|(api, route)| self.local.resolve(api, route));
+        let chain = found.map(|(api, route)| route.chain.as_ref().unwrap_or(&api.chain));
+        chain.into_iter().flat_map(Chain::challenges).collect()
+    }
+
     fn record(&self) {
         let evidence = &self.evidence;
         let runtime = self.runtime();
@@ -167,6 +183,7 @@ impl Exchange {
         let endpoint = upstream.zip(evidence.endpoint);
         let endpoint = endpoint.and_then(|(upstream, index)| upstream.endpoints().get(index));
         let facts = evidence.identity.as_ref().map(|identity| identity.facts());
+        let never_sent = evidence.credentials.is_empty().then(|| credentials(runtime, &self.head.headers));
         let event = Event {
             decision_id: evidence.decision_id,
             timestamp: evidence.received_at,
@@ -208,6 +225,7 @@ impl Exchange {
             level: evidence.log.level,
             fields: evidence.log.fields.as_ref(),
             labels: evidence.log.labels.as_ref(),
+            credentials: never_sent.as_ref().unwrap_or(&evidence.credentials),
             credential_headers: api.map(|api| &*api.credential_headers).unwrap_or_default(),
         };
         if evidence.log.level != LogLevel::None {
@@ -294,4 +312,15 @@ impl Drop for Exchange {
 /// Whole microseconds, capped.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Values of the headers that any provider takes a credential from.
+pub(crate) fn credentials(runtime: &Runtime, headers: &HeaderMap) -> SmallVec<[HeaderValue; 1]> {
+    let names = runtime.apis.first().map(|api| &*api.credential_headers).unwrap_or_default();
+    let values = names.iter().flat_map(|name| headers.get_all(name)).cloned();
+    let sensitive = values.map(|mut value| {
+        value.set_sensitive(true);
+        value
+    });
+    sensitive.collect()
 }

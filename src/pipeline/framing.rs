@@ -207,7 +207,9 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
         return Err(FramingError::HeaderUnderscore);
     }
     let value = value.get(1..).unwrap_or_default();
-    if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
+    // Without a way out of the loop, so that it is vectorised.
+    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    if value.iter().fold(false, |found, byte| found | is_control(*byte)) {
         return Err(FramingError::HeaderValue);
     }
     Ok((name, value.trim_ascii()))
@@ -229,24 +231,19 @@ fn content_length(value: &[u8]) -> Result<u64, FramingError> {
 
 /// `tchar` of RFC 9110 section 5.6.2.
 pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    const TOKENS: [bool; 256] = {
+        let mut tokens = [false; 256];
+        let mut rest: &[u8] =
+            b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        while let [first, others @ ..] = rest {
+            if let Some(token) = tokens.as_mut_slice().split_at_mut(*first as usize).1.first_mut() {
+                *token = true;
+            }
+            rest = others;
+        }
+        tokens
+    };
+    TOKENS.get(usize::from(byte)).copied().unwrap_or_default()
 }
 
 /// Follows a chunked body byte by byte.

@@ -8,15 +8,16 @@
 //! add a stage, write its file, and call it in [`serve`]. Only `admitted` can make an `Admitted`, and nothing else can be
 //! forwarded.
 
-use std::future::poll_fn;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use http::Response;
 use hyper::Request;
 use hyper::body::Incoming;
+use pin_project_lite::pin_project;
 
 use crate::runtime::worker;
 
@@ -54,9 +55,10 @@ pub async fn serve(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
-    match caught(stages(&worker, &connection, request)).await {
+    let stages = Caught { future: stages(&worker, &connection, request) };
+    Ok(match stages.await {
         Some(Ok(response)) => response,
         Some(Err(reject)) => reject.into_response(),
         None => {
@@ -64,20 +66,30 @@ pub async fn serve(
             tracing::error!("Request handler panicked");
             respond::panicked(version)
         }
+    })
+}
+
+pin_project! {
+    /// Gives the outcome of a future, or `None` where it panics: a bug costs one request, not those beside it.
+    ///
+    /// A type of its own, because an `async fn` would hold, and move, the future twice.
+    struct Caught<F> {
+        #[pin]
+        future: F,
     }
 }
 
-/// The outcome of `future`, or `None` where it panics: a bug costs one request, not those beside it.
-async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
+impl<F: Future> Future for Caught<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.project().future;
         // What the future has shared is in cells that unwinding leaves whole, or that panic again when they are used.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        match catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
             Ok(polled) => polled.map(Some),
             Err(_) => Poll::Ready(None),
         }
-    })
-    .await
+    }
 }
 
 async fn stages(
@@ -95,11 +107,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_caught_and_only_that() {
-        assert_eq!(caught(async { 1 }).await, Some(1));
+        assert_eq!(Caught { future: async { 1 } }.await, Some(1));
         let late = async {
             tokio::task::yield_now().await;
             panic!("a bug");
         };
-        assert_eq!(caught::<()>(late).await, None);
+        assert_eq!(Caught { future: late }.await, None::<()>);
     }
 }

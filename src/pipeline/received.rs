@@ -14,7 +14,7 @@ use crate::contract::hop::HopRequest;
 use crate::contract::request::{RequestHead, Source};
 use crate::pipeline::Worker;
 use crate::pipeline::connection::{Connection, REFUSED};
-use crate::pipeline::exchange::{Evidence, Exchange};
+use crate::pipeline::exchange::{self, Evidence, Exchange};
 use crate::pipeline::forwarded;
 use crate::pipeline::framing::{self, FramingError};
 use crate::pipeline::reject::Cause;
@@ -74,6 +74,7 @@ impl Received {
             Err(cause) => {
                 let mut evidence = evidence;
                 evidence.parsed = !refused;
+                evidence.credentials = exchange::credentials(local.runtime(), &parts.headers);
                 Err(Reject::new(exchange(unreadable(&parts), evidence), cause))
             }
         }
@@ -92,7 +93,7 @@ fn read_head(
     let authority = canonical::authority(parts)?;
     check_scheme(parts, connection, listener)?;
     let Target { path, raw_path, query } = canonical::target(&parts.uri, listener.path_rules)?;
-    let mut headers = std::mem::take(&mut parts.headers);
+    let headers = &mut parts.headers;
     if headers.len() > listener.limits.headers {
         return Err(Cause::Framing(FramingError::TooManyHeaders));
     }
@@ -100,11 +101,11 @@ fn read_head(
     if headers.get(header::CONTENT_LENGTH).is_some_and(|length| !framing::is_length(length.as_bytes())) {
         return Err(Cause::Framing(FramingError::ContentLength));
     }
-    let forwarded = forwarded::read(connection.peer, &headers, &listener.trusted_proxies)
+    let forwarded = forwarded::read(connection.peer, headers, &listener.trusted_proxies)
         .map_err(|_| Cause::ForwardedConflict)?;
-    let hop = canonical::headers(&mut headers)?;
-    let request_id = request_id(&mut headers, listener.trusted_proxies.contains(connection.peer.ip()));
-    let content_length = content_length(&headers, body);
+    let hop = canonical::headers(headers)?;
+    let request_id = request_id(headers, listener.trusted_proxies.contains(connection.peer.ip()));
+    let content_length = content_length(headers, body);
     let source = Source {
         peer: connection.peer,
         client_ip: forwarded.client_ip,
@@ -120,7 +121,8 @@ fn read_head(
         path,
         raw_path,
         query,
-        headers,
+        // Only now: of a head that is refused, the event must know the credentials.
+        headers: std::mem::take(&mut parts.headers),
         protocol: protocol(parts.version),
         content_length,
     };

@@ -73,6 +73,14 @@ impl Reject {
         } else if let Cause::Limited { retry_after: Some(seconds) } = &cause {
             headers.insert(header::RETRY_AFTER, seconds.clone());
         }
+        // RFC 9110 section 15.5.2: a 401 says how to do better, a policy's as the gateway's own.
+        if cause.denial().is_some_and(|deny| deny.status == StatusCode::UNAUTHORIZED)
+            && !headers.contains_key(header::WWW_AUTHENTICATE)
+        {
+            for challenge in exchange.challenges() {
+                headers.append(header::WWW_AUTHENTICATE, challenge);
+            }
+        }
         for (name, value) in extra {
             headers.append(name, value);
         }

@@ -39,11 +39,8 @@ struct Responded {
 
 impl Cleared {
     /// Sends the request and makes the response.
-    pub(crate) async fn forward(self) -> Result<Response<ResponseBody>, Reject> {
-        self.send().await?.respond()
-    }
-
-    async fn send(self) -> Result<Responded, Reject> {
+    // Not `async fn`: that would hold, and move, all parts twice.
+    pub(crate) fn forward(self) -> impl Future<Output = Result<Response<ResponseBody>, Reject>> {
         let Self {
             mut exchange,
             asked,
@@ -52,33 +49,35 @@ impl Cleared {
             response_timeout,
             fault,
             websocket,
-            response_edits,
+            response_edits: edits,
             limit_headers,
         } = self;
         let pool = exchange.worker.pools.get(&cluster);
         // Now, not with the answer: who leaves meanwhile leaves an event behind, too.
         exchange.evidence.upstream = Some(cluster);
         let options = SendOptions { deadline: None, response_timeout, upgrade: websocket.is_some() };
-        let started = Instant::now();
-        let sent = pool.send(request, &options).await;
-        let latency = started.elapsed();
-        exchange.evidence.timings.upstream_us = micros(latency);
-        let reply = match sent {
-            Ok(reply) => reply,
-            Err(error) => {
-                let cause = cause(&error, &fault);
-                exchange.count_upstream(pool.cluster(), failure(&error, &fault), 1);
-                tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
-                return Err(Reject::new(exchange, cause).with_headers(limit_headers));
-            }
-        };
-        let answering =
-            |endpoint: &Arc<EndpointState>| std::ptr::eq(Arc::as_ptr(endpoint), reply.body().endpoint());
-        exchange.evidence.endpoint = pool.cluster().endpoints().iter().position(answering);
-        let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
-        exchange.count_upstream(pool.cluster(), outcome, reply.body().tries());
-        let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-        Ok(Responded { exchange, asked, reply, latency_ms, websocket, edits: response_edits, limit_headers })
+        async move {
+            let started = Instant::now();
+            let sent = pool.send(request, &options).await;
+            let latency = started.elapsed();
+            exchange.evidence.timings.upstream_us = micros(latency);
+            let reply = match sent {
+                Ok(reply) => reply,
+                Err(error) => {
+                    let cause = cause(&error, &fault);
+                    exchange.count_upstream(pool.cluster(), failure(&error, &fault), 1);
+                    tracing::debug!(decision.id = %exchange.evidence.decision_id, error = %chain(&error), "Upstream failed");
+                    return Err(Reject::new(exchange, cause).with_headers(limit_headers));
+                }
+            };
+            let answering =
+                |endpoint: &Arc<EndpointState>| std::ptr::eq(Arc::as_ptr(endpoint), reply.body().endpoint());
+            exchange.evidence.endpoint = pool.cluster().endpoints().iter().position(answering);
+            let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
+            exchange.count_upstream(pool.cluster(), outcome, reply.body().tries());
+            let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+            Responded { exchange, asked, reply, latency_ms, websocket, edits, limit_headers }.respond()
+        }
     }
 }
 
@@ -109,6 +108,8 @@ impl Responded {
         }
         let (mut parts, body) = reply.into_parts();
         parts.extensions.clear();
+        // The connection to the client is ours: an upstream's HTTP/1.0 must not end it after each response.
+        parts.version = http::Version::HTTP_11;
         Ok(Response::from_parts(parts, ResponseBody::upstream(body, exchange)))
     }
 }

@@ -1,18 +1,24 @@
-//! Reads bundles from directories and files, by OPA's layout.
+//! Reads bundles from directories, archives and single files, by OPA's layout.
 //!
 //! `*.rego` anywhere, `data.json|yaml|yml` at the path of its directory, `.manifest` at the root.
 //! Nothing outside that layout is read, every fault is reported at once, and a bundle that does not
-//! keep to its own manifest is refused.
+//! keep to its own manifest or signature is refused.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    path::{Path, PathBuf},
-};
+mod archive;
+mod canonical;
+mod files;
+pub mod pack;
+pub mod signature;
+
+use std::{fs, path::Path};
 
 use aws_lc_rs::digest;
 use regorus::Value;
 
+use self::{
+    files::{Budget, File},
+    signature::Verification,
+};
 use super::{
     data::{self, Documents},
     manifest::Manifest,
@@ -22,19 +28,14 @@ use crate::rego::{
     program::{self, Module, Options, Program},
 };
 
-/// Most files a bundle may have.
-const FILES_MAX: usize = 10_000;
-/// Most bytes all files of a bundle may have together.
-const BYTES_MAX: u64 = 256 << 20;
-/// Deepest directory.
-const DEPTH_MAX: usize = 32;
+const MANIFEST: &str = ".manifest";
 
 /// What a bundle is loaded for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// To decide requests: what cannot be verified is refused.
-    Serve,
-    /// To test, check or try it.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'a> {
+    /// To decide requests: it must be signed as is asked for, and not signed where nothing is.
+    Serve(Option<&'a Verification>),
+    /// To test, check or try it; signatures are not looked at.
     Develop,
 }
 
@@ -75,98 +76,85 @@ impl Bundle {
     }
 }
 
-/// Loads directories and single files into one bundle.
-pub fn load(paths: &[impl AsRef<Path>], purpose: Purpose) -> Result<Bundle, BundleErrors> {
-    let mut reader = Reader { purpose, ..Reader::default() };
+/// Loads directories, archives and single files into one bundle.
+pub fn load(paths: &[impl AsRef<Path>], purpose: Purpose<'_>) -> Result<Bundle, BundleErrors> {
+    let mut reader = Reader::new(purpose);
     for path in paths {
         reader.read_root(path.as_ref());
     }
     reader.finish()
 }
 
-/// One file to read: where it is, and its path inside the bundle.
-struct Found {
-    path: PathBuf,
-    inside: Vec<String>,
-}
-
-struct Reader {
-    purpose: Purpose,
+struct Reader<'a> {
+    purpose: Purpose<'a>,
     modules: Vec<Module>,
     tests: Vec<Module>,
     case_files: Vec<CaseFile>,
     documents: Documents,
     revisions: Vec<String>,
     hash: digest::Context,
-    files: usize,
-    bytes: u64,
+    budget: Budget,
     faults: Vec<Fault>,
 }
 
-impl Default for Reader {
-    fn default() -> Self {
+impl<'a> Reader<'a> {
+    fn new(purpose: Purpose<'a>) -> Self {
         Self {
-            purpose: Purpose::Serve,
+            purpose,
             modules: Vec::new(),
             tests: Vec::new(),
             case_files: Vec::new(),
             documents: Documents::default(),
             revisions: Vec::new(),
             hash: digest::Context::new(&digest::SHA256),
-            files: 0,
-            bytes: 0,
+            budget: Budget::default(),
             faults: Vec::new(),
         }
     }
-}
 
-impl Reader {
-    fn fault(&mut self, path: &Path, code: &'static str, message: String, hint: &str) {
-        self.faults.push(Fault::new(Place::whole(path.display().to_string()), code, message).hint(hint));
-    }
-
-    fn io(&mut self, path: &Path, error: &io::Error) {
-        self.fault(
-            path,
-            "unreadable",
-            format!("cannot be read: {error}"),
-            "check the path and its permissions",
-        );
+    fn fault(&mut self, file: &str, code: &'static str, message: impl Into<String>, hint: &str) {
+        self.faults.push(Fault::new(Place::whole(file), code, message).hint(hint));
     }
 
     fn read_root(&mut self, root: &Path) {
+        let shown = root.display().to_string();
+        let name = files::file_name(root);
         match fs::metadata(root) {
-            Err(error) => self.io(root, &error),
-            Ok(metadata) if metadata.is_dir() => self.read_directory(root),
-            Ok(_) => {
-                let name = file_name(root);
-                if [".tar.gz", ".tgz"].iter().any(|ending| name.ends_with(ending)) {
-                    let hint = "unpack it and give the directory";
-                    self.fault(root, "archive", "bundle archives cannot be loaded yet".to_owned(), hint);
-                } else if kind_of(&name) == Kind::Other {
-                    let hint = "give a directory, a .rego file, or a data.json";
-                    self.fault(root, "not_a_policy", "is neither policy nor data".to_owned(), hint);
-                } else {
-                    self.read_file(&Found { path: root.to_owned(), inside: vec![name] });
-                }
+            Err(error) => self.faults.push(files::unreadable(root, &error)),
+            Ok(metadata) if metadata.is_dir() => {
+                // A signature speaks of all files, whether they mean anything or not.
+                let signed = root.join(signature::FILE_NAME).exists();
+                let wants = |name: &str| signed || kind_of(name) != Kind::Other;
+                let files = files::read_directory(root, &wants, &mut self.budget, &mut self.faults);
+                self.take_bundle(&shown, &files);
             }
+            Ok(_) if archive::is_archive(&name) => match archive::read_archive(root, &mut self.budget) {
+                Ok(files) => self.take_bundle(&shown, &files),
+                Err(fault) => self.faults.push(fault),
+            },
+            Ok(_) if kind_of(&name) == Kind::Other => {
+                let hint = "give a directory, a bundle.tar.gz, a .rego file, or a data.json";
+                self.fault(&shown, "not_a_policy", "is neither policy nor data", hint);
+            }
+            Ok(_) => match files::read_file(root, vec![name], &mut self.budget) {
+                Ok(file) => self.take_file(&file),
+                Err(fault) => self.faults.push(fault),
+            },
         }
     }
 
-    fn read_directory(&mut self, root: &Path) {
-        let mut found = Vec::new();
-        self.list(root, &mut Vec::new(), &mut BTreeSet::new(), &mut found);
-        found.sort_by(|left, right| left.inside.cmp(&right.inside));
-        let manifest = self.read_manifest(root);
-        let signatures = root.join(".signatures.json");
-        if self.purpose == Purpose::Serve && signatures.exists() {
-            let hint = "remove the file, or serve the bundle unsigned";
-            self.fault(&signatures, "signed", "signed bundles cannot be verified yet".to_owned(), hint);
+    /// All files of one directory or archive, which its signature and its manifest speak of.
+    fn take_bundle(&mut self, root: &str, files: &[File]) {
+        if let Err(faults) = self.verify(root, files) {
+            self.faults.extend(faults);
+            return;
         }
+        let manifest = files.iter().find(|file| file.name() == MANIFEST);
+        let manifest = manifest.and_then(|file| self.take_manifest(file));
         let (modules, tests) = (self.modules.len(), self.tests.len());
         let documents = self.documents.len();
-        for found in &found {
-            self.read_file(found);
+        for file in files.iter().filter(|file| !is_own_file(&file.name())) {
+            self.take_file(file);
         }
         let Some(manifest) = manifest else { return };
         let fresh = self.modules.iter().skip(modules).chain(self.tests.iter().skip(tests));
@@ -175,69 +163,27 @@ impl Reader {
         self.revisions.extend(manifest.revision);
     }
 
-    // Kubernetes mounts `..data -> ..2024_01_01` and links each file into it: names with two dots
-    // are skipped, links are followed. A directory linking to one of its parents is entered once.
-    fn list(
-        &mut self,
-        directory: &Path,
-        inside: &mut Vec<String>,
-        parents: &mut BTreeSet<PathBuf>,
-        found: &mut Vec<Found>,
-    ) {
-        if inside.len() > DEPTH_MAX {
-            let hint = "flatten it";
-            self.fault(directory, "too_deep", format!("directory is deeper than {DEPTH_MAX} levels"), hint);
-            return;
+    fn verify(&self, root: &str, files: &[File]) -> Result<(), Vec<Fault>> {
+        let Purpose::Serve(verification) = self.purpose else { return Ok(()) };
+        if let Some(verification) = verification {
+            return verification.verify(files, root);
         }
-        let (canonical, entries) =
-            match fs::canonicalize(directory).and_then(|path| Ok((path, fs::read_dir(directory)?))) {
-                Ok(listing) => listing,
-                Err(error) => return self.io(directory, &error),
-            };
-        if !parents.insert(canonical.clone()) {
-            return;
-        }
-        for entry in entries {
-            let path = match entry {
-                Ok(entry) => entry.path(),
-                Err(error) => {
-                    self.io(directory, &error);
-                    continue;
-                }
-            };
-            let name = file_name(&path);
-            if name.starts_with('.') {
-                continue;
-            }
-            match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => {
-                    inside.push(name);
-                    self.list(&path, inside, parents, found);
-                    inside.pop();
-                }
-                Ok(metadata) if metadata.is_file() && kind_of(&name) != Kind::Other => {
-                    let inside = inside.iter().cloned().chain([name]).collect();
-                    found.push(Found { path, inside });
-                }
-                Ok(_) => {}
-                Err(error) => self.io(&path, &error),
-            }
-        }
-        parents.remove(&canonical);
+        let signature = files.iter().find(|file| file.name() == signature::FILE_NAME);
+        // As OPA: whoever signs a bundle does not mean it to be taken on trust.
+        signature.map_or(Ok(()), |file| {
+            let fault = Fault::new(
+                Place::whole(file.shown.as_str()),
+                "signed",
+                "bundle is signed, and no key is configured",
+            );
+            Err(vec![fault.hint("configure `signing` for the policy, or serve the bundle unsigned")])
+        })
     }
 
-    fn read_manifest(&mut self, root: &Path) -> Option<Manifest> {
-        let path = root.join(".manifest");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                self.io(&path, &error);
-                return None;
-            }
-        };
-        self.take_hash(".manifest", text.as_bytes());
-        match Manifest::parse(&path.display().to_string(), &text) {
+    fn take_manifest(&mut self, file: &File) -> Option<Manifest> {
+        let text = self.text_of(file)?;
+        self.take_hash(MANIFEST, text.as_bytes());
+        match Manifest::parse(&file.shown, &text) {
             Ok(manifest) => Some(manifest),
             Err(faults) => {
                 self.faults.extend(faults);
@@ -246,36 +192,29 @@ impl Reader {
         }
     }
 
-    fn read_file(&mut self, found: &Found) {
-        let path = &found.path;
-        self.files += 1;
-        if self.files == FILES_MAX + 1 {
-            self.fault(path, "too_many_files", format!("bundle has more than {FILES_MAX} files"), "split it");
+    fn text_of(&mut self, file: &File) -> Option<String> {
+        let text = String::from_utf8(file.bytes.clone());
+        if text.is_err() {
+            self.fault(&file.shown, "not_text", "is not UTF-8", "save it as UTF-8");
         }
-        let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let before = self.bytes;
-        self.bytes = self.bytes.saturating_add(size);
-        if self.files > FILES_MAX || self.bytes > BYTES_MAX {
-            if before <= BYTES_MAX && self.bytes > BYTES_MAX {
-                let message = format!("bundle is larger than {} MiB", BYTES_MAX >> 20);
-                self.fault(path, "too_large", message, "split it, or move tables out of it");
-            }
+        text.ok()
+    }
+
+    fn take_file(&mut self, file: &File) {
+        let kind = kind_of(file.base_name());
+        if kind == Kind::Other {
             return;
         }
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => return self.io(path, &error),
-        };
-        self.take_hash(&found.inside.join("/"), text.as_bytes());
-        let name = found.inside.last().map_or("", String::as_str);
-        let shown = path.display().to_string();
-        match kind_of(name) {
+        let Some(text) = self.text_of(file) else { return };
+        self.take_hash(&file.name(), text.as_bytes());
+        let shown = file.shown.clone();
+        match kind {
             Kind::Policy => self.modules.push(Module { path: shown, text }),
             Kind::Test => self.tests.push(Module { path: shown, text }),
             Kind::Cases => self.case_files.push(CaseFile { path: shown, text }),
             Kind::Json | Kind::Yaml => {
-                let mount = found.inside.split_last().map_or(&[][..], |(_, directories)| directories);
-                let parsed = data::parse(&shown, &text, kind_of(name) == Kind::Yaml);
+                let mount = file.inside.split_last().map_or(&[][..], |(_, directories)| directories);
+                let parsed = data::parse(&shown, &text, kind == Kind::Yaml);
                 match parsed.and_then(|value| self.documents.mount(&shown, mount, value)) {
                     Ok(()) => {}
                     Err(fault) => self.faults.push(fault),
@@ -344,8 +283,9 @@ fn kind_of(name: &str) -> Kind {
     }
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// Whether a file at the root says something of the bundle itself.
+fn is_own_file(name: &str) -> bool {
+    matches!(name, MANIFEST | signature::FILE_NAME)
 }
 
 #[cfg(test)]
@@ -359,7 +299,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let loaded = load(&[root.path()], Purpose::Serve);
+        let loaded = load(&[root.path()], Purpose::Serve(None));
         (root, loaded)
     }
 
@@ -439,10 +379,14 @@ mod tests {
                 ("c/data.json", "[1]"),
                 ("data.json", r#"{"d": 1}"#),
                 ("d/data.json", r#"{"x": 1}"#),
-                (".signatures.json", "{}"),
             ],
-            &["signed", "bad_data", "bad_data", "bad_data", "data_conflict"],
+            &["bad_data", "bad_data", "bad_data", "data_conflict"],
         );
+    }
+
+    #[test]
+    fn a_signed_bundle_needs_a_key() {
+        codes(&[POLICY, (".signatures.json", "{}")], &["signed"]);
     }
 
     #[test]
@@ -463,7 +407,7 @@ mod tests {
         std::os::unix::fs::symlink("..2024_01_01", root.path().join("..data")).unwrap();
         std::os::unix::fs::symlink("..data/p.rego", root.path().join("p.rego")).unwrap();
         std::os::unix::fs::symlink(".", root.path().join("loop")).unwrap();
-        let loaded = load(&[root.path()], Purpose::Serve).unwrap();
+        let loaded = load(&[root.path()], Purpose::Serve(None)).unwrap();
         assert_eq!(loaded.modules.len(), 1);
     }
 
@@ -486,7 +430,7 @@ mod tests {
         fs::write(root.path().join("b.tar.gz"), "x").unwrap();
         fs::write(root.path().join("notes.txt"), "x").unwrap();
         fs::create_dir(root.path().join("empty")).unwrap();
-        assert_eq!(refused("b.tar.gz"), "archive");
+        assert_eq!(refused("b.tar.gz"), "bad_archive");
         assert_eq!(refused("notes.txt"), "not_a_policy");
         assert_eq!(refused("empty"), "empty_bundle");
         assert_eq!(refused("nothing"), "unreadable");

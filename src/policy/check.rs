@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::{
     bundle::Bundle,
     fields::{ENVOY_V3, Field, GATEWAY_V1},
+    result,
 };
+use crate::contract::decision::Phase;
 use crate::rego::{
     fault::{BundleErrors, Fault},
     program::{Options, Program},
@@ -58,9 +60,13 @@ impl Report {
     }
 }
 
+/// The rules that are to be decisions: each path as `gateway/decision`, and the phase it is asked in. A path without a
+/// rule is passed over: a bundle may be a library, and whoever serves it names its entry points.
+pub type Decisions<'a> = &'a [(&'a str, Phase)];
+
 /// Compiles a bundle, tests included, and lists what is wrong with it. `strict` makes errors of
 /// warnings.
-pub fn check(bundle: &Bundle, contract: InputContract, strict: bool) -> Report {
+pub fn check(bundle: &Bundle, contract: InputContract, decisions: Decisions<'_>, strict: bool) -> Report {
     let program = match bundle.compile_with_tests(Options::default()) {
         Ok(program) => program,
         Err(errors) => return Report::of_errors(&errors),
@@ -70,7 +76,11 @@ pub fn check(bundle: &Bundle, contract: InputContract, strict: bool) -> Report {
     let unknown = unknown.map(|fault| Finding { severity: Severity::Error, fault });
     let warnings = program.warnings().iter().cloned();
     let warnings = warnings.map(|fault| Finding { severity: doubtful, fault });
-    let mut findings: Vec<Finding> = unknown.chain(warnings).collect();
+    let decisions =
+        decisions.iter().filter_map(|(path, phase)| Some((program.entrypoint(path).ok()?, *phase)));
+    let undecided = decisions.flat_map(|(entrypoint, phase)| result::check(&program, &entrypoint, phase));
+    let undecided = undecided.map(|fault| Finding { severity: Severity::Error, fault });
+    let mut findings: Vec<Finding> = unknown.chain(undecided).chain(warnings).collect();
     findings.sort_by(|left, right| left.fault.cmp(&right.fault));
     findings.dedup();
     Report { findings, compiles: true }
@@ -154,6 +164,8 @@ mod tests {
     use super::*;
     use crate::rego::program::Module;
 
+    const DECISIONS: Decisions<'_> = &[("a/decision", Phase::Request), ("a/response", Phase::Response)];
+
     fn findings(text: &str, strict: bool) -> Vec<(String, Severity, &'static str)> {
         let modules = vec![Module { path: "p.rego".into(), text: text.into() }];
         let bundle = Bundle {
@@ -163,7 +175,7 @@ mod tests {
             case_files: Vec::new(),
             data: regorus::Value::new_object(),
         };
-        let found = check(&bundle, InputContract::GatewayV1, strict).findings;
+        let found = check(&bundle, InputContract::GatewayV1, DECISIONS, strict).findings;
         found
             .into_iter()
             .map(|found| {
@@ -189,6 +201,19 @@ mod tests {
     #[test]
     fn other_documents_are_not_judged_by_the_contract() {
         assert_eq!(findings("package system.log\nmask contains \"/input/a\" if input.input.a\n", false), []);
+    }
+
+    #[test]
+    fn what_can_be_no_decision_is_an_error() {
+        let text =
+            "package a\ndecision := {\"allow\": input.api, \"reson\": \"x\"}\nresponse := 5 if input.api\n";
+        let got = findings(text, false);
+        let got: Vec<_> =
+            got.iter().map(|(place, severity, code)| (place.as_str(), *severity, *code)).collect();
+        assert_eq!(
+            got,
+            [("2:34", Severity::Error, "bad_decision"), ("3:13", Severity::Error, "bad_decision")]
+        );
     }
 
     #[test]

@@ -124,6 +124,21 @@ impl Decider {
     }
 }
 
+/// The one answer of an entry point that depends on nothing but the program; `None` where a request has a say.
+pub fn constant(program: &Program, entrypoint: &Entrypoint, phase: Phase) -> Option<Ruling> {
+    let ask = || answer_to_all(&mut program.evaluator(), entrypoint, WARM_UP_BUDGET, phase);
+    program.footprint(entrypoint).is_constant().then(ask)
+}
+
+fn answer_to_all(
+    evaluator: &mut Evaluator,
+    entrypoint: &Entrypoint,
+    budget: Duration,
+    phase: Phase,
+) -> Ruling {
+    ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, phase)
+}
+
 // === impl Question ===
 
 impl Question {
@@ -136,10 +151,9 @@ impl Question {
     ) -> Self {
         let footprint = program.footprint(entrypoint);
         let inputs = InputBuilder::new(&reads(&footprint));
-        let constant = footprint.is_constant().then(|| {
-            let budget = rules.budget.max(WARM_UP_BUDGET);
-            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, phase)
-        });
+        let constant = footprint
+            .is_constant()
+            .then(|| answer_to_all(evaluator, entrypoint, rules.budget.max(WARM_UP_BUDGET), phase));
         // A failure is not kept: the next request may fare better, and each failure is an event of its own.
         let constant = constant.filter(|ruling| ruling.decision.is_ok());
         if constant.is_none() {

@@ -12,4 +12,6 @@ pub mod eval;
 mod fields;
 mod manifest;
 mod probe;
+pub mod replay;
+pub mod result;
 pub mod testing;

@@ -17,7 +17,9 @@ use super::{
     builtin,
     coverage::FileCoverage,
     fault::Place,
+    parse,
     program::{self, Entrypoint, Program},
+    source::Text,
 };
 
 /// Steps of the interpreter between looks at the clock.
@@ -160,7 +162,8 @@ impl Evaluator {
 
     /// Answers a query in Rego: one row for each way it holds.
     pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
-        let results = self.guarded(facts, |engine| engine.eval_query(query.to_owned(), false))?;
+        let results = self.guarded(facts, |engine| engine.eval_query(query.to_owned(), false));
+        let results = results.map_err(|error| placed_in(query, error))?;
         let rows = results.result.into_iter().map(|row| {
             let expressions = row.expressions.into_iter().map(|expression| Answer {
                 value: expression.value,
@@ -241,6 +244,16 @@ impl Evaluator {
         }
         EvalError::Rule { place: fault.place, message: fault.message }
     }
+}
+
+/// An error that the interpreter places in a query, with its place there.
+fn placed_in(query: &str, error: EvalError) -> EvalError {
+    let EvalError::Rule { message, .. } = &error else { return error };
+    if !message.contains("--> <query") {
+        return error;
+    }
+    let fault = parse::fault_of(&Text::new("<query>", query), "eval_error", message);
+    EvalError::Rule { place: fault.place, message: fault.message }
 }
 
 fn holds_undefined(value: &Value) -> bool {

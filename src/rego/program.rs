@@ -346,6 +346,11 @@ impl Entrypoint {
         &self.written
     }
 
+    /// The path below `data`.
+    pub(crate) fn path(&self) -> &[String] {
+        &self.path
+    }
+
     /// Whether rules stand exactly at the path, rather than below it.
     pub(crate) fn is_rule(&self) -> bool {
         self.is_rule

@@ -1,130 +1,35 @@
 //! From a validated configuration to a snapshot: reads files and compiles, touches nothing that is running.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
-use crate::audit::sink::OpenError;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
-use crate::config::diagnostic::ConfigErrors;
 use crate::config::model::{self, Config, Lifecycle, Name};
-use crate::contract::decision::FoldedNames;
+use crate::contract::decision::{FoldedNames, Phase};
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
-use crate::identity::provider::{self, Provider, ProviderErrors};
+use crate::identity::provider::{self, Provider};
+use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::decide::Rules;
+use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::fault::BundleErrors;
-use crate::rego::program::{EntrypointError, Options};
-use crate::runtime::router::{RouteConflict, Router};
+use crate::rego::program::Options;
+use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
+use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
 };
-use crate::runtime::tls::{ServerTls, TlsError};
+use crate::runtime::tls::ServerTls;
 use crate::upstream::cluster::{Cluster, Clusters};
-use crate::upstream::error::ClusterError;
 
 /// Time of one of the bundle's own tests.
 const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// One fault of a snapshot that cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The configuration has faults.
-    #[error("{0}")]
-    Config(#[source] ConfigErrors),
-    /// A bundle does not compile.
-    #[error("policy `{policy}`: {source}")]
-    Bundle {
-        /// The policy.
-        policy: Name,
-        /// The bundle's faults.
-        source: BundleErrors,
-    },
-    /// A rule that is asked does not exist.
-    #[error("policy `{policy}`: {source}")]
-    Entrypoint {
-        /// The policy.
-        policy: Name,
-        /// Which rule.
-        source: EntrypointError,
-    },
-    /// The bundle's own tests do not pass.
-    #[error("policy `{policy}`: the bundle's own tests do not pass\n{details}")]
-    SelfTest {
-        /// The policy.
-        policy: Name,
-        /// Each failed test, one a line.
-        details: String,
-    },
-    /// A listener's TLS cannot be set up.
-    #[error("listener `{listener}`: {source}")]
-    Tls {
-        /// The listener.
-        listener: Name,
-        /// Why.
-        source: TlsError,
-    },
-    /// Identity providers cannot run.
-    #[error("{0}")]
-    Providers(#[source] ProviderErrors),
-    /// An upstream cannot be set up.
-    #[error("{0}")]
-    Cluster(#[source] ClusterError),
-    /// Routes cannot be told apart.
-    #[error("{0}")]
-    Routes(#[source] RouteConflict),
-    /// A decision log cannot be opened.
-    #[error("{0}")]
-    DecisionLog(#[source] OpenError),
-    /// A reload asks for what cannot change while the gateway runs.
-    #[error("{what} cannot change while the gateway runs; restart it")]
-    NeedsRestart {
-        /// What has changed.
-        what: String,
-    },
-    /// A name that the configuration was to have checked.
-    #[error("`{0}` does not exist")]
-    Dangling(Name),
-}
-
-/// All faults of a snapshot, at least one.
-#[derive(Debug)]
-pub struct BuildErrors(pub Vec<BuildError>);
-
-impl fmt::Display for BuildErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{fault}")?;
-            write_sources(f, fault)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for BuildErrors {}
-
-/// Appends the causes behind a fault, where its own text does not already hold them.
-fn write_sources(f: &mut fmt::Formatter<'_>, fault: &BuildError) -> fmt::Result {
-    let shown = fault.to_string();
-    let mut source = std::error::Error::source(fault);
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !shown.contains(&text) {
-            write!(f, ": {text}")?;
-        }
-        source = error.source();
-    }
-    Ok(())
-}
 
 /// Gathers faults while the building goes on, so that all are reported at once.
 #[derive(Debug, Default)]
@@ -210,32 +115,67 @@ fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
     let runtime = Value::from(BTreeMap::from([(Value::from("config"), of_config)]));
     let built = config.policies.values().filter_map(|policy| {
         let options = Options { runtime: runtime.clone(), ..Options::default() };
-        faults.take(build_policy(policy, &options))
+        build_policy(policy, &options, faults)
     });
     built.collect()
 }
 
-fn build_policy(policy: &model::Policy, options: &Options) -> Result<Policy, BuildError> {
+fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) -> Option<Policy> {
     let name = || Arc::clone(&policy.name);
-    let faulty = |source| BuildError::Bundle { policy: name(), source };
-    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve).map_err(faulty)?;
-    let program = bundle.compile(options.clone()).map_err(faulty)?;
+    let of_bundle = |source| BuildError::Bundle { policy: name(), source };
+    let verification = policy.signing.as_ref().map(verification).transpose();
+    let verification = verification.map_err(|source| BuildError::Signing { policy: name(), source });
+    let verification = faults.take(verification)?;
+    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve(verification.as_ref()));
+    let bundle = faults.take(bundle.map_err(of_bundle))?;
+    let program = faults.take(bundle.compile(options.clone()).map_err(of_bundle))?;
+    let mut entrypoint = |path: &[String], phase| {
+        let path = path.join("/");
+        let missing = |source| BuildError::Entrypoint { policy: name(), source };
+        let entrypoint = faults.take(program.entrypoint(&path).map_err(missing))?;
+        let undecided = result::check(&program, &entrypoint, phase);
+        let judged =
+            if undecided.is_empty() { Ok(()) } else { Err(of_bundle(BundleErrors::from(undecided))) };
+        faults.take(judged)?;
+        Some((entrypoint, path))
+    };
+    let decision = entrypoint(&policy.decision, Phase::Request);
+    let response = policy.response.as_ref().map(|path| entrypoint(path, Phase::Response));
     if policy.self_test {
-        self_test(policy, &bundle).map_err(|details| BuildError::SelfTest { policy: name(), details })?;
+        let tested = self_test(policy, &bundle);
+        faults.take(tested.map_err(|details| BuildError::SelfTest { policy: name(), details }))?;
     }
-    let missing = |source| BuildError::Entrypoint { policy: name(), source };
-    let decision_path = policy.decision.join("/");
-    let decision = program.entrypoint(&decision_path).map_err(missing)?;
-    let response = policy.response.as_ref().map(|path| program.entrypoint(&path.join("/")).map_err(missing));
-    let rules = Rules { decision, response: response.transpose()?, budget: policy.budget };
-    Ok(Policy {
+    let (decision, decision_path) = decision?;
+    let (response, response_path) = match response {
+        Some(response) => response.map(|(entrypoint, path)| (Some(entrypoint), Some(path)))?,
+        None => (None, None),
+    };
+    Some(Policy {
         name: name(),
         revision: bundle.revision,
         decision_path,
+        response_path,
         program,
-        response_path: policy.response.as_ref().map(|path| path.join("/")),
-        rules,
+        rules: Rules { decision, response, budget: policy.budget },
         on_error: policy.on_error,
+    })
+}
+
+/// Reads the keys that may have signed a bundle.
+fn verification(signing: &model::Signing) -> Result<Verification, SigningError> {
+    let keys = signing.keys.iter().map(|key| -> Result<_, SigningError> {
+        let failed = |source| SigningError::Unreadable { file: key.file.clone(), source };
+        let text = std::fs::read_to_string(&key.file).map_err(failed)?;
+        let read =
+            VerificationKey::new(key.algorithm, text.trim_end_matches(['\r', '\n']), key.scope.clone());
+        let read = read.map_err(|source| SigningError::Key { file: key.file.clone(), source })?;
+        Ok((key.id.clone(), read))
+    });
+    Ok(Verification {
+        keys: keys.collect::<Result<_, _>>()?,
+        key_id: signing.keyid.clone(),
+        scope: signing.scope.clone(),
+        exclude: Exclude::new(signing.exclude_files.iter().map(String::as_str))?,
     })
 }
 
@@ -255,11 +195,17 @@ fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
         Outcome::Errored(error) => Some(format!("{}: {}: {error}", test.place, test.full_name())),
     });
     let failed: Vec<_> = failed.collect();
-    if failed.is_empty() {
-        tracing::info!(policy.id = %policy.name, tests = report.tests.len(), "Bundle's own tests pass");
-        return Ok(());
+    if !failed.is_empty() {
+        return Err(failed.join("\n"));
     }
-    Err(failed.join("\n"))
+    let passed = report.count(|outcome| *outcome == Outcome::Passed);
+    if report.tests.is_empty() {
+        tracing::info!(policy.id = %policy.name, "Bundle has no tests of its own, so nothing of it was tried");
+    } else {
+        let skipped = report.tests.len() - passed;
+        tracing::info!(policy.id = %policy.name, tests = passed, skipped, "Bundle's own tests pass");
+    }
+    Ok(())
 }
 
 /// Listeners in the order of the running ones: their sockets stay as they are.

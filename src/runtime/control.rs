@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::audit::log::Log;
+use crate::audit::sink;
 use crate::base::clock::Clock;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{Config, LimitStore};
 use crate::config::{self, Loaded};
 use crate::identity::jwt::key_sets::{KeySets, Refresher};
+use crate::identity::provider;
 use crate::limits::memory::Store;
-use crate::runtime::build::{self, BuildError, BuildErrors};
+use crate::runtime::build;
+use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::shared::{Foundations, Shared};
 use crate::runtime::snapshot::Runtime;
 use crate::runtime::watch::Sighting;
@@ -126,7 +130,10 @@ impl Control {
         let running = self.shared.current();
         match build::renew(&running.runtime, &running.runtime, &self.shared.key_sets) {
             Ok(renewed) => self.shared.renew(Arc::new(renewed)),
-            Err(errors) => tracing::error!(%errors, "Credentials not read again, the last good ones go on"),
+            Err(errors) => tracing::error!(
+                errors = errors.one_line(),
+                "Credentials not read again, the last good ones go on"
+            ),
         }
     }
 
@@ -149,16 +156,53 @@ impl Control {
     }
 }
 
+/// A configuration that a gateway can start with.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// What is allowed, but hardly meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Does all that [`Control::start`] does with the configuration at `path`, but for what others would notice: no log is
+/// opened and no key set fetched.
+pub fn check(path: &Path, environment: Environment, clock: Arc<dyn Clock>) -> Result<Checked, BuildErrors> {
+    let loaded = load(path, environment)?;
+    let warnings = warnings(&loaded, path);
+    let logs = loaded.config.decision_logs.iter().filter_map(|config| sink::check(config).err());
+    let mut faults: Vec<_> = logs.map(BuildError::DecisionLog).collect();
+    // What would fetch key sets is not run.
+    let (key_sets, _refresher) = KeySets::new(clock);
+    match build::build(loaded.config, &key_sets, None) {
+        Ok(runtime) if faults.is_empty() => Ok(Checked { config: runtime.config, warnings }),
+        Ok(_) => Err(BuildErrors(faults)),
+        Err(BuildErrors(mut of_build)) => {
+            of_build.append(&mut faults);
+            Err(BuildErrors(of_build))
+        }
+    }
+}
+
+fn load(path: &Path, environment: Environment) -> Result<Loaded, BuildErrors> {
+    config::load(path, &environment).map_err(|errors| BuildErrors(vec![BuildError::Config(errors)]))
+}
+
+fn warnings(loaded: &Loaded, path: &Path) -> Vec<Diagnostic> {
+    let of_provider = |message| Diagnostic { file: path.to_owned(), position: None, message, help: None };
+    let of_providers = provider::warnings(&loaded.config.identity).into_iter().map(of_provider);
+    loaded.warnings.iter().cloned().chain(of_providers).collect()
+}
+
 /// Reads the configuration. It is read twice: only then it is known which files it names, and that they are seen before
 /// the reading that counts.
 fn read(path: &Path, environment: Environment) -> Result<(Config, Watched), BuildErrors> {
-    let load =
-        || config::load(path, &environment).map_err(|errors| BuildErrors(vec![BuildError::Config(errors)]));
-    let seen = Sighting::of(&load()?.config.files);
-    let Loaded { config, warnings, .. } = load()?;
-    for warning in warnings {
-        tracing::warn!(%warning, "Configuration warning");
+    let seen = Sighting::of(&load(path, environment)?.config.files);
+    let loaded = load(path, environment)?;
+    for warning in warnings(&loaded, path) {
+        tracing::warn!(warning = warning.one_line(), "Configuration warning");
     }
+    let config = loaded.config;
     let enabled = config.reload.watch;
     Ok((config, Watched { seen, enabled }))
 }

@@ -1,6 +1,7 @@
 //! The immutable snapshot a request runs on, what outlives it, and how it is replaced.
 
 pub mod build;
+pub mod build_error;
 pub mod control;
 pub mod router;
 pub mod shared;

@@ -12,6 +12,7 @@ use crate::audit::log::Log;
 use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::limits::memory::Store;
+use crate::policy::decide::Decider;
 use crate::runtime::snapshot::Runtime;
 use crate::telemetry::metrics::Metrics;
 
@@ -43,14 +44,28 @@ pub struct InForce {
     pub turn: u64,
     /// The snapshot.
     pub runtime: Arc<Runtime>,
+    /// For the workers to take.
+    pub ready: Ready,
 }
+
+/// Deciders made before their snapshot comes into force, a set for each worker: to compile a policy and to warm it up takes
+/// longer than requests should wait.
+#[derive(Debug, Default)]
+pub struct Ready(Mutex<Vec<Vec<Decider>>>);
 
 /// Snapshots that were in force, and how the last reload went.
 #[derive(Debug, Default)]
 struct History {
-    earlier: VecDeque<Arc<InForce>>,
+    earlier: VecDeque<Earlier>,
     last_error: Option<ReloadFailure>,
     loaded_at: Duration,
+}
+
+/// A snapshot that can be gone back to.
+#[derive(Debug)]
+struct Earlier {
+    generation: u64,
+    runtime: Arc<Runtime>,
 }
 
 /// A reload that was refused.
@@ -108,7 +123,13 @@ impl Shared {
             audit,
             metrics,
             turn: AtomicU64::new(1),
-            current: ArcSwap::from_pointee(InForce { generation: 1, turn: 1, runtime: first }),
+            current: ArcSwap::from_pointee(InForce {
+                generation: 1,
+                turn: 1,
+                runtime: first,
+                // The first requests wait for the workers, which make their own at once and beside one another.
+                ready: Ready::default(),
+            }),
             history: Mutex::new(history),
         }
     }
@@ -130,10 +151,12 @@ impl Shared {
 
     /// Puts `next` in force in one step; the one before can be rolled back to.
     pub(super) fn install(&self, next: Arc<Runtime>) {
+        let ready = Ready::of(&next);
         let mut history = self.history();
-        let former = self.put_in_force(next, &mut history);
+        let former = self.put_in_force(next, ready, &mut history);
         let keep = former.runtime.config.reload.history;
-        history.earlier.push_front(former);
+        let earlier = Earlier { generation: former.generation, runtime: Arc::clone(&former.runtime) };
+        history.earlier.push_front(earlier);
         history.earlier.truncate(keep);
     }
 
@@ -144,28 +167,30 @@ impl Shared {
 
     /// Puts `earlier`, which is the snapshot before this one renewed, in its place again, and drops this one.
     pub(super) fn roll_back(&self, earlier: Arc<Runtime>) {
+        let ready = Ready::of(&earlier);
         let mut history = self.history();
         history.earlier.pop_front();
-        self.put_in_force(earlier, &mut history);
+        self.put_in_force(earlier, ready, &mut history);
     }
 
     /// Puts `renewed`, which is this snapshot with its credentials read again, in its own place.
     pub(super) fn renew(&self, renewed: Arc<Runtime>) {
+        let ready = Ready::of(&renewed);
         // Under the lock of the history, as every change of what is in force.
         let _history = self.history();
-        self.swap(renewed, self.generation());
+        self.swap(renewed, ready, self.generation());
     }
 
-    fn put_in_force(&self, runtime: Arc<Runtime>, history: &mut History) -> Arc<InForce> {
-        let former = self.swap(runtime, self.generation() + 1);
+    fn put_in_force(&self, runtime: Arc<Runtime>, ready: Ready, history: &mut History) -> Arc<InForce> {
+        let former = self.swap(runtime, ready, self.generation() + 1);
         history.loaded_at = self.clock.now();
         history.last_error = None;
         former
     }
 
-    fn swap(&self, runtime: Arc<Runtime>, generation: u64) -> Arc<InForce> {
+    fn swap(&self, runtime: Arc<Runtime>, ready: Ready, generation: u64) -> Arc<InForce> {
         let turn = self.turn() + 1;
-        let former = self.current.swap(Arc::new(InForce { generation, turn, runtime }));
+        let former = self.current.swap(Arc::new(InForce { generation, turn, runtime, ready }));
         self.turn.store(turn, Ordering::Release);
         former
     }
@@ -189,4 +214,33 @@ impl Shared {
             last_error: history.last_error.clone(),
         }
     }
+}
+
+// === impl Ready ===
+
+impl Ready {
+    /// Deciders for all workers on `runtime`. This takes time, on the calling thread.
+    fn of(runtime: &Runtime) -> Self {
+        let sets = (0..runtime.config.workers).map(|_| deciders(runtime));
+        Self(Mutex::new(sets.collect()))
+    }
+
+    /// A set that nobody has taken yet.
+    pub(super) fn take(&self) -> Option<Vec<Decider>> {
+        self.sets().pop()
+    }
+
+    /// How many sets nobody has taken yet.
+    pub fn left(&self) -> usize {
+        self.sets().len()
+    }
+
+    fn sets(&self) -> MutexGuard<'_, Vec<Vec<Decider>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A decider for each policy of `runtime`.
+pub(super) fn deciders(runtime: &Runtime) -> Vec<Decider> {
+    runtime.policies.iter().map(|policy| Decider::new(&policy.program, &policy.rules)).collect()
 }

@@ -10,7 +10,7 @@ use crate::base::id::{DecisionId, DecisionIds};
 use crate::contract::identity::Identity;
 use crate::identity::cache::WorkerCache;
 use crate::policy::decide::Decider;
-use crate::runtime::shared::{InForce, Shared};
+use crate::runtime::shared::{self, InForce, Shared};
 use crate::runtime::snapshot::{Api, Route, Runtime};
 use crate::telemetry::metrics::{ListenerId, PolicyId, RequestSeries, UpstreamId, WorkerMetrics};
 use crate::upstream::body::RequestBody;
@@ -111,6 +111,7 @@ impl<B: RequestBody> Worker<B> {
 impl Local {
     fn new(shared: &Shared, in_force: &InForce) -> Self {
         let runtime = Arc::clone(&in_force.runtime);
+        let deciders = in_force.ready.take().unwrap_or_else(|| shared::deciders(&runtime));
         let metrics = &shared.metrics;
         let series = runtime.listeners.iter().map(|listener| {
             let name = &listener.config.name;
@@ -128,11 +129,7 @@ impl Local {
         Self {
             turn: in_force.turn,
             anonymous: Arc::new(Identity::anonymous()),
-            deciders: runtime
-                .policies
-                .iter()
-                .map(|policy| RefCell::new(Decider::new(&policy.program, &policy.rules)))
-                .collect(),
+            deciders: deciders.into_iter().map(RefCell::new).collect(),
             series: series.collect(),
             policies: runtime.policies.iter().map(|policy| metrics.policy(&policy.name)).collect(),
             upstreams: upstreams.collect(),

@@ -15,11 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::audit::queue::Health;
 use crate::base::clock;
 use crate::base::net::is_loopback;
+use crate::server::drain;
 use crate::server::gateway::Reloader;
 use crate::telemetry::exposition::{self, Samples};
 
@@ -34,7 +35,7 @@ const CONNECTIONS: usize = 64;
 type Answer = Response<Full<Bytes>>;
 
 /// Serves the endpoint until the task is dropped.
-pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, draining: watch::Receiver<bool>) {
+pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, draining: drain::Receiver) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -60,7 +61,7 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
         let draining = draining.clone();
         tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
-                let answered = answer(request, reloader.clone(), *draining.borrow());
+                let answered = answer(request, reloader.clone(), draining.borrow().has_begun());
                 async move { Ok::<_, Infallible>(answered.await) }
             });
             let mut builder = http1::Builder::new();

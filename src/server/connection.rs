@@ -15,7 +15,6 @@ use hyper::{Request, rt};
 use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -28,6 +27,7 @@ use crate::pipeline::framing::HeadLimits;
 use crate::pipeline::{self, Worker};
 use crate::runtime::tls;
 use crate::server::accept::Accepted;
+use crate::server::drain;
 use crate::server::http1_guard::{Http1Guard, Http1Limits};
 use crate::server::http2_guard::Http2Guard;
 
@@ -43,9 +43,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
 /// An HTTP/2 client that has been told to go away, and waits for nothing, has so long to go.
 const GOING_AWAY: Duration = Duration::from_secs(5);
-
-/// Tells connections that the worker is draining.
-pub(crate) type Drain = watch::Receiver<bool>;
 
 /// The protocol a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +70,7 @@ impl Cut for TlsStream<TcpStream> {
 }
 
 /// Serves an accepted connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: Drain) {
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, drain: drain::Receiver) {
     let local = worker.local();
     let Some(listener) = local.runtime().listener(accepted.listener) else { return };
     let config = listener.config.clone();
@@ -133,7 +130,7 @@ async fn plaintext(
     connection: Rc<Connection>,
     protocols: Protocols,
     limits: &ListenerLimits,
-    mut drain: Drain,
+    mut drain: drain::Receiver,
 ) -> io::Result<()> {
     let opened = Instant::now();
     let mut first = Vec::new();
@@ -164,15 +161,15 @@ async fn plaintext(
 }
 
 /// The worker is draining, and a connection that was `opened` then and has sent nothing has had its time.
-async fn drained_while_new(drain: &mut Drain, opened: Instant) {
+async fn drained_while_new(drain: &mut drain::Receiver, opened: Instant) {
     // An error means that the gateway is gone, which is an end too.
-    drop(drain.wait_for(|draining| *draining).await);
+    drop(drain.wait_for(|drain| drain.has_begun()).await);
     sleep_until(opened + FIRST_REQUEST).await;
 }
 
 /// The worker is draining, and the connection is not in the middle of a head: it is told to close.
-async fn drained_between_heads(drain: &mut Drain, connection: &Connection, opened: Instant) {
-    drop(drain.wait_for(|draining| *draining).await);
+async fn drained_between_heads(drain: &mut drain::Receiver, connection: &Connection, opened: Instant) {
+    drop(drain.wait_for(|drain| drain.has_begun()).await);
     let mut first_request = pin!(sleep_until(opened + FIRST_REQUEST));
     poll_fn(|context| match connection.control.reading() {
         Reading::New => first_request.as_mut().poll(context),
@@ -196,7 +193,7 @@ async fn speak<S>(
     connection: Rc<Connection>,
     protocol: Protocol,
     limits: &ListenerLimits,
-    drain: Drain,
+    drain: drain::Receiver,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Cut + Unpin + 'static,
@@ -212,7 +209,7 @@ async fn speak_http1<S>(
     Begun { stream, first, opened }: Begun<S>,
     connection: Rc<Connection>,
     limits: &ListenerLimits,
-    mut drain: Drain,
+    mut drain: drain::Receiver,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Cut + Unpin + 'static,
@@ -231,8 +228,7 @@ where
         opened,
     );
     let service = service_fn(|request: Request<Incoming>| {
-        let answered = pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request);
-        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+        pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request)
     });
     let mut builder = http1::Builder::new();
     // The guard has the timeouts and the bounds; the library must not be tighter.
@@ -293,15 +289,14 @@ async fn speak_http2<S>(
     Begun { stream, first, opened }: Begun<S>,
     connection: Rc<Connection>,
     limits: &ListenerLimits,
-    mut drain: Drain,
+    mut drain: drain::Receiver,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let guarded = Http2Guard::new(stream, first, limits.body_timeout);
     let service = service_fn(|request: Request<Incoming>| {
-        let answered = pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request);
-        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+        pipeline::serve(Rc::clone(worker), Rc::clone(&connection), request)
     });
     let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
     builder
@@ -313,7 +308,7 @@ where
         .max_send_buf_size(SEND_BUFFER);
     let mut served = pin!(builder.serve_connection(guarded, service));
     let mut watch = Watch::new(limits, opened);
-    let mut draining = pin!(drain.wait_for(|draining| *draining));
+    let mut draining = pin!(drain.wait_for(|drain| drain.has_begun()));
     poll_fn(|context| {
         loop {
             if let Poll::Ready(ended) = served.as_mut().poll(context) {

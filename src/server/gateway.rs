@@ -16,12 +16,13 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::contract::event::Outcome;
 use crate::identity::jwt::key_sets::Refresher;
 use crate::pipeline::reject;
-use crate::runtime::build::BuildErrors;
+use crate::runtime::build_error::BuildErrors;
 use crate::runtime::control::{Control, Environment, Start, Watched};
 use crate::runtime::shared::Shared;
 use crate::runtime::watch::Watch;
 use crate::server::accept::{self, WorkerQueue};
 use crate::server::admin;
+use crate::server::drain::{self, Cutter, Drain};
 use crate::server::thread::{self, WorkerThread};
 use crate::telemetry::metrics::Vocabulary;
 use crate::upstream::cluster::Cluster;
@@ -72,7 +73,7 @@ pub struct Gateway {
     reloader: Reloader,
     listeners: Vec<(Arc<str>, SocketAddr)>,
     admin: Option<SocketAddr>,
-    draining: watch::Sender<bool>,
+    draining: watch::Sender<Drain>,
     stopped: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
@@ -93,7 +94,7 @@ struct ControlParts {
     admin: Option<std::net::TcpListener>,
     queues: Vec<WorkerQueue>,
     clusters: mpsc::Receiver<Arc<Cluster>>,
-    draining: watch::Receiver<bool>,
+    draining: drain::Receiver,
     stopped: watch::Receiver<bool>,
 }
 
@@ -117,7 +118,7 @@ impl Gateway {
         let admin =
             config.admin.as_ref().map(|admin| listen(admin.address, || "the admin endpoint".to_owned()));
         let (admin_socket, admin) = admin.transpose()?.unzip();
-        let (draining, drain) = watch::channel(false);
+        let (draining, drain) = watch::channel(Drain::Serving);
         let (stopped, stop) = watch::channel(false);
         let mut workers = Vec::new();
         let mut queues = Vec::new();
@@ -166,11 +167,16 @@ impl Gateway {
         &self.reloader
     }
 
+    /// What ends [`Gateway::shutdown`] at once.
+    pub fn cutter(&self) -> Cutter {
+        Cutter(self.draining.clone())
+    }
+
     /// Stops accepting, lets requests in flight end, and returns when all is written. Blocks for as long as the
     /// configured `drain_timeout` and a little more.
     pub fn shutdown(self) {
         let shared = Arc::clone(self.reloader.control.shared());
-        self.draining.send_replace(true);
+        self.draining.send_replace(Drain::Draining);
         for worker in self.workers {
             if worker.join().is_err() {
                 tracing::error!("Worker thread panicked");
@@ -201,7 +207,10 @@ impl Reloader {
                 Ok(())
             }
             Err(errors) => {
-                tracing::error!(%errors, "Reload refused, the last good configuration goes on");
+                tracing::error!(
+                    errors = errors.one_line(),
+                    "Reload refused, the last good configuration goes on"
+                );
                 Err(errors)
             }
         }
@@ -214,7 +223,12 @@ impl Reloader {
         match &went {
             Ok(true) => tracing::info!(generation = self.shared().generation(), "Rolled back"),
             Ok(false) => {}
-            Err(errors) => tracing::error!(%errors, "Rollback refused, the snapshot in force goes on"),
+            Err(errors) => {
+                tracing::error!(
+                    errors = errors.one_line(),
+                    "Rollback refused, the snapshot in force goes on"
+                );
+            }
         }
         went
     }
@@ -291,7 +305,7 @@ async fn control(parts: ControlParts) {
             Some(cluster) = clusters.recv() => {
                 tokio::spawn(cluster.health_task());
             }
-            _ = draining.wait_for(|draining| *draining) => break,
+            _ = draining.wait_for(|drain| drain.has_begun()) => break,
         }
     }
     for task in accepting {

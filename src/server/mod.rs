@@ -3,6 +3,7 @@
 mod accept;
 mod admin;
 mod connection;
+pub mod drain;
 pub mod gateway;
 mod http1_guard;
 mod http2_guard;

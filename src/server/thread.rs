@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::{Builder, JoinHandle};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::pipeline::Worker;
 use crate::runtime::shared::Shared;
 use crate::server::accept::{Accepted, WorkerQueue};
-use crate::server::connection;
+use crate::server::{connection, drain};
 
 /// Connections that wait for a worker to take them over.
 const QUEUE: usize = 1024;
@@ -28,11 +28,7 @@ pub(crate) struct WorkerThread {
 
 /// Starts a worker. It ends when `drain` says so and its connections have ended, after the `drain_timeout` then in force
 /// at the latest.
-pub(crate) fn spawn(
-    index: usize,
-    shared: Arc<Shared>,
-    drain: watch::Receiver<bool>,
-) -> io::Result<WorkerThread> {
+pub(crate) fn spawn(index: usize, shared: Arc<Shared>, drain: drain::Receiver) -> io::Result<WorkerThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let queue = WorkerQueue { sender, open: Arc::new(AtomicUsize::new(0)) };
@@ -42,7 +38,7 @@ pub(crate) fn spawn(
     Ok(WorkerThread { queue, handle })
 }
 
-async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut drain: watch::Receiver<bool>) {
+async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut drain: drain::Receiver) {
     let worker = Rc::new(Worker::new(shared));
     let recording = Rc::clone(&worker);
     tokio::task::spawn_local(async move { recording.recorder.run().await });
@@ -57,7 +53,7 @@ async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut dr
                 None => break,
             },
             Some(ended) = connections.join_next() => note(&worker, ended),
-            _ = drain.wait_for(|draining| *draining) => break,
+            _ = drain.wait_for(|drain| drain.has_begun()) => break,
         }
     }
     worker.drain();
@@ -72,8 +68,13 @@ async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut dr
             note(&worker, ended);
         }
     };
-    if tokio::time::timeout(drain_timeout, all).await.is_err() {
-        tracing::warn!(connections = connections.len(), "Drain timeout, closing connections");
+    let reason = tokio::select! {
+        () = all => None,
+        () = tokio::time::sleep(drain_timeout) => Some("Drain timeout, closing connections"),
+        Ok(_) = drain.wait_for(|drain| drain.is_cut_short()) => Some("Drain cut short, closing connections"),
+    };
+    if let Some(reason) = reason {
+        tracing::warn!(connections = connections.len(), "{reason}");
         connections.shutdown().await;
     }
     worker.recorder.flush();

@@ -89,35 +89,39 @@ impl<B: RequestBody> Pool<B> {
     ///
     /// # Cancel safety
     /// As [`Self::send`].
-    pub async fn send_repeatable(
+    // Not `async fn`: that would hold, and move, the request twice.
+    pub fn send_repeatable(
         &self,
         request: Request<B>,
         again: impl Fn() -> Option<Request<B>>,
         options: &SendOptions,
-    ) -> Result<Reply, UpstreamError> {
-        prepare::check(&request).map_err(UpstreamError::Unsendable)?;
-        self.budget.borrow_mut().deposit();
+    ) -> impl Future<Output = Result<Reply, UpstreamError>> {
+        let sendable = prepare::check(&request);
         let idempotent = request.method().is_idempotent();
-        let again = || if idempotent { again().map(prepare::wrap) } else { None };
         let key = self.hash_key(&request);
-        let mut tried = Candidates::new();
-        let mut connections = self.choose(key, &tried).ok_or(UpstreamError::NoHealthyEndpoint)?;
         let mut slot = Some(prepare::wrap(request));
-        loop {
-            tried.push(connections.worker().index());
-            let outcome = self.attempt(connections, &mut slot, &again, options, tried.len()).await;
-            if outcome.as_ref().is_ok_and(|reply| !is_retryable(reply.status())) {
-                return outcome;
-            }
-            if may_try_again(&outcome)
-                && let Some(next) = self.next_try(key, &tried, options.deadline)
-                && fill(&mut slot, &again)
-                && self.take_retry()
-            {
-                connections = next;
-            } else {
-                self.count(&outcome);
-                return outcome;
+        async move {
+            sendable.map_err(UpstreamError::Unsendable)?;
+            self.budget.borrow_mut().deposit();
+            let again = || if idempotent { again().map(prepare::wrap) } else { None };
+            let mut tried = Candidates::new();
+            let mut connections = self.choose(key, &tried).ok_or(UpstreamError::NoHealthyEndpoint)?;
+            loop {
+                tried.push(connections.worker().index());
+                let outcome = self.attempt(connections, &mut slot, &again, options, tried.len()).await;
+                if outcome.as_ref().is_ok_and(|reply| !is_retryable(reply.status())) {
+                    return outcome;
+                }
+                if may_try_again(&outcome)
+                    && let Some(next) = self.next_try(key, &tried, options.deadline)
+                    && fill(&mut slot, &again)
+                    && self.take_retry()
+                {
+                    connections = next;
+                } else {
+                    self.count(&outcome);
+                    return outcome;
+                }
             }
         }
     }

@@ -187,7 +187,7 @@ fn wrong_steps(case: &Case) -> Option<String> {
         }
         "HDR-034" => expect(looping()),
         "HDR-035" => {
-            let policy = "package gateway\n\ndecision := {\"allow\": true, \"upstream\": {\"headers\": {\"set\": {\"x\": \"a\\r\\nb: c\"}}}}\n";
+            let policy = "package gateway\n\ndecision := d if { input.request.path; d := {\"allow\": true, \"upstream\": {\"headers\": {\"set\": {\"x\": \"a\\r\\nb: c\"}}}} }\n";
             let upstream = RecordingUpstream::start();
             let gateway = gateway_with(&upstream.url(), "", policy, BASE_APIS, &[("keys.yaml", KEYS)]);
             let response = get(gateway.address("public"), "/public", "");

@@ -276,3 +276,85 @@ fn withdrawn_keys_are_refused_on_open_connections_too() {
     gateway.running().reloader().reload().unwrap();
     assert_eq!((status(&token), status(&api_key(KEY))), (401, 401));
 }
+
+#[test]
+fn a_credential_goes_no_further_where_the_provider_says_so() {
+    let upstream = RecordingUpstream::start();
+    let keys = jwks(&[signer().jwk()]);
+    let files = [("policy/main.rego", TELLS_IDENTITY), ("jwks.json", &keys), ("keys.yaml", &keys_file())];
+    let kept = config(&upstream, "jwks_file: jwks.json", "");
+    let withheld = kept
+        .replace("type: api_key,", "type: api_key, forward_credential: false,")
+        .replace("type: jwt,", "type: jwt, forward_credential: false,");
+    let token = token(&json!({}));
+    // Both headers, in whatever spelling an upstream may take for them, whichever of them proves the identity.
+    let headers = bearer(&token) + &api_key(KEY) + &format!("X.Api.Key: {KEY}\r\nX-Other: stays\r\n");
+    let gateway = TestGateway::start(&withheld, &files);
+    assert_eq!(ask(&gateway, &headers).status, 200);
+    let received = upstream.received();
+    assert!(!received.contains(KEY) && !received.contains(&token), "{received}");
+    assert!(received.to_ascii_lowercase().contains("x-other: stays"));
+    assert_eq!(gateway.events(1)[0]["gateway"]["identity"]["subject"], "alice");
+    let gateway = TestGateway::start(&kept, &files);
+    assert_eq!(ask(&gateway, &headers).status, 200);
+    let received = upstream.received();
+    assert!(received.contains(KEY) && received.contains(&token), "{received}");
+}
+
+#[test]
+fn a_policys_401_says_how_to_do_better_as_the_gateways_own() {
+    let upstream = RecordingUpstream::start();
+    let policy = "package gateway\n\ndefault decision := {\"allow\": false, \"status\": 401}\n\n\
+        decision := {\"allow\": false, \"status\": 401, \"headers\": {\"WWW-Authenticate\": \"Own\"}} if input.request.path == \"/own\"\n\n\
+        decision := {\"allow\": false} if input.request.path == \"/no\"\n";
+    let keys = jwks(&[signer().jwk()]);
+    let files = [("policy/main.rego", policy), ("jwks.json", &keys), ("keys.yaml", &keys_file())];
+    let routes =
+        "routes: [{name: keys, path: /keys, identity: [partners]}, {name: rest, path: \"/{*rest}\"}]";
+    let gateway = TestGateway::start(&config(&upstream, "jwks_file: jwks.json", routes), &files);
+    let challenges = |path: &str, status: u16| {
+        let response = get(gateway.address("public"), path, "");
+        assert_eq!(response.status, status, "{path}");
+        let lines = response.head.lines().filter_map(|line| line.split_once(": "));
+        let all = lines.filter(|(name, _)| name.eq_ignore_ascii_case("www-authenticate"));
+        all.map(|(_, value)| value.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(challenges("/", 401), ["Bearer", "ApiKey"]);
+    assert_eq!(challenges("/keys", 401), ["ApiKey"]);
+    assert_eq!(challenges("/own", 401), ["Own"]);
+    assert_eq!(challenges("/no", 403), [""; 0]);
+}
+
+#[test]
+fn a_credential_is_in_no_part_of_an_event() {
+    let upstream = RecordingUpstream::start();
+    let policy = "package gateway\n\ndecision := {\"allow\": true, \"log\": {\"fields\": {\"path\": input.request.path}}, \
+        \"labels\": {\"who\": input.identity.subject}}\n";
+    // Neither policy reads the header.
+    for policy in [policy, "package gateway\n\ndecision if input.request.segments[0] == \"x\"\n"] {
+        let keys = jwks(&[signer().jwk()]);
+        let files = [("policy/main.rego", policy), ("jwks.json", &keys), ("keys.yaml", &keys_file())];
+        let gateway = TestGateway::start(&config(&upstream, "jwks_file: jwks.json", ""), &files);
+        let token = token(&json!({}));
+        for (path, headers, secret) in [
+            (format!("/files/{KEY}/x"), api_key(KEY), KEY),
+            (format!("/files?k={KEY}"), api_key(KEY), KEY),
+            (format!("/files/{token}"), bearer(&token), &token),
+            // Not routed, and not proven.
+            (format!("//{KEY}"), api_key(KEY), KEY),
+            (format!("//{}%32", &KEY[..KEY.len() - 1]), api_key(&format!("{}2", &KEY[..KEY.len() - 1])), KEY),
+            ("/guess-0123456789abc".to_owned(), api_key("guess-0123456789abc"), "guess-0123456789abc"),
+        ] {
+            get(gateway.address("public"), &path, &headers);
+            let seen = &secret[..secret.len() - 1];
+            eventually("the event", || (!gateway.events(1).is_empty()).then_some(()));
+            let log = std::fs::read_to_string(gateway.path("decisions.jsonl")).unwrap();
+            assert!(!log.contains(seen), "{path}: {log}");
+        }
+        let events = gateway.events(6);
+        assert_eq!(events[0]["gateway"]["path"], "/files/[erased]/x");
+        assert_eq!(events[1]["gateway"]["path"], "/files");
+        assert_eq!(events[3]["gateway"]["path"], "//[erased]");
+        assert_eq!(events[4]["gateway"]["path"], "[erased]");
+    }
+}

@@ -23,7 +23,7 @@ fn check_parity(gateway: &TestGateway, count: usize, runtime: &Value) {
         let Some(input) = event.get("input") else { continue };
         assert!(event.get("erased").is_none(), "nothing is missing: {event}");
         let runtime = PolicyValue::from_json_str(&runtime.to_string()).unwrap();
-        let loaded = bundle::load(&[gateway.path("policy")], Purpose::Serve).unwrap();
+        let loaded = bundle::load(&[gateway.path("policy")], Purpose::Serve(None)).unwrap();
         let program = loaded.compile(Options { runtime, ..Options::default() }).unwrap();
         let timestamp: jiff::Timestamp = event["timestamp"].as_str().unwrap().parse().unwrap();
         let facts = Facts {

@@ -67,8 +67,10 @@ fn the_response_phase_may_stop_a_response_and_is_then_the_decision() {
 #[test]
 fn a_response_phase_without_an_answer_fails_closed() {
     let upstream = RecordingUpstream::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret");
-    for rule in ["response if input.response.status == 500", "response := {\"allow\": true, \"limits\": []}"]
-    {
+    for rule in [
+        "response if input.response.status == 500",
+        "response := d if { input.response.status; d := {\"allow\": true, \"limits\": []} }",
+    ] {
         let gateway =
             with_response_rule(&upstream, &format!("package gateway\n\ndecision := true\n\n{rule}\n"));
         let response = get(gateway.address("public"), "/", "");
@@ -227,23 +229,28 @@ fn a_policy_that_does_not_decide_fails_closed_marked_and_counted() {
     let slow = "decision if count([1 | some x in numbers.range(1, 3000); some y in numbers.range(1, 3000); x + y == input.request.path]) == 0";
     let failures = [
         ("decision if input.request.path == \"/other\"", "budget: 5s", "error", "undefined"),
-        ("decision := \"yes\" if input.request.path", "budget: 5s", "error", "must be"),
-        ("decision := {\"reason\": input.request.path}", "budget: 5s", "error", "required"),
-        ("decision := {\"allow\": true, \"alow\": input.request.path}", "budget: 5s", "error", "unknown key"),
+        ("decision := d if { input.request.path; d := \"yes\" }", "budget: 5s", "error", "must be"),
+        ("decision := d if d := {\"reason\": input.request.path}", "budget: 5s", "error", "required"),
         (
-            "decision := {\"allow\": \"true\", \"reason\": input.request.path}",
+            "decision := d if d := {\"allow\": true, \"alow\": input.request.path}",
+            "budget: 5s",
+            "error",
+            "unknown key",
+        ),
+        (
+            "decision := d if d := {\"allow\": \"true\", \"reason\": input.request.path}",
             "budget: 5s",
             "error",
             "boolean",
         ),
         (
-            "decision := {\"allow\": false, \"status\": 200, \"reason\": input.request.path}",
+            "decision := d if d := {\"allow\": false, \"status\": 200, \"reason\": input.request.path}",
             "budget: 5s",
             "error",
             "300 to 599",
         ),
         (
-            "decision := {\"allow\": true, \"redact\": [], \"reason\": input.request.path}",
+            "decision := d if d := {\"allow\": true, \"redact\": [], \"reason\": input.request.path}",
             "budget: 5s",
             "error",
             "not built",
@@ -271,11 +278,17 @@ fn a_policy_that_does_not_decide_fails_closed_marked_and_counted() {
 
 #[test]
 fn an_obligation_that_is_not_built_is_never_ignored() {
-    let (response, event) = failing(
-        "package gateway\n\ndecision := {\"allow\": true, \"redact\": [{\"target\": \"response\", \"detect\": [\"pan\"], \"action\": \"mask\"}]}\n",
-        "budget: 5s",
-        "error",
-    );
+    let rule = |value: &str| format!("package gateway\n\ndecision := {value}\n");
+    let obligation = "{\"allow\": true, \"redact\": [{\"target\": \"response\", \"detect\": [\"pan\"], \"action\": \"mask\"}]}";
+    let upstream = RecordingUpstream::start();
+    let policy = rule(obligation);
+    let files = [("policy/main.rego", policy.as_str())];
+    let Err(refused) = TestGateway::try_start(&plain_config(&upstream.url(), ""), &files) else {
+        panic!("it started")
+    };
+    assert!(refused.to_string().contains("not built yet"), "{refused}");
+    let hidden = rule(&format!("d if {{ input.request.path; d := {obligation} }}"));
+    let (response, event) = failing(&hidden, "budget: 5s", "error");
     assert_eq!((response.status, &event["gateway"]["reason"]), (503, &json!("policy_error")));
 }
 

@@ -138,6 +138,22 @@ fn a_bad_configuration_or_bundle_is_refused_and_visible() {
 }
 
 #[test]
+fn a_policy_that_can_never_decide_is_refused_and_the_last_good_one_goes_on() {
+    let check = |rule: &str, hints: &[&str]| {
+        check_refused(&[("policy/main.rego", &format!("package gateway\n\n{rule}\n"))], &[], hints);
+    };
+    check("decision := \"yes\"", &["main.rego:3:13", "must be a boolean or an object"]);
+    check("decision := {\"allow\": \"true\"}", &["main.rego:3:23", "`allow`: must be a boolean"]);
+    check(
+        "decision := {\"allow\": true, \"limit\": []} if input.request.path",
+        &["main.rego:3:29", "`limit`: unknown key", "did you mean `limits`?"],
+    );
+    let rate = "decision := {\"allow\": true, \"limits\": [{\"name\": \"a\", \"key\": input.source.ip, \"rate\": \"10/fortnight\"}]}";
+    check(rate, &["main.rego:3:86", "`10/fortnight` has no known unit of time"]);
+    check("decision if 1 > 2", &["main.rego:3:1", "undefined"]);
+}
+
+#[test]
 fn the_bundles_own_tests_are_a_gate() {
     let failing = "package gateway_test\n\ntest_denies if not data.gateway.decision.allow\n\ntest_odd if data.gateway.decision.status == 418\n";
     check_refused(
@@ -312,6 +328,27 @@ fn a_request_in_flight_ends_on_the_snapshot_it_began_with() {
     requests.recv().unwrap();
     go.send(()).unwrap();
     assert_eq!(read_response(&mut first).unwrap().header("x-version"), Some("2 200"));
+}
+
+#[test]
+fn evaluators_of_a_new_policy_are_made_off_the_workers() {
+    let upstream = RecordingUpstream::start();
+    let gateway = start(&upstream, &status_policy(401), UNWATCHED);
+    let left = || gateway.running().reloader().shared().current().ready.left();
+    assert_eq!((ask_status(&gateway), left()), (401, 0));
+    let check = |status: u16| {
+        // Made on the thread that reloads, before the worker has heard of the new snapshot; then taken, not made, by it.
+        assert_eq!(left(), 1, "{status}");
+        assert_eq!((ask_status(&gateway), left()), (status, 0));
+    };
+    gateway.write("policy/main.rego", &status_policy(402));
+    reload(&gateway).unwrap();
+    check(402);
+    gateway.write("policy/main.rego", "package");
+    reload(&gateway).unwrap_err();
+    check(402);
+    assert!(gateway.running().reloader().roll_back().unwrap());
+    check(401);
 }
 
 #[test]

@@ -85,7 +85,9 @@ decision := {
 #[track_caller]
 fn check_policy_error(result: &str) {
     let upstream = RecordingUpstream::start();
-    let gateway = start(&upstream, &format!("package gateway\n\ndecision := {result}\n"), "");
+    // What can be known at load is refused there.
+    let rule = format!("decision := d if {{ input.request.path; d := {result} }}");
+    let gateway = start(&upstream, &format!("package gateway\n\n{rule}\n"), "");
     let response = get(gateway.address("public"), "/", "");
     assert_eq!((response.status, upstream.requests()), (503, 0), "{result}");
     assert_eq!(gateway.events(1)[0]["gateway"]["reason"], "policy_error", "{result}");

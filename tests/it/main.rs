@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and one that is skipped says so"
 )]
 
+mod bundles;
 mod config;
 mod demo;
 mod edge_attacks;
@@ -39,11 +40,13 @@ mod live_tls;
 mod live_upstream;
 mod live_websocket;
 mod policy_cli;
+mod policy_replay;
 mod proxy;
 mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;
 mod rego_traps;
+mod run_command;
 mod schema;
 mod tidy;
 mod token;

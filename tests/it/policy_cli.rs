@@ -13,7 +13,7 @@ const TESTS: &str = "package gateway_test\n\nimport data.gateway\n\n\
     test_post if not gateway.allowed with input.request.method as \"POST\"\n";
 
 /// A directory with files.
-fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(crate) fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = root.path().join(name);
@@ -24,20 +24,20 @@ fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 /// What a run of the binary left behind.
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    notes: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) notes: String,
 }
 
 impl Ran {
-    fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         serde_json::from_str(&self.out)
             .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.notes))
     }
 }
 
-fn gatewayctl(root: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn gatewayctl(root: &Path, arguments: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
         .args(arguments)
         .current_dir(root)
@@ -278,4 +278,36 @@ fn footprints_are_listed_by_entry_point() {
     let ran = gatewayctl(root.path(), &["policy", "footprint", ".", "-e", "gateway/decisoin"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.notes.contains("did you mean `data.gateway.decision`?"), "{}", ran.notes);
+}
+
+#[test]
+fn an_undefined_answer_is_told_with_its_reason() {
+    let root = files(&[
+        ("p.rego", "package gateway\n\ndecision := x if x := 1 / input.n\n\nother if input.n == 5\n"),
+        ("in.json", "{\"n\": 0}"),
+    ]);
+    let eval = |rest: &[&str]| {
+        gatewayctl(root.path(), &[&["policy", "eval", "p.rego", "-i", "in.json"], rest].concat())
+    };
+    let ran = eval(&[]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"));
+    assert!(ran.notes.contains("a built-in failed: p.rego:3:25: divide by zero"), "{}", ran.notes);
+    let ran = eval(&["-q", "data.gateway.other"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"));
+    assert!(
+        ran.notes.contains("`data.gateway.other` is undefined: nothing gives it a value"),
+        "{}",
+        ran.notes
+    );
+    assert!(eval(&["-q", "1/0"]).notes.contains("a built-in failed: <query>:1:2: divide by zero"));
+    let http = eval(&["-q", "http.send({\"method\": \"get\", \"url\": \"http://x\"})"]);
+    assert!(http.notes.contains("undefined: ") && http.notes.contains("`http.send`"), "{}", http.notes);
+    assert!(eval(&["-q", "foo bar"]).notes.starts_with("<query>:1:5: "));
+    assert_eq!(eval(&["--strict-builtin-errors"]).code, Some(1));
+    // `opa eval --fail` and `--fail-defined`, with the contract's code.
+    assert_eq!((eval(&["--fail"]).code, eval(&["--fail-defined"]).code), (Some(2), Some(0)));
+    assert_eq!(eval(&["-q", "1 == 2", "--fail-defined"]).code, Some(2));
+    let ran = eval(&["-q", " "]);
+    assert_eq!(ran.code, Some(64));
+    assert!(ran.notes.contains("a query is needed, such as `data.gateway.decision`"), "{}", ran.notes);
 }

@@ -1,7 +1,9 @@
 //! The whole way of a request: client, gateway, policy, upstream, event.
 
+use std::io::{Read as _, Write as _};
+
 use crate::gateway::{ALLOW_ALL, TestGateway};
-use crate::wire::{RecordingUpstream, get};
+use crate::wire::{RecordingUpstream, connect, get, read_response};
 
 fn config(upstream: &RecordingUpstream) -> String {
     format!(
@@ -29,6 +31,24 @@ fn an_allowed_request_is_answered_by_the_upstream_and_recorded() {
     assert_eq!(event["gateway"]["outcome"], "allowed");
     assert_eq!(event["gateway"]["path"], "/orders/1");
     assert_eq!(event["result"], true);
+}
+
+#[test]
+fn an_upstreams_http_1_0_is_not_the_clients() {
+    let upstream = RecordingUpstream::answering(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let gateway = TestGateway::start(&config(&upstream), &[("policy/main.rego", ALLOW_ALL)]);
+    let mut client = connect(gateway.address("public"));
+    for _ in 0..3 {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n").unwrap();
+        let mut line = [0; 17];
+        client.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"HTTP/1.1 200 OK\r\n");
+        let response = read_response(&mut line.as_slice().chain(&mut client)).unwrap();
+        assert_eq!(
+            (response.status, response.header("connection"), response.text().as_str()),
+            (200, None, "ok")
+        );
+    }
 }
 
 #[test]

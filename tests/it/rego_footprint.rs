@@ -110,7 +110,7 @@ fn damage(value: &mut Json, at: &mut usize, with: &Json) {
 
 #[test]
 fn starter_policies_answer_from_their_footprint_alone() {
-    let bundle = bundle::load(&["policies"], Purpose::Serve).unwrap();
+    let bundle = bundle::load(&["policies"], Purpose::Serve(None)).unwrap();
     let program = bundle.compile(Options::default()).unwrap();
     let decision = program.entrypoint("gateway/decision").unwrap();
     let footprint = program.footprint(&decision);

@@ -37,7 +37,8 @@ impl Check<'_> {
     fn api_key(&mut self, place: &Place, written: &raw::ApiKey) -> Result<ApiKeyProvider, Reported> {
         let header = self.credential_header(&place.key("header"), &written.header);
         let keys = self.file(&place.key("keys"), &written.keys);
-        Ok(ApiKeyProvider { header: header?, keys: keys? })
+        let forward_credential = written.forward_credential;
+        Ok(ApiKeyProvider { header: header?, forward_credential, keys: keys? })
     }
 
     fn jwt(&mut self, place: &Place, written: &raw::Jwt) -> Result<JwtProvider, Reported> {
@@ -55,6 +56,7 @@ impl Check<'_> {
             leeway: leeway?,
             token_type: written.token_type.clone(),
             header: header?,
+            forward_credential: written.forward_credential,
         })
     }
 
@@ -156,7 +158,7 @@ impl Check<'_> {
     }
 }
 
-fn algorithm(written: raw::Algorithm) -> Algorithm {
+pub(super) fn algorithm(written: raw::Algorithm) -> Algorithm {
     match written {
         raw::Algorithm::RS256 => Algorithm::RS256,
         raw::Algorithm::RS384 => Algorithm::RS384,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Check;
-use crate::config::model::{Name, OnError, Policy};
+use crate::config::model::{Name, OnError, Policy, Signing, SigningKey};
 use crate::config::place::Place;
 use crate::config::raw::policy as raw;
 use crate::config::report::Reported;
@@ -20,6 +20,8 @@ impl Check<'_> {
         written: &raw::Policy,
     ) -> Result<Policy, Reported> {
         let bundle = self.bundle(&place.key("bundle"), &written.bundle);
+        let signing = written.signing.as_ref();
+        let signing = signing.map(|signing| self.signing(&place.key("signing"), signing)).transpose();
         let decision = self.rule(&place.key("decision"), &written.decision);
         let response =
             written.response.as_ref().map(|rule| self.rule(&place.key("response"), rule)).transpose();
@@ -30,6 +32,7 @@ impl Check<'_> {
         Ok(Policy {
             name: name.clone(),
             bundle: bundle?,
+            signing: signing?,
             decision: decision?,
             response: response?,
             budget: budget?,
@@ -42,14 +45,41 @@ impl Check<'_> {
     }
 
     fn bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
-        let help = "unpack it into a directory, and name that";
         if text.contains("://") {
+            let help = "fetch it into a file, and name that";
             return Err(self.report.error_with(place, "a bundle from a URL is not built yet", help));
         }
         if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
-            return Err(self.report.error_with(place, "a packed bundle is not built yet", help));
+            return self.file(place, text);
         }
         self.directory(place, text)
+    }
+
+    fn signing(&mut self, place: &Place, written: &raw::Signing) -> Result<Signing, Reported> {
+        let at = place.key("keys");
+        let keys: Vec<_> = written
+            .keys
+            .iter()
+            .map(|(id, key)| {
+                let file = self.file(&at.key(id).key("file"), &key.file)?;
+                let algorithm = super::identity::algorithm(key.algorithm);
+                Ok(SigningKey { id: id.clone(), algorithm, file, scope: key.scope.clone() })
+            })
+            .collect();
+        let keyid = written.keyid.as_ref().filter(|id| !written.keys.contains_key(*id)).map(|_| {
+            let at = place.key("keyid");
+            let message = format!("unknown key `{}`", self.shown(&at));
+            self.report.error_with(&at, message, "name one of `keys`")
+        });
+        if let Some(reported) = keyid {
+            return Err(reported);
+        }
+        Ok(Signing {
+            keys: super::all(keys)?,
+            keyid: written.keyid.clone(),
+            scope: written.scope.clone(),
+            exclude_files: written.exclude_files.clone(),
+        })
     }
 
     /// The path of a rule, `gateway/decision`.

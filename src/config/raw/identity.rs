@@ -60,6 +60,10 @@ pub(crate) struct Jwt {
     /// alone.
     #[serde(default = "default_token_header")]
     pub(crate) header: String,
+    /// Whether the upstream gets the header with the token. Where several providers of a route take a credential from one
+    /// header, one that says `false` is enough. Default `true`.
+    #[serde(default = "default_forward_credential")]
+    pub(crate) forward_credential: bool,
 }
 
 /// A signature algorithm (RFC 7518, RFC 8037).
@@ -110,9 +114,14 @@ pub(crate) enum ClaimPath {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ApiKey {
-    /// The header that carries the key. Default `X-Api-Key`.
+    /// The header that carries the key. A request that has a query parameter of this name, `api_key` or `apikey` beside it
+    /// is refused (401, `several_credentials`): another program may take that one for the key. Default `X-Api-Key`.
     #[serde(default = "default_key_header")]
     pub(crate) header: String,
+    /// Whether the upstream gets the header with the key. Where several providers of a route take a credential from one
+    /// header, one that says `false` is enough. Default `true`.
+    #[serde(default = "default_forward_credential")]
+    pub(crate) forward_credential: bool,
     /// The file with the hashes of the keys; `gatewayctl key new` adds to it. Example: `keys.yaml`.
     pub(crate) keys: String,
 }
@@ -175,6 +184,11 @@ fn default_leeway() -> Duration {
 
 fn default_token_header() -> String {
     "Authorization".to_owned()
+}
+
+/// The upstream may want to know, too, and an option that takes something away is asked for.
+fn default_forward_credential() -> bool {
+    true
 }
 
 fn default_key_header() -> String {

@@ -1,16 +1,23 @@
 //! Policies: bundles and the rules asked of them.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::raw::identity::Algorithm;
 use crate::config::raw::quantity::Duration;
 
 /// A policy bundle and the rules that are asked for each request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {
-    /// A directory with `*.rego` files and their data. Example: `policies`.
+    /// A directory with `*.rego` files and their data, or a packed bundle as `gatewayctl policy build` and `opa build`
+    /// make it. Example: `policies`, `bundle.tar.gz`.
     pub(crate) bundle: String,
+    /// Who must have signed the bundle. Default nobody; a bundle that is signed all the same is then refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signing: Option<Signing>,
     /// The rule asked for each request, as a path. Default `gateway/decision`, which is `data.gateway.decision`.
     #[serde(default = "default_decision")]
     pub(crate) decision: String,
@@ -31,6 +38,38 @@ pub(crate) struct Policy {
     pub(crate) self_test: bool,
 }
 
+/// Whose signature a bundle must carry, as in OPA's `signing` and `keys`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Signing {
+    /// The keys that may have signed, by id.
+    #[schemars(length(min = 1))]
+    pub(crate) keys: BTreeMap<String, SigningKey>,
+    /// The id of the key that must have signed. Default the one that the signature names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keyid: Option<String>,
+    /// The scope that the signature must state. Default that of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
+    /// Patterns of files that need not be signed. Default none. Example: `["tenants/*/data.json"]`.
+    #[serde(default)]
+    pub(crate) exclude_files: Vec<String>,
+}
+
+/// A key that verifies signatures of bundles.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SigningKey {
+    /// The algorithm the key is for. Default `RS256`.
+    #[serde(default = "default_algorithm")]
+    pub(crate) algorithm: Algorithm,
+    /// A file with the public key in PEM; for an HMAC algorithm the secret itself.
+    pub(crate) file: String,
+    /// The scope the key signs for. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
+}
+
 /// The form of a policy's input and result.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 pub(crate) enum Contract {
@@ -49,6 +88,10 @@ pub(crate) enum OnError {
     Deny,
     /// The request passes, and its decision event is marked `fail_open`.
     Allow,
+}
+
+fn default_algorithm() -> Algorithm {
+    Algorithm::RS256
 }
 
 fn default_decision() -> String {

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +68,11 @@ pub struct KeysFileFault {
 }
 
 impl KeysFileErrors {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Everything that is wrong, in the file's order.
     pub fn faults(&self) -> &[KeysFileFault] {
         &self.faults
@@ -104,6 +110,21 @@ pub fn load(path: &Path) -> Result<Vec<KeyRecord>, KeysFileErrors> {
     let text =
         std::fs::read_to_string(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     parse(path, &text)
+}
+
+/// What to say of a keys file that others than its owner and group may read or write.
+pub fn exposure(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.mode();
+    let what = match (mode & 0o004, mode & 0o002) {
+        (0, 0) => return None,
+        (_, 0) => "read",
+        (0, _) => "written",
+        (_, _) => "read and written",
+    };
+    let shown = path.display();
+    Some(format!(
+        "the keys file `{shown}` can be {what} by every user of this machine; run `chmod o= {shown}`"
+    ))
 }
 
 /// Reads the text of a keys file; `path` is for messages.
@@ -255,6 +276,9 @@ impl Reader {
         let word = node.data.as_str().filter(|word| !word.trim().is_empty()).map(str::to_owned);
         if word.is_none() {
             self.fault(node.span.start, format!("`{name}` must be text, not empty; put it in quotes"));
+        }
+        if word.as_ref().is_some_and(|word| word.chars().any(char::is_control)) {
+            self.fault(node.span.start, format!("`{name}` has a control character; write it without"));
         }
         word
     }

@@ -7,12 +7,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 
+use crate::base::hex::hex;
 use crate::base::secret::Secret;
 use crate::identity::api_key::keys_file::{self, KeyRecord, KeysFileErrors};
-use crate::identity::digest::{hex, sha256};
+use crate::identity::digest::sha256;
 
 /// What each key begins with, so that scanners of logs and repositories can tell one.
 pub const PREFIX: &str = "pst_";
@@ -30,6 +32,17 @@ pub enum MintError {
     /// The system gave no randomness.
     #[error("the system has no randomness to make a key from")]
     NoRandomness,
+    /// A name that would be misread in logs and headers.
+    #[error("the {what} {text:?} has a control character or a space at an end; write it without")]
+    Name {
+        /// Owner, role, group or scope.
+        what: &'static str,
+        /// What was given.
+        text: String,
+    },
+    /// The key would never be good.
+    #[error("the key would have expired already: {0} is not in the future")]
+    Expired(jiff::Timestamp),
     /// The file that is there is not usable.
     #[error("the keys file has faults; mend them first")]
     Faulty(#[from] KeysFileErrors),
@@ -63,6 +76,26 @@ pub struct Grant {
     pub scopes: Vec<String>,
     /// When it ends.
     pub expires: Option<jiff::Timestamp>,
+}
+
+impl Grant {
+    /// Refuses what cannot be meant, as of `now`, since the Unix epoch.
+    pub fn check(&self, now: Duration) -> Result<(), MintError> {
+        let owner = [&self.owner].into_iter().map(|text| ("owner", text));
+        let roles = self.roles.iter().map(|text| ("role", text));
+        let groups = self.groups.iter().map(|text| ("group", text));
+        let scopes = self.scopes.iter().map(|text| ("scope", text));
+        for (what, text) in owner.chain(roles).chain(groups).chain(scopes) {
+            if text.chars().any(char::is_control) || text.trim() != text {
+                return Err(MintError::Name { what, text: text.clone() });
+            }
+        }
+        let now = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
+        match self.expires {
+            Some(expires) if expires.as_nanosecond() <= now => Err(MintError::Expired(expires)),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 /// A new key.

@@ -4,7 +4,8 @@
 //! how much of a *hash* is right, and whoever cannot invert SHA-256 cannot steer towards a hash. Keys made by
 //! `gatewayctl key new` have 256 random bits, so a fast hash without salt gives nothing away either.
 //!
-//! A key is taken from the header alone; one in the query ends up in logs and histories, and is not a credential here.
+//! A key is taken from the header alone; one in the query ends up in logs and histories, and is not a credential here. A
+//! request that has both is refused: the upstream may take the other one for the key.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -37,19 +38,21 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("ApiKey");
 #[derive(Debug)]
 pub struct ApiKeys {
     header: HeaderName,
+    forward_credential: bool,
     records: HashMap<[u8; 32], KeyRecord>,
 }
 
 impl ApiKeys {
     /// Reads the keys file.
     pub fn load(config: &ApiKeyProvider) -> Result<Self, KeysFileErrors> {
-        Ok(Self::new(config.header.clone(), keys_file::load(&config.keys)?))
+        let keys = Self::new(config.header.clone(), keys_file::load(&config.keys)?);
+        Ok(Self { forward_credential: config.forward_credential, ..keys })
     }
 
-    /// These keys, in this header.
+    /// These keys, in this header, which goes to the upstream.
     pub fn new(header: HeaderName, records: Vec<KeyRecord>) -> Self {
         let records = records.into_iter().map(|record| (record.sha256, record)).collect();
-        Self { header, records }
+        Self { header, forward_credential: true, records }
     }
 
     fn prove(&self, key: &[u8], now: Duration) -> Result<Proof, &'static str> {
@@ -66,6 +69,10 @@ impl ApiKeys {
 impl Authenticator for ApiKeys {
     fn header(&self) -> Option<&HeaderName> {
         Some(&self.header)
+    }
+
+    fn forwards_credential(&self) -> bool {
+        self.forward_credential
     }
 
     fn challenge(&self) -> HeaderValue {

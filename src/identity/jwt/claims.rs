@@ -10,10 +10,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use regorus::Value as PolicyValue;
 use serde_json::{Map, Value};
 
+use crate::base::hex::hex;
 use crate::config::model::ClaimPaths;
 use crate::contract::identity::Facts;
 use crate::identity::Validity;
-use crate::identity::digest::hex;
 use crate::identity::jwt::fault::Fault;
 
 /// Last second of the year 9999: a later time is a mistake or a trick.

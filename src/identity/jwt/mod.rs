@@ -88,6 +88,10 @@ impl Authenticator for BearerTokens {
         Some(&self.verifier.config.header)
     }
 
+    fn forwards_credential(&self) -> bool {
+        self.verifier.config.forward_credential
+    }
+
     fn challenge(&self) -> HeaderValue {
         HeaderValue::from_static("Bearer")
     }

@@ -1,0 +1,106 @@
+//! A recorded decision, as much of it as replaying needs: the gateway's own events and OPA's.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use regorus::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::tally::Outcome;
+use crate::contract::decision::{Decision, Phase};
+
+/// A line that is no decision event.
+#[derive(Debug)]
+pub(super) struct Unreadable;
+
+/// One event.
+#[derive(Debug, Deserialize)]
+pub(super) struct Recorded<'a> {
+    #[serde(borrow, default)]
+    pub(super) decision_id: Cow<'a, str>,
+    /// The rule that was asked.
+    #[serde(borrow)]
+    pub(super) path: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    timestamp: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) input: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) erased: Vec<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) masked: Vec<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    bundles: BTreeMap<Cow<'a, str>, Revision<'a>>,
+    #[serde(borrow)]
+    gateway: Option<Gateway<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Revision<'a> {
+    #[serde(borrow, default)]
+    revision: Cow<'a, str>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Gateway<'a> {
+    #[serde(borrow)]
+    api: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    route: Option<Cow<'a, str>>,
+}
+
+/// What was decided then.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) outcome: Outcome,
+    /// Parts of the result are not in the event, so that only the verdict can be compared.
+    pub(super) is_partial: bool,
+}
+
+impl<'a> Recorded<'a> {
+    pub(super) fn parse(line: &'a [u8]) -> Result<Self, Unreadable> {
+        serde_json::from_slice(line).map_err(|_| Unreadable)
+    }
+
+    /// What was decided, if the event tells.
+    pub(super) fn before(&self, phase: Phase) -> Option<Before> {
+        let is_partial = self.erased.iter().chain(&self.masked).any(|pointer| pointer.starts_with("/result"));
+        let outcome = match (self.result, self.error) {
+            (Some(result), _) => {
+                let result = Value::from_json_str(result.get()).ok()?;
+                let decision = Decision::parse(&result, phase);
+                Outcome::of(Some((result, decision)))
+            }
+            (None, Some(_)) => Outcome::Failed,
+            (None, None) => return None,
+        };
+        Some(Before { outcome, is_partial })
+    }
+
+    /// When it was decided, in nanoseconds since 1970.
+    pub(super) fn now_ns(&self) -> Option<i64> {
+        let timestamp: jiff::Timestamp = self.timestamp.parse().ok()?;
+        i64::try_from(timestamp.as_nanosecond()).ok()
+    }
+
+    /// `orders/read-order`, or nothing where the event does not come from a gateway.
+    pub(super) fn route(&self) -> String {
+        let Some(gateway) = &self.gateway else { return String::new() };
+        match (&gateway.api, &gateway.route) {
+            (Some(api), Some(route)) => format!("{api}/{route}"),
+            (Some(api), None) => api.to_string(),
+            (None, _) => String::new(),
+        }
+    }
+
+    /// The bundles that decided, with their revisions: events of the same ones recorded the same fields.
+    pub(super) fn recorder(&self) -> String {
+        let bundles = self.bundles.iter().map(|(name, bundle)| format!("{name}@{}", bundle.revision));
+        bundles.collect::<Vec<_>>().join(", ")
+    }
+}
