@@ -19,7 +19,7 @@ use super::{
     fault::Place,
     parse,
     plan::{Entry, Plan, Scratch},
-    program::{Entrypoint, Program},
+    program::{self, Entrypoint, Program},
     source::Text,
 };
 
@@ -263,9 +263,9 @@ impl Evaluator {
         let mut files = self.program.unreached();
         let reports = self.engine.get_coverage_report().map(|report| report.files).unwrap_or_default();
         for report in reports {
-            if let Some(file) = files.iter_mut().find(|file| *file.file == *report.path) {
+            if let Some(file) = files.iter_mut().find(|file| *file.file == *program::file_of(&report.path)) {
                 // The rewritten text has expressions on lines where the original has none.
-                file.covered = report.covered.intersection(&file.not_covered).copied().collect();
+                file.covered.extend(report.covered.intersection(&file.not_covered));
                 file.not_covered = file.not_covered.difference(&file.covered).copied().collect();
             }
         }

@@ -15,11 +15,13 @@ use super::{
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
     graph::CallGraph,
+    lift,
     lower::{self, Lowered},
     normalise, parse,
     plan::{Plan, reason::NotPlanned},
     source::{Edit, Text, apply, original_offset},
-    tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    tree::{ModuleId, Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    wrapper::Wrappers,
 };
 
 /// Values with more nodes than this are shared between evaluators instead of copied.
@@ -75,6 +77,7 @@ pub struct Program(Arc<Inner>);
 struct Inner {
     tree: Tree,
     rewritten: Vec<Rewritten>,
+    wrappers: Wrappers,
     data: Value,
     options: Options,
     warnings: Vec<Fault>,
@@ -88,6 +91,8 @@ struct Inner {
 /// A module as the interpreter gets it.
 #[derive(Debug)]
 struct Rewritten {
+    /// The file it comes from.
+    module: ModuleId,
     edits: Vec<Edit>,
     text: Text,
 }
@@ -151,13 +156,17 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     faults.extend(check::data(&tree, &data));
     faults.extend(CallGraph::new(&tree).check(&tree));
     let tree = BundleErrors::unless_empty(tree, faults)?;
-    let rewritten: Vec<Rewritten> = (0..tree.modules.len()).map(|id| rewrite(&tree, id)).collect();
-    let template = build(&tree, &rewritten, data.clone(), &options)?;
+    let wrappers = Wrappers::gather(&tree);
+    let rewritten: Vec<Rewritten> =
+        (0..tree.modules.len()).flat_map(|id| rewrite(&tree, id, &wrappers)).collect();
+    let template = build(&tree, &rewritten, &wrappers, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
+    warnings.extend(check::missed_constants(&tree));
     warnings.sort();
     Ok(Program(Arc::new(Inner {
         tree,
         rewritten,
+        wrappers,
         data,
         options,
         warnings,
@@ -167,13 +176,25 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     })))
 }
 
-fn rewrite(tree: &Tree, module: usize) -> Rewritten {
-    let edits = normalise::normalise(tree, module);
-    let (path, text) = tree
-        .modules
-        .get(module)
-        .map_or(("", String::new()), |module| (&*module.text.path, apply(&module.text.content, &edits)));
-    Rewritten { text: Text::new(path, &text), edits }
+/// What stands between a file's path and the package of rules moved out of it.
+const MOVED: &str = " // ";
+
+/// The file behind the path of a module the interpreter has.
+pub(crate) fn file_of(path: &str) -> &str {
+    path.split_once(MOVED).map_or(path, |(file, _)| file)
+}
+
+fn rewrite(tree: &Tree, module: ModuleId, wrappers: &Wrappers) -> Vec<Rewritten> {
+    let Some(source) = tree.modules.get(module) else { return Vec::new() };
+    let edits = normalise::normalise(tree, module, wrappers);
+    let rewritten = lift::split(tree, module, edits).into_iter().map(|(moved_to, edits)| {
+        let path = match moved_to {
+            None => source.text.path.to_string(),
+            Some(package) => [&*source.text.path, MOVED, &dotted(&package)].concat(),
+        };
+        Rewritten { module, text: Text::new(&path, &apply(&source.text.content, &edits)), edits }
+    });
+    rewritten.collect()
 }
 
 /// The package of a module, without its `data`; nothing if the module does not parse.
@@ -183,7 +204,13 @@ pub(crate) fn package_of(module: &Module) -> Option<Path> {
 }
 
 /// An engine with its own syntax trees, ready to evaluate.
-fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> Result<Engine, BundleErrors> {
+fn build(
+    tree: &Tree,
+    modules: &[Rewritten],
+    wrappers: &Wrappers,
+    data: Value,
+    options: &Options,
+) -> Result<Engine, BundleErrors> {
     let mut engine = Engine::new();
     engine.set_policy_length_config(parse::length_limits());
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
@@ -200,6 +227,9 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
             BundleErrors::from(locate(tree, modules, "rewrite_error", &error.to_string()))
         })?;
     }
+    if let Some(text) = wrappers.module() {
+        engine.add_policy("built-ins".to_owned(), text).map_err(|error| fail(&error))?;
+    }
     engine.add_data(data).map_err(|error| fail(&error))?;
     // Preparing is lazy; asking for any rule does it now, and reports what it finds.
     if let Some(rule) = tree.rules.iter().find(|rule| !rule.is_function()) {
@@ -213,9 +243,9 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
 
 /// A fault from a message of the interpreter, which speaks of the rewritten text.
 fn locate(tree: &Tree, modules: &[Rewritten], code: &'static str, message: &str) -> Fault {
-    let named = modules.iter().position(|module| message.contains(&format!("--> {}:", module.text.path)));
-    let Some((module, original)) = named.and_then(|id| Some((modules.get(id)?, &tree.modules.get(id)?.text)))
-    else {
+    let named = modules.iter().find(|module| message.contains(&format!("--> {}:", module.text.path)));
+    let original = named.and_then(|module| tree.modules.get(module.module));
+    let Some((module, original)) = named.zip(original.map(|original| &original.text)) else {
         return Fault::new(Place::whole("policy"), code, message.trim());
     };
     let mut fault = parse::fault_of(&module.text, code, message);
@@ -236,11 +266,11 @@ impl std::fmt::Debug for Program {
 impl Program {
     /// A new evaluator; one for each worker, since evaluators share nothing that is counted.
     pub fn evaluator(&self) -> Evaluator {
-        let Inner { tree, rewritten, data, options, template, .. } = &*self.0;
+        let Inner { tree, rewritten, wrappers, data, options, template, .. } = &*self.0;
         // The text compiled before, so it does again; sharing the first engine is merely slower.
         let data = private_copy(data);
         let plan = self.plans().then(|| Plan::new(tree, &data));
-        let engine = build(tree, rewritten, data, options).unwrap_or_else(|_| template.clone());
+        let engine = build(tree, rewritten, wrappers, data, options).unwrap_or_else(|_| template.clone());
         Evaluator::new(self.clone(), engine, plan, deep_copy(&options.runtime))
     }
 

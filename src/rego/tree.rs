@@ -69,6 +69,17 @@ pub(crate) struct Rule {
     pub(crate) extent: Extent,
     /// The end of the head: where a body would be added.
     pub(crate) head_end: usize,
+    /// Set where the head begins with a keyword, which the interpreter cannot read.
+    pub(crate) lift: Option<Lift>,
+}
+
+/// How a rule whose head begins with a keyword is written instead: `not.foo` of the package `a` is
+/// the rule `foo` of the package `a.not`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lift {
+    pub(crate) package: Path,
+    /// The part of the head that goes into the package.
+    pub(crate) cut: Extent,
 }
 
 /// What a rule makes.
@@ -302,6 +313,58 @@ impl Rule {
     pub(crate) fn is_function(&self) -> bool {
         matches!(self.shape, Shape::Function(_))
     }
+
+    /// Whether the rule looks something up in a literal that does not have it, as in `{"a": 1}.b`.
+    /// OPA finds this when it compiles, and the rule never has a value.
+    pub(crate) fn misses_constant(&self) -> bool {
+        let mut misses = false;
+        walk_rule(self, &mut |term| {
+            if let TermKind::Reference { base, steps } = &term.kind {
+                misses |= lacks(base, steps);
+            }
+        });
+        misses
+    }
+
+    /// Arguments of a function that are no patterns: what is given has to equal them.
+    pub(crate) fn computed_arguments(&self) -> impl Iterator<Item = &Term> {
+        let arguments = if let Shape::Function(arguments) = &self.shape { arguments.as_slice() } else { &[] };
+        arguments.iter().filter(|argument| argument.is_computed())
+    }
+}
+
+/// Whether a literal lacks what the first constant steps look up in it.
+fn lacks(base: &Term, steps: &[Term]) -> bool {
+    let Some((step, rest)) = steps.split_first() else { return false };
+    let TermKind::Scalar(key) = &step.kind else { return false };
+    let found = match &base.kind {
+        TermKind::Object(fields) => {
+            let is_constant = |(key, _): &(Term, Term)| matches!(key.kind, TermKind::Scalar(_));
+            if !fields.iter().all(is_constant) {
+                return false;
+            }
+            let has = |field: &Term| matches!(&field.kind, TermKind::Scalar(name) if name == key);
+            fields.iter().find(|(field, _)| has(field)).map(|(_, value)| value)
+        }
+        TermKind::Array(items) => {
+            let index = key.as_i64().ok().and_then(|index| usize::try_from(index).ok());
+            index.and_then(|index| items.get(index))
+        }
+        TermKind::Scalar(_)
+        | TermKind::Wildcard
+        | TermKind::Local(_)
+        | TermKind::Input
+        | TermKind::Data
+        | TermKind::Reference { .. }
+        | TermKind::Call { .. }
+        | TermKind::Set(_)
+        | TermKind::Comprehension { .. }
+        | TermKind::Infix { .. }
+        | TermKind::Unify { .. }
+        | TermKind::Membership { .. }
+        | TermKind::Negative(_) => return false,
+    };
+    found.is_none_or(|value| lacks(value, rest))
 }
 
 // === impl Term ===

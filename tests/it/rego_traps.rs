@@ -205,7 +205,8 @@ fn unknown_functions_and_wrong_arity_are_found_at_load() {
     refused(&["package p\nr if startswith(\"a\")\n"], "arity_mismatch", "m0.rego:2:6");
     refused(&["package p\nr if f(1, 2, 3)\nf(x) := x\n"], "arity_mismatch", "m0.rego:2:6");
     refused(&["package p\nr := f(1)\nf(x) := x\nf(x, y) := x + y\n"], "arity_mismatch", "m0.rego:4:1");
-    refused(&["package p\nr if io.jwt.decode(\"x\")\n"], "builtin_missing", "m0.rego:2:6");
+    refused(&["package p\nr if http.send({})\n"], "builtin_not_configured", "m0.rego:2:6");
+    refused(&["package p\nr if net.lookup_ip_addr(\"x\")\n"], "builtin_not_configured", "m0.rego:2:6");
     refused(&["package p\nr if usr == 1\nuser := 1\n"], "unsafe_variable", "m0.rego:2:6");
     let errors = compiled(&["package p\nr if startwith(\"a\", \"b\")\n"]).unwrap_err();
     assert_eq!(errors.faults()[0].hint.as_deref(), Some("did you mean `startswith`?"));

@@ -8,8 +8,12 @@ use regorus::{
 use super::{
     super::{
         builtin::{self, Known},
+        desugar::{is_keyword, unmangled},
         parse::Kind,
-        tree::{Body, Callee, Collection, Extent, Operator, Target, Term, TermKind, push_component, written},
+        tree::{
+            Body, Callee, Collection, Extent, Operator, Path, Target, Term, TermKind, dotted, push_component,
+            written,
+        },
     },
     Free, Lowering, Position, names,
 };
@@ -121,7 +125,7 @@ impl Lowering<'_> {
     }
 
     fn name(&mut self, span: &Span) -> TermKind {
-        let name = span.text();
+        let name = unmangled(span.text());
         if name == "_" {
             return TermKind::Wildcard;
         }
@@ -136,8 +140,12 @@ impl Lowering<'_> {
         }
         let extent = self.span(span);
         if self.names.is_rule(&self.package, name) {
-            let path = self.package.iter().cloned().chain([name.to_owned()]);
-            return below(TermKind::Data, path, extent);
+            let path: Path = self.package.iter().cloned().chain([name.to_owned()]).collect();
+            // Neither a keyword nor a name of another package would be found there.
+            if self.is_lifted || is_keyword(name) {
+                self.aliases.push((extent, dotted(&path)));
+            }
+            return below(TermKind::Data, path.into_iter(), extent);
         }
         if let Some(import) = self.imports.get_mut(name) {
             import.is_used = true;
@@ -193,6 +201,13 @@ impl Lowering<'_> {
         let name_extent = self.span(fcn.span());
         let path = names::constant_path(fcn).unwrap_or_default();
         let target = self.resolve_callee(&path).unwrap_or(Target::Unknown);
+        if params.is_empty()
+            && let Some(metadata) = self.metadata(&target)
+        {
+            let extent = self.extent(expr);
+            self.aliases.push((extent, serde_json::to_string(&metadata).unwrap_or_default()));
+            return constant(&metadata, extent);
+        }
         let target = self.check_call(&path, target, params.len(), is_statement, name_extent);
         let inside = if self.position == Position::Negated { Position::Negated } else { Position::Plain };
         let mut arguments = self.in_position(inside, |this| {
@@ -206,6 +221,18 @@ impl Lowering<'_> {
         }
         let callee = Callee { target, extent: name_extent };
         Term { kind: TermKind::Call { callee, arguments }, extent: self.extent(expr) }
+    }
+
+    /// What a call about annotations answers: they do not change any more.
+    fn metadata(&self, target: &Target) -> Option<Value> {
+        let Target::Builtin(name) = target else { return None };
+        match name.as_str() {
+            "rego.metadata.rule" => Some(self.annotations.rule(self.module, self.rule_at)),
+            "rego.metadata.chain" => {
+                Some(self.annotations.chain(self.module, self.rule_at, &self.rule_path, &self.package))
+            }
+            _ => None,
+        }
     }
 
     fn arity_of(&self, target: &Target) -> Option<usize> {
@@ -304,6 +331,21 @@ impl Lowering<'_> {
         };
         tokens.get(from..)?.iter().find(matches).map(|token| token.end)
     }
+}
+
+/// A value as the term that makes it.
+fn constant(value: &Value, extent: Extent) -> Term {
+    let kind = match value {
+        Value::Array(items) => TermKind::Array(items.iter().map(|item| constant(item, extent)).collect()),
+        Value::Set(items) => TermKind::Set(items.iter().map(|item| constant(item, extent)).collect()),
+        Value::Object(fields) => TermKind::Object(
+            fields.iter().map(|(key, value)| (constant(key, extent), constant(value, extent))).collect(),
+        ),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => {
+            TermKind::Scalar(value.clone())
+        }
+    };
+    Term { kind, extent }
 }
 
 fn below(base: TermKind, path: impl Iterator<Item = String>, extent: Extent) -> TermKind {
