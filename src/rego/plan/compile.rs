@@ -212,7 +212,9 @@ impl Compiler<'_> {
     }
 
     fn group(&mut self, path: &[String], rules: &[RuleId]) -> (Group, BTreeSet<GroupId>, Option<NotPlanned>) {
-        let members: Vec<&Rule> = rules.iter().filter_map(|id| self.tree.rule(*id)).collect();
+        let members = rules.iter().filter_map(|id| self.tree.rule(*id));
+        // As OPA: such a rule is not there at all, and a set of none but such rules is undefined.
+        let members: Vec<&Rule> = members.filter(|rule| !rule.misses_constant()).collect();
         let own = |rule: &&&Rule| !rule.is_default && rule.path == path;
         let head = members.iter().find(own).or(members.first());
         let kind = head.map_or(Kind::Value, |rule| kind_of(rule));
