@@ -202,7 +202,7 @@ fn decisions(criterion: &mut Criterion) {
                 "{:?}",
                 program.not_planned()
             );
-            let rules = Rules { decision, response: None, budget: Duration::from_millis(50) };
+            let rules = Rules { decision, response: None, budget: Duration::from_secs(5) };
             let mut decider = Decider::new(&program, &rules);
             let mut turn = requests.iter().cycle();
             group.bench_function(BenchmarkId::new(name, &case.parameter), |bencher| {

@@ -291,7 +291,7 @@ fn an_undefined_answer_is_told_with_its_reason() {
     };
     let ran = eval(&[]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"));
-    assert!(ran.notes.contains("a built-in failed: p.rego:3:25: divide by zero"), "{}", ran.notes);
+    assert!(ran.notes.contains("a built-in failed: p.rego:3:23: divide by zero"), "{}", ran.notes);
     let ran = eval(&["-q", "data.gateway.other"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"));
     assert!(

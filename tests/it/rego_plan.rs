@@ -181,22 +181,15 @@ fn plans_of_shipped_policies_stand_the_check_at_load() {
 }
 
 #[test]
-fn an_entry_point_whose_plan_differs_is_pinned_to_the_interpreter() {
-    // The interpreter takes `walk` apart in a pattern of its own only in part: a known difference.
-    let text = "r contains v if [\"a\", v] = walk(input.x)\nr contains w if { [_, w] := walk(input.x) }";
-    let Ok(program) = compile(
-        &[Module { path: "p.rego".into(), text: format!("package p\n{text}\n") }],
-        Value::new_object(),
-        Options::default(),
-    ) else {
-        panic!("compiles")
-    };
+fn the_check_at_load_finds_where_the_interpreter_errs() {
+    // An object pattern takes an object with exactly its keys; the interpreter takes larger ones too.
+    let program = program("r if {\"k\": _} = input.ob\nr if input.ob.z == 1", &json!({"seen": ["k", "z"]}));
     let entrypoint = program.entrypoint("p/r").unwrap();
+    let difference = program.verify(&entrypoint).expect("a difference").to_string();
+    assert!(difference.contains("`data.p.r` is") && difference.contains("\"ob\""), "{difference}");
     assert!(program.is_planned(&entrypoint));
-    let difference = program.verify(&entrypoint).expect("a difference");
-    assert!(difference.to_string().contains("data.p.r"), "{difference}");
-    assert!(!program.is_planned(&entrypoint));
-    assert_eq!(program.verify(&entrypoint), None);
+    check("r if {\"k\": _} = input.ob", &json!({"ob": {"k": 1, "odd": null}}), "undefined");
+    check("r if {\"k\": _} = input.ob", &json!({"ob": {"k": 1}}), "true");
 }
 
 #[test]
@@ -252,6 +245,10 @@ fn golden_cases_on_damaged_inputs_are_answered_as_the_interpreter_answers() {
     let mut pairs = Vec::new();
     for line in text.lines() {
         let case: Json = serde_json::from_str(line).unwrap();
+        // Object patterns: the interpreter takes larger objects too.
+        if line.contains("input.ob") {
+            continue;
+        }
         let modules = case["modules"].as_array().unwrap().iter().enumerate();
         let modules: Vec<Module> = modules
             .map(|(index, text)| Module {
