@@ -183,7 +183,7 @@ fn plans_of_shipped_policies_stand_the_check_at_load() {
 #[test]
 fn the_check_at_load_finds_where_the_interpreter_errs() {
     // An object pattern takes an object with exactly its keys; the interpreter takes larger ones too.
-    let program = program("r if {\"k\": _} = input.ob\nr if input.ob.z == 1", &json!({"seen": ["k", "z"]}));
+    let program = program("r if {\"k\": _} = input.ob", &json!({"seen": ["k", "z"]}));
     let entrypoint = program.entrypoint("p/r").unwrap();
     let difference = program.verify(&entrypoint).expect("a difference").to_string();
     assert!(difference.contains("`data.p.r` is") && difference.contains("\"ob\""), "{difference}");
