@@ -205,7 +205,7 @@ fn decisions(criterion: &mut Criterion) {
             let rules = Rules {
                 decision,
                 response: None,
-                budget: Duration::from_millis(50),
+                budget: Duration::from_secs(5),
                 contract: postern::contract::form::Contract::GatewayV1,
             };
             let mut decider = Decider::new(&program, &rules);

@@ -181,10 +181,13 @@ impl Inputs {
             3 => Value::from(""),
             4 => Value::new_object(),
             5 => Value::new_array(),
-            6 | 7 if depth < 2 => {
+            6 if depth < 2 => {
                 Value::from((0..=self.below(2)).map(|_| self.value(depth + 1)).collect::<Vec<_>>())
             }
-            8 if depth < 2 => Value::from(BTreeMap::from([(self.scalar(), self.value(depth + 1))])),
+            7 | 8 if depth < 2 => {
+                let fields = (0..=self.below(3)).map(|_| (self.scalar(), self.value(depth + 1)));
+                Value::from(fields.collect::<BTreeMap<_, _>>())
+            }
             _ => self.scalar(),
         }
     }

@@ -197,7 +197,7 @@ impl Evaluator {
         if let Some((_, entry)) = self.entries.iter().find(|(known, _)| Arc::ptr_eq(known, name)) {
             return *entry;
         }
-        let entry = plan.entry(entrypoint.path()).ok().filter(|_| !self.program.is_pinned(entrypoint));
+        let entry = plan.entry(entrypoint.path()).ok();
         if self.entries.len() == ENTRIES_MAX {
             self.entries.clear();
         }

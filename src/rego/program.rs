@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
 };
 
 use regorus::{Engine, Value};
@@ -84,8 +84,6 @@ struct Inner {
     template: Engine,
     /// Made when somebody asks what is planned; evaluators have their own.
     plan: OnceLock<Plan>,
-    /// Entry points whose plan was seen to differ from the interpreter.
-    pinned: RwLock<BTreeSet<Path>>,
 }
 
 /// A module as the interpreter gets it.
@@ -172,7 +170,6 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
         warnings,
         template,
         plan: OnceLock::new(),
-        pinned: RwLock::default(),
     })))
 }
 
@@ -286,24 +283,13 @@ impl Program {
 
     /// Whether an entry point is evaluated by a plan.
     pub fn is_planned(&self, entrypoint: &Entrypoint) -> bool {
-        self.plans() && !self.is_pinned(entrypoint) && self.plan().entry(&entrypoint.path).is_ok()
+        self.plans() && self.plan().entry(&entrypoint.path).is_ok()
     }
 
-    /// Compares plan and interpreter on made-up inputs. Where they differ, evaluators made from now
-    /// on run the entry point on the interpreter. Takes some milliseconds.
+    /// Compares plan and interpreter on made-up inputs; the first difference, if there is one. Takes
+    /// some milliseconds.
     pub fn verify(&self, entrypoint: &Entrypoint) -> Option<Difference> {
-        if !self.is_planned(entrypoint) {
-            return None;
-        }
-        let difference = differential::compare(self, entrypoint)?;
-        let mut pinned = self.0.pinned.write().unwrap_or_else(PoisonError::into_inner);
-        pinned.insert(entrypoint.path.clone());
-        Some(difference)
-    }
-
-    pub(crate) fn is_pinned(&self, entrypoint: &Entrypoint) -> bool {
-        let pinned = self.0.pinned.read().unwrap_or_else(PoisonError::into_inner);
-        pinned.contains(&entrypoint.path)
+        if self.is_planned(entrypoint) { differential::compare(self, entrypoint) } else { None }
     }
 
     /// The constants of the policy's text.

@@ -170,7 +170,7 @@ fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) 
     };
     for entrypoint in [Some(&decision), response.as_ref()].into_iter().flatten() {
         if let Some(difference) = program.verify(entrypoint) {
-            tracing::warn!(policy.id = %policy.name, %difference, "Plan differs from the interpreter, which is used");
+            tracing::warn!(policy.id = %policy.name, %difference, "Plan differs from the interpreter");
         }
     }
     Some(Policy {
