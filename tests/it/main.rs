@@ -42,6 +42,7 @@ mod live_websocket;
 mod policy_cli;
 mod policy_replay;
 mod proxy;
+mod rego_builtins;
 mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;

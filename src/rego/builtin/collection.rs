@@ -38,7 +38,7 @@ fn set_difference(arguments: &[Value]) -> Result<Value, Failure> {
         other => Err(argument::wrong_type(index, "set", other)),
     };
     let (left, right) = (set(0)?, set(1)?);
-    let rest: BTreeSet<Value> = left.iter().filter(|item| !right.contains(*item)).cloned().collect();
+    let rest: BTreeSet<Value> = left.iter().filter(|item| !right.contains(item)).cloned().collect();
     Ok(Value::from(rest))
 }
 
