@@ -46,6 +46,7 @@ mod rego_builtins;
 mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;
+mod rego_oracle;
 mod rego_traps;
 mod run_command;
 mod schema;
