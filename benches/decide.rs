@@ -95,7 +95,7 @@ struct Case {
     data: Json,
 }
 
-fn case(name: &'static str, parameter: impl ToString, text: impl Into<String>, data: Json) -> Case {
+fn case(name: &'static str, parameter: &dyn ToString, text: impl Into<String>, data: Json) -> Case {
     Case { name, parameter: parameter.to_string(), text: text.into(), data }
 }
 

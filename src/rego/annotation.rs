@@ -1,5 +1,6 @@
 //! `# METADATA` blocks: reading them, attaching them to packages and rules, and what
 //! `rego.metadata.*` answers about them.
+#![expect(clippy::wildcard_enum_match_arm, reason = "of YAML's kinds of value each field takes one or two")]
 
 use std::collections::BTreeMap;
 
@@ -161,6 +162,9 @@ fn subject_of(parsed: &Parsed, block: &Block) -> Result<Subject, String> {
     }
 }
 
+/// Reads one element of a list in an annotation.
+type ElementReader = fn(&Value) -> Result<Value, String>;
+
 /// The scope of a block and its annotation in the form OPA gives it out.
 fn read(yaml: &str, subject: &Subject) -> Result<(String, Value), String> {
     if yaml.len() > BLOCK_BYTES_MAX || yaml.matches('*').count() > ALIASES_MAX {
@@ -199,7 +203,7 @@ fn read(yaml: &str, subject: &Subject) -> Result<(String, Value), String> {
             None => {}
             Some(text @ Value::String(_)) => drop(set(name, text.clone())),
             Some(scalar @ (Value::Number(_) | Value::Bool(_))) => {
-                drop(set(name, Value::from(scalar.to_string())))
+                drop(set(name, Value::from(scalar.to_string())));
             }
             Some(_) => return Err(format!("`{name}` is no text")),
         }
@@ -208,7 +212,7 @@ fn read(yaml: &str, subject: &Subject) -> Result<(String, Value), String> {
         let value = field(name).filter(|value| **value != Value::from(false));
         value.map(|value| set(name, value.clone()));
     }
-    let lists: [(&str, fn(&Value) -> Result<Value, String>); 3] =
+    let lists: [(&str, ElementReader); 3] =
         [("authors", author), ("related_resources", resource), ("schemas", schema)];
     for (name, element) in lists {
         match field(name) {

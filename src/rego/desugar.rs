@@ -78,7 +78,7 @@ impl<'a> Scanner<'a> {
             Some('#') => self.skip(self.rest().find('\n').unwrap_or(self.rest().len())),
             Some('"') => self.string(),
             Some('`') => {
-                self.skip(1 + self.rest().get(1..).and_then(|rest| rest.find('`')).map_or(0, |at| at + 1))
+                self.skip(1 + self.rest().get(1..).and_then(|rest| rest.find('`')).map_or(0, |at| at + 1));
             }
             Some('$') if self.rest().starts_with("$\"") => self.template('"')?,
             Some('$') if self.rest().starts_with("$`") => self.template('`')?,

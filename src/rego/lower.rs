@@ -78,8 +78,8 @@ pub(crate) fn package_of(parsed: &Parsed) -> Path {
 /// The constant path of a rule in a package.
 pub(crate) fn rule_path_of(package: &Path, rule: &unstable::Rule) -> Path {
     let refr = match rule {
-        unstable::Rule::Default { refr, .. } => refr,
-        unstable::Rule::Spec {
+        unstable::Rule::Default { refr, .. }
+        | unstable::Rule::Spec {
             head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. },
             ..
         } => refr,

@@ -206,10 +206,14 @@ impl Rewriter<'_> {
         self.inside_all(statement.terms());
         match &statement.kind {
             StatementKind::Declare(_) => {}
-            StatementKind::SomeIn { collection, .. } => self.hoist_memberships(collection, &mut hoisted),
+            StatementKind::SomeIn { collection, .. } => {
+                self.hoist_memberships(collection, &mut hoisted);
+                self.expect_collection(collection);
+            }
             StatementKind::Every { domain, body, .. } => {
                 self.body(body);
                 self.hoist_memberships(domain, &mut hoisted);
+                self.expect_collection(domain);
             }
             // An undefined membership fails the statement as a false one does; below it is another
             // matter.
@@ -222,6 +226,18 @@ impl Rewriter<'_> {
             StatementKind::Not(term) => self.hoist_below_not(term, &mut hoisted),
         }
         hoisted
+    }
+
+    /// Iterating over what is no collection is undefined in OPA, and fails the interpreter.
+    fn expect_collection(&mut self, term: &Term) {
+        let may_be_another = matches!(
+            term.kind,
+            TermKind::Reference { .. } | TermKind::Call { .. } | TermKind::Local(_) | TermKind::Input
+        );
+        if may_be_another {
+            let text = ["internal.collection(", &self.rendered(term.extent), ")"].concat();
+            self.replace(term.extent, text);
+        }
     }
 
     fn inside_all<'term>(&mut self, terms: impl IntoIterator<Item = &'term Term>) {

@@ -5,7 +5,7 @@
 //! so is called through a rule that does nothing but call it. The rules are no part of the tree:
 //! no analysis sees them.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
 
 use super::{
     builtin::{self, Builtin},
@@ -65,8 +65,9 @@ impl Wrappers {
             let arity = builtin::lookup(name).map_or(0, |builtin| builtin.arity);
             let arguments: Vec<String> = (0..arity).map(|index| format!("a{index}")).collect();
             let arguments = arguments.join(", ");
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{}({arguments}) := {name}({arguments})", rule_name(name));
+            text.push_str(
+                &[&rule_name(name), "(", &arguments, ") := ", name, "(", &arguments, ")\n"].concat(),
+            );
         }
         Some(text)
     }

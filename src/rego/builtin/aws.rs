@@ -86,7 +86,7 @@ fn sign_request(arguments: &[Value]) -> Result<Value, Failure> {
             return error("operand 2 invalid value for 'disable_payload_signing' in AWS config".to_owned());
         }
     };
-    let payload_hash = if signs_payload { sha256(body(request)?.as_bytes()) } else { UNSIGNED.to_owned() };
+    let payload_hash = if signs_payload { sha256(body(request).as_bytes()) } else { UNSIGNED.to_owned() };
     let headers = headers(request)?;
 
     let mut added = BTreeMap::from([
@@ -165,16 +165,16 @@ fn target(request: &Value) -> Result<(&str, &str), Failure> {
     }
 }
 
-fn body(request: &Value) -> Result<String, Failure> {
+fn body(request: &Value) -> String {
     match (field(request, "raw_body"), field(request, "body")) {
-        (Some(Value::String(raw)), _) => Ok(raw.to_string()),
-        (Some(_), _) | (None, None) => Ok(String::new()),
-        (None, Some(body)) => Ok(to_json(body)),
+        (Some(Value::String(raw)), _) => raw.to_string(),
+        (Some(_), _) | (None, None) => String::new(),
+        (None, Some(body)) => to_json(body),
     }
 }
 
 fn headers(request: &Value) -> Result<BTreeMap<String, String>, Failure> {
-    let text = |value: &Value| value.as_string().map(|text| text.to_string()).unwrap_or_default();
+    let text = |value: &Value| value.as_string().map(ToString::to_string).unwrap_or_default();
     match field(request, "headers") {
         None => Ok(BTreeMap::new()),
         Some(Value::Object(fields)) => {

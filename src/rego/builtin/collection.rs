@@ -7,10 +7,11 @@ use regorus::Value;
 use super::{Entry, Failure, argument, engine};
 
 pub(super) const TABLE: &[Entry] = &[
-    // The first two and the last one are deprecated.
+    // The first two and the last one are deprecated; `internal` is what we rewrite to.
     ("all", 1, |arguments| Ok(Value::from(members(arguments, 0)?.into_iter().all(is_true)))),
     ("any", 1, |arguments| Ok(Value::from(members(arguments, 0)?.into_iter().any(is_true)))),
     ("array.flatten", 1, flatten),
+    ("internal.collection", 1, collection),
     ("object.subset", 2, subset),
     ("set_diff", 2, set_difference),
 ];
@@ -18,6 +19,13 @@ pub(super) const TABLE: &[Entry] = &[
 fn members(arguments: &[Value], index: usize) -> Result<Vec<&Value>, Failure> {
     let value = argument::get(arguments, index)?;
     argument::members(value).ok_or_else(|| argument::wrong_type(index, "one of {array, set}", value))
+}
+
+/// The value, if it can be iterated over; undefined if not.
+fn collection(arguments: &[Value]) -> Result<Value, Failure> {
+    let value = argument::get(arguments, 0)?;
+    let is_collection = matches!(value, Value::Array(_) | Value::Set(_) | Value::Object(_));
+    Ok(if is_collection { value.clone() } else { Value::Undefined })
 }
 
 fn is_true(value: &Value) -> bool {
@@ -38,7 +46,7 @@ fn set_difference(arguments: &[Value]) -> Result<Value, Failure> {
         other => Err(argument::wrong_type(index, "set", other)),
     };
     let (left, right) = (set(0)?, set(1)?);
-    let rest: BTreeSet<Value> = left.iter().filter(|item| !right.contains(*item)).cloned().collect();
+    let rest: BTreeSet<Value> = left.iter().filter(|item| !right.contains(item)).cloned().collect();
     Ok(Value::from(rest))
 }
 

@@ -1,7 +1,5 @@
 //! Base64, hexadecimal and JSON as Go writes and reads them.
 
-use std::fmt::Write as _;
-
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose},
@@ -48,11 +46,8 @@ pub(super) fn to_base64(bytes: &[u8]) -> String {
 
 /// Encodes as lower-case hexadecimal digits.
 pub(super) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')).collect()
 }
 
 /// JSON as Go's `json.Marshal` writes it, which may stand inside HTML; numbers stay exact.
@@ -100,8 +95,9 @@ fn write_json_text(value: &str, text: &mut String) {
     for character in plain.chars() {
         match character {
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "\\u{:04x}", u32::from(character));
+                text.push_str("\\u");
+                // None of them is beyond 16 bits.
+                text.push_str(&to_hex(&u32::from(character).to_be_bytes()[2..]));
             }
             _ => text.push(character),
         }

@@ -171,13 +171,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_text_without_signs_meets_its_own_generalisation(text in "[a-c]{0,8}", sign in "[*+]?") {
-            let pattern: String = text.chars().map(|character| format!("[{character}-z]{sign}")).collect();
+            let pattern: String = text.chars().map(|character| ["[", &character.to_string(), "-z]", &sign].concat()).collect();
             check(&text, &pattern, true);
         }
 
         #[test]
         fn no_pattern_panics(left in "[a.*+\\[\\]\\\\-]{0,12}", right in ".{0,12}") {
-            let _ = globs_match(&[Value::from(left), Value::from(right)]);
+            drop(globs_match(&[Value::from(left), Value::from(right)]));
         }
     }
 }

@@ -121,6 +121,9 @@ fn described(error: &ValidationError<'_>, schema: &Json, document: &Json) -> Vec
     let combined = |name: &str, description: &str| {
         one(&format!("{}_{name}", combination_of(error.instance())), description.to_owned())
     };
+    if let Some((kind, description)) = beyond(error.kind()) {
+        return one(kind, description);
+    }
     match error.kind() {
         ValidationErrorKind::Type { kind } => one(
             "invalid_type",
@@ -143,27 +146,6 @@ fn described(error: &ValidationError<'_>, schema: &Json, document: &Json) -> Vec
         ValidationErrorKind::AdditionalItems { .. } => {
             one("array_no_additional_items", "No additional items allowed on array".to_owned())
         }
-        ValidationErrorKind::Minimum { limit } => {
-            one("number_gte", format!("Must be greater than or equal to {limit}"))
-        }
-        ValidationErrorKind::Maximum { limit } => {
-            one("number_lte", format!("Must be less than or equal to {limit}"))
-        }
-        ValidationErrorKind::ExclusiveMinimum { limit } => {
-            one("number_gt", format!("Must be greater than {limit}"))
-        }
-        ValidationErrorKind::ExclusiveMaximum { limit } => {
-            one("number_lt", format!("Must be less than {limit}"))
-        }
-        ValidationErrorKind::MultipleOf { multiple_of } => {
-            one("multiple_of", format!("Must be a multiple of {multiple_of}"))
-        }
-        ValidationErrorKind::MinLength { limit } => {
-            one("string_gte", format!("String length must be greater than or equal to {limit}"))
-        }
-        ValidationErrorKind::MaxLength { limit } => {
-            one("string_lte", format!("String length must be less than or equal to {limit}"))
-        }
         ValidationErrorKind::Pattern { pattern } => {
             one("pattern", format!("Does not match pattern '{pattern}'"))
         }
@@ -179,18 +161,6 @@ fn described(error: &ValidationError<'_>, schema: &Json, document: &Json) -> Vec
             one("const", format!("{field} does not match: {expected_value}"))
         }
         ValidationErrorKind::UniqueItems => one("unique", "array items must be unique".to_owned()),
-        ValidationErrorKind::MinItems { limit } => {
-            one("array_min_items", format!("Array must have at least {limit} items"))
-        }
-        ValidationErrorKind::MaxItems { limit } => {
-            one("array_max_items", format!("Array must have at most {limit} items"))
-        }
-        ValidationErrorKind::MinProperties { limit } => {
-            one("array_min_properties", format!("Must have at least {limit} properties"))
-        }
-        ValidationErrorKind::MaxProperties { limit } => {
-            one("array_max_properties", format!("Must have at most {limit} properties"))
-        }
         ValidationErrorKind::Contains => one("contains", "At least one of the items must match".to_owned()),
         ValidationErrorKind::Not { .. } => combined("not", "Must not validate the schema (not)"),
         ValidationErrorKind::AnyOf { .. } => combined("any_of", "Must validate at least one schema (anyOf)"),
@@ -212,12 +182,55 @@ fn described(error: &ValidationError<'_>, schema: &Json, document: &Json) -> Vec
     }
 }
 
+/// The kind and description of a value beyond a limit.
+fn beyond(kind: &ValidationErrorKind) -> Option<(&'static str, String)> {
+    Some(match kind {
+        ValidationErrorKind::Minimum { limit } => {
+            ("number_gte", format!("Must be greater than or equal to {limit}"))
+        }
+        ValidationErrorKind::Maximum { limit } => {
+            ("number_lte", format!("Must be less than or equal to {limit}"))
+        }
+        ValidationErrorKind::ExclusiveMinimum { limit } => {
+            ("number_gt", format!("Must be greater than {limit}"))
+        }
+        ValidationErrorKind::ExclusiveMaximum { limit } => {
+            ("number_lt", format!("Must be less than {limit}"))
+        }
+        ValidationErrorKind::MultipleOf { multiple_of } => {
+            ("multiple_of", format!("Must be a multiple of {multiple_of}"))
+        }
+        ValidationErrorKind::MinLength { limit } => {
+            ("string_gte", format!("String length must be greater than or equal to {limit}"))
+        }
+        ValidationErrorKind::MaxLength { limit } => {
+            ("string_lte", format!("String length must be less than or equal to {limit}"))
+        }
+        ValidationErrorKind::MinItems { limit } => {
+            ("array_min_items", format!("Array must have at least {limit} items"))
+        }
+        ValidationErrorKind::MaxItems { limit } => {
+            ("array_max_items", format!("Array must have at most {limit} items"))
+        }
+        ValidationErrorKind::MinProperties { limit } => {
+            ("array_min_properties", format!("Must have at least {limit} properties"))
+        }
+        ValidationErrorKind::MaxProperties { limit } => {
+            ("array_max_properties", format!("Must have at most {limit} properties"))
+        }
+        _ => return None,
+    })
+}
+
 /// The properties of an object that a schema without patterns does not name.
 fn additional<'a>(object: Option<&'a Json>, schema: &'a Json, path: &str) -> impl Iterator<Item = &'a str> {
     let above = path.strip_suffix("/additionalProperties").unwrap_or_default();
     let named = schema.pointer(above).and_then(|schema| schema.get("properties"));
-    let names = object.and_then(Json::as_object).into_iter().flat_map(|fields| fields.keys());
-    names.map(String::as_str).filter(move |name| named.is_none_or(|named| named.get(name).is_none()))
+    let fields = object.and_then(Json::as_object).into_iter();
+    fields
+        .flat_map(|fields| fields.keys())
+        .map(String::as_str)
+        .filter(move |name| named.is_none_or(|named| named.get(name).is_none()))
 }
 
 /// The wanted types, several in the order the schema has them.

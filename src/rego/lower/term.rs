@@ -110,7 +110,10 @@ impl Lowering<'_> {
                 }
                 pattern => this.term(pattern),
             };
-            TermKind::Unify { declares, left: Box::new(left), right: Box::new(this.term(right)) }
+            // What is assigned has to be known; only `=` may bind on either side.
+            let inside = if declares && inside == Position::Pattern { Position::Plain } else { inside };
+            let right = this.in_position(inside, |this| this.term(right));
+            TermKind::Unify { declares, left: Box::new(left), right: Box::new(right) }
         })
     }
 

@@ -1,7 +1,7 @@
 //! A schema document to the types queries are checked against (GraphQL, section 3).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::LazyLock,
 };
 
@@ -50,11 +50,12 @@ impl Schema {
         let prelude = PRELUDE.clone();
         schema.add_types(prelude.definitions.into_iter().chain(document.definitions), document.extensions)?;
         for directive in prelude.directives.into_iter().chain(document.directives) {
-            let name = directive.name.clone();
-            if !schema.directives.contains_key(&name) {
-                schema.directives.insert(name, directive);
-            } else if !BUILTIN_DIRECTIVES.contains(&name.as_str()) {
-                return fault(format!("cannot redeclare directive {name}"));
+            match schema.directives.entry(directive.name.clone()) {
+                Entry::Vacant(slot) => drop(slot.insert(directive)),
+                Entry::Occupied(known) if BUILTIN_DIRECTIVES.contains(&known.key().as_str()) => {}
+                Entry::Occupied(known) => {
+                    return fault(format!("cannot redeclare directive {}", known.key()));
+                }
             }
         }
         schema.add_possible();

@@ -158,7 +158,7 @@ impl<'a> Validator<'a> {
         if operation.kind == "subscription" {
             self.check_single_root(operation)?;
         }
-        let mut used: BTreeSet<&str> = BTreeSet::new();
+        let mut needed: BTreeSet<&str> = BTreeSet::new();
         let mut fragments = BTreeSet::new();
         let mut open: Vec<&Uses<'a>> = vec![&uses];
         while let Some(uses) = open.pop() {
@@ -166,8 +166,8 @@ impl<'a> Validator<'a> {
                 let Some(definition) = variables.get(variable.name) else {
                     return fault(format!("variable `{}` is not defined", variable.name));
                 };
-                self.check_position(definition, variable)?;
-                used.insert(variable.name);
+                check_position(definition, variable)?;
+                needed.insert(variable.name);
             }
             for name in &uses.spreads {
                 if fragments.insert(*name) {
@@ -175,7 +175,7 @@ impl<'a> Validator<'a> {
                 }
             }
         }
-        match variables.keys().find(|name| !used.contains(*name)) {
+        match variables.keys().find(|name| !needed.contains(*name)) {
             Some(unused) => fault(format!("variable `{unused}` is never used")),
             None => Ok(fragments),
         }
@@ -206,22 +206,6 @@ impl<'a> Validator<'a> {
             }
         }
         Ok(variables)
-    }
-
-    /// Whether a variable may stand where it is used (5.8.5).
-    fn check_position(&self, definition: &VariableDefinition, used: &VariableUse<'_>) -> Checked {
-        let Some(wanted) = &used.wanted else { return Ok(()) };
-        let mut wanted = wanted.clone();
-        let is_null = |literal: &Literal| literal.kind == super::ast::LiteralKind::Null;
-        let has_default =
-            used.has_default || definition.default.as_ref().is_some_and(|value| !is_null(value));
-        if wanted.non_null && !definition.kind.non_null && has_default {
-            wanted.non_null = false;
-        }
-        if definition.kind.fits(&wanted) {
-            return Ok(());
-        }
-        fault(format!("variable `{}` is used where another type is wanted", used.name))
     }
 
     /// A subscription asks for one field, and for none of introspection (5.2.3.1).
@@ -362,4 +346,19 @@ impl<'a> Validator<'a> {
 /// A field of a type; a union has none of its own.
 fn field_of<'a>(parent: &'a Definition, name: &str) -> Option<&'a FieldDefinition> {
     if parent.kind == Kind::Union { None } else { parent.field(name) }
+}
+
+/// Whether a variable may stand where it is used (5.8.5).
+fn check_position(definition: &VariableDefinition, used: &VariableUse<'_>) -> Checked {
+    let Some(wanted) = &used.wanted else { return Ok(()) };
+    let mut wanted = wanted.clone();
+    let is_null = |literal: &Literal| literal.kind == super::ast::LiteralKind::Null;
+    let has_default = used.has_default || definition.default.as_ref().is_some_and(|value| !is_null(value));
+    if wanted.non_null && !definition.kind.non_null && has_default {
+        wanted.non_null = false;
+    }
+    if definition.kind.fits(&wanted) {
+        return Ok(());
+    }
+    fault(format!("variable `{}` is used where another type is wanted", used.name))
 }

@@ -48,7 +48,7 @@ const SUBJECT_ALTERNATIVE_NAME: &str = "2.5.29.17";
 /// The components of an object identifier.
 pub(super) fn object_id(oid: &Oid<'_>) -> Value {
     let components = oid.to_id_string();
-    let numbers = components.split('.').map(|component| number_of(component));
+    let numbers = components.split('.').map(number_of);
     Value::from(numbers.collect::<Vec<_>>())
 }
 
@@ -427,7 +427,7 @@ fn policy_fields(certificate: &X509Certificate<'_>) -> Vec<(&'static str, Value)
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::CertificatePolicies(policies) => {
-                for policy in policies.iter() {
+                for policy in policies {
                     ids.push(object_id(&policy.policy_id));
                     names.push(Value::from(policy.policy_id.to_id_string()));
                 }

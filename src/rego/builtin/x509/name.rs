@@ -31,8 +31,8 @@ pub(super) fn to_value(name: &X509Name<'_>) -> Value {
     let list = |values: Vec<Value>| if values.is_empty() { Value::Null } else { Value::from(values) };
     let lists = LISTS.map(|(field, kind)| (field, list(by_type.get(kind).cloned().unwrap_or_default())));
     let singles = SINGLES.map(|(field, kind)| {
-        let last = by_type.get(kind).and_then(|values| values.last().cloned());
-        (field, last.unwrap_or_else(|| Value::from("")))
+        let single = by_type.get(kind).and_then(|values| values.last().cloned());
+        (field, single.unwrap_or_else(|| Value::from("")))
     });
     let others = [("ExtraNames", Value::Null), ("Names", list(names))];
     object_of(lists.into_iter().chain(singles).chain(others))

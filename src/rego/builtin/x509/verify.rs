@@ -129,7 +129,7 @@ pub(super) fn chain<'a>(
     search.check(leaf, &[])?;
     check_host(leaf, &requirements.dns_name)?;
     search
-        .extend(vec![leaf])?
+        .extend(&[leaf])?
         .ok_or_else(|| Failure::Error("certificate signed by unknown authority".to_owned()))
 }
 
@@ -149,14 +149,14 @@ impl<'a> Search<'a> {
     /// Tries every issuer of the last certificate, the root first.
     fn extend(
         &mut self,
-        chain: Vec<&'a X509Certificate<'a>>,
+        chain: &[&'a X509Certificate<'a>],
     ) -> Result<Option<Vec<&'a X509Certificate<'a>>>, Failure> {
         let Some(last) = chain.last().copied() else { return Ok(None) };
         let root = std::iter::once(self.root);
         for issuer in root.chain(self.intermediates) {
             let is_new = !chain.iter().any(|link| link.as_raw() == issuer.as_raw());
             let is_named = last.issuer().as_raw() == issuer.subject().as_raw();
-            if !is_named || !is_new || self.check(issuer, &chain).is_err() {
+            if !is_named || !is_new || self.check(issuer, chain).is_err() {
                 continue;
             }
             self.signatures += 1;
@@ -166,13 +166,13 @@ impl<'a> Search<'a> {
             if !may_sign(issuer) || !is_signed_by(last, issuer) {
                 continue;
             }
-            let mut longer = chain.clone();
+            let mut longer = chain.to_vec();
             longer.push(issuer);
             let is_root = std::ptr::eq(issuer, self.root);
             let found = if is_root {
                 Some(longer).filter(|chain| self.requirements.allow_usages(chain))
             } else {
-                self.extend(longer)?
+                self.extend(&longer)?
             };
             if found.is_some() {
                 return Ok(found);

@@ -110,7 +110,7 @@ impl Parser {
         match kind {
             Kind::Scalar => {}
             Kind::Object | Kind::Interface => {
-                definition.fields = self.list(['{', '}'], false, Self::field)?
+                definition.fields = self.list(['{', '}'], false, Self::field)?;
             }
             Kind::InputObject => definition.fields = self.list(['{', '}'], false, Self::input_field)?,
             Kind::Union => definition.members = self.members()?,

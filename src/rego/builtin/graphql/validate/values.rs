@@ -21,8 +21,7 @@ impl<'a> Validator<'a> {
     ) -> Checked {
         self.step()?;
         if value.kind == LiteralKind::Variable {
-            let used = VariableUse { name: &value.raw, wanted: wanted.cloned(), has_default };
-            uses.variables.push(used);
+            uses.variables.push(VariableUse { name: &value.raw, wanted: wanted.cloned(), has_default });
             return Ok(());
         }
         let Some(wanted) = wanted else { return self.children(value, uses) };
