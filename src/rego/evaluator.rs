@@ -215,16 +215,14 @@ impl Evaluator {
         let Facts { input, now_ns, budget } = facts;
         builtin::start(now_ns, &self.runtime);
         let strict = self.program.options().strict_builtin_errors;
-        // Memory that a panic leaves behind is not used again.
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let run = || {
-            let answer = plan.evaluate(entry, &input, budget, strict, &mut scratch);
-            (answer, scratch)
-        };
+        let scratch = &mut self.scratch;
+        let run = || plan.evaluate(entry, &input, budget, strict, scratch);
         let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(run)));
-        let (answer, scratch) =
-            answer.map_err(|payload| EvalError::Panic { message: panic_message(&*payload) })?;
-        self.scratch = scratch;
+        let answer = answer.map_err(|payload| {
+            // Memory that a panic leaves behind is not used again.
+            self.scratch = Scratch::default();
+            EvalError::Panic { message: panic_message(&*payload) }
+        })?;
         if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }

@@ -272,6 +272,8 @@ impl<'c, 't> Emitter<'c, 't> {
     /// The value of an atom all of whose variables are bound, or become so by looking it up.
     pub(super) fn value(&mut self, atom: &Atom) -> Result<Operand, Refused> {
         match atom {
+            // The tree's own text is shared by all workers, and so would be the count of its references.
+            Atom::Constant(Value::String(text)) => Ok(self.constant(Value::from(&**text))),
             Atom::Constant(value) => Ok(self.constant(value.clone())),
             Atom::Var(var) => match self.bound.get(var) {
                 Some(operand) => Ok(*operand),

@@ -7,7 +7,7 @@ use super::{
     gather::Gathered,
     ir::{GroupId, NodeId},
     pattern::Regexes,
-    slot::Slot,
+    slot::{Slot, look},
     with::Mock,
 };
 
@@ -65,6 +65,10 @@ impl<'a> World<'a> {
         let Some(cell) = self.paths.get(number) else { return &Slot::Undefined };
         cell.get_or_init(|| {
             let Some(path) = plan.inputs.get(number) else { return Slot::Undefined };
+            // An input of the evaluation's own is looked into; only one a `with` made is counted.
+            if let Slot::Ref(input) = self.input {
+                return Slot::of(path.iter().try_fold(input, look));
+            }
             path.iter().fold(self.input.clone(), |at, key| at.look(key))
         })
     }
