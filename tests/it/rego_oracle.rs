@@ -131,8 +131,9 @@ fn condition(chance: &mut Chance) -> String {
     match chance.below(14) {
         0 => format!("{left} == {right}"),
         1 => format!("{left} != {right}"),
-        2 => format!("{left} < {right}"),
-        // Not of a constant: OPA 1.20 drops `not true` when it is all of a body.
+        // Sets are not ordered against objects as in OPA.
+        2 => format!("{left} < {right}").replace("allowed_roles", "input.roles"),
+        // Not of a constant, nor `with`: OPA 1.20 takes `not true` for `true` when it is all of a body.
         3 => format!("not {}", call(chance)),
         4 => format!("not {left} == {right}"),
         5 => format!("{left} in {right}"),
@@ -142,7 +143,7 @@ fn condition(chance: &mut Chance) -> String {
         9 => format!("count([v | some v in {left}; v != {right}]) > 0"),
         10 => format!("v := {left}; v == {right}"),
         11 => format!("{{v | some v in {left}}} & {{{right}}} != set()"),
-        12 => format!("{left} with input.user as {right}"),
+        12 => format!("{} with input.user as {right}", call(chance)),
         _ => left,
     }
 }

@@ -32,12 +32,18 @@ fn is_true(value: &Value) -> bool {
     *value == Value::from(true)
 }
 
-/// The elements, and those of arrays and sets among them: one level deep.
+/// The elements, and those of arrays among them: one level deep.
 fn flatten(arguments: &[Value]) -> Result<Value, Failure> {
     let value = argument::get(arguments, 0)?;
     let Value::Array(items) = value else { return Err(argument::wrong_type(0, "array", value)) };
-    let flat = items.iter().flat_map(|item| argument::members(item).unwrap_or_else(|| vec![item]));
-    Ok(Value::from(flat.cloned().collect::<Vec<_>>()))
+    let mut flat = Vec::with_capacity(items.len());
+    for item in items.iter() {
+        match item {
+            Value::Array(items) => flat.extend(items.iter().cloned()),
+            _ => flat.push(item.clone()),
+        }
+    }
+    Ok(Value::from(flat))
 }
 
 fn set_difference(arguments: &[Value]) -> Result<Value, Failure> {
@@ -70,6 +76,8 @@ mod tests {
         let flat = flatten(&[list("[1, [2, [3]], [], {\"a\": [4]}]")]).unwrap();
         assert_eq!(flat, list("[1, 2, [3], {\"a\": [4]}]"));
         assert!(flatten(&[list("{}")]).is_err());
+        let set = Value::from(BTreeSet::from([Value::from(1)]));
+        assert_eq!(flatten(&[Value::from(vec![set.clone()])]).unwrap(), Value::from(vec![set]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `json.*` and `yaml.*` where regorus answers otherwise than OPA: validity, and JSON Schema.
+//! `json.*` and `yaml.*` where regorus answers otherwise than OPA: validity, text, and JSON Schema.
 //!
 //! Schemas are draft 7, are never fetched, and their patterns match in linear time. A description
 //! reads as OPA's does; errors inside combined schemas (`anyOf`, ..) are given by the combination.
@@ -10,10 +10,11 @@ use jsonschema::{
 use regorus::Value;
 use serde_json::Value as Json;
 
-use super::{Entry, Failure, argument, argument::object_of, engine};
+use super::{Entry, Failure, argument, argument::object_of, encoding::to_json, engine};
 
 pub(super) const TABLE: &[Entry] = &[
     ("json.is_valid", 1, |arguments| is_valid("json.is_valid", arguments)),
+    ("json.marshal", 1, |arguments| argument::get(arguments, 0).map(|value| Value::from(to_json(value)))),
     ("json.match_schema", 2, match_schema),
     ("json.verify_schema", 1, verify_schema),
     ("yaml.is_valid", 1, |arguments| is_valid("yaml.is_valid", arguments)),

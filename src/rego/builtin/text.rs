@@ -12,6 +12,7 @@ pub(super) const TABLE: &[Entry] = &[
     ("internal.template_string", 1, template_string),
     // Deprecated name of `regex.match`.
     ("re_match", 2, |arguments| engine::named("regex.match", arguments)),
+    ("sprintf", 2, sprintf),
     ("strings.count", 2, count),
     ("strings.split_n", 3, split_n),
 ];
@@ -45,6 +46,22 @@ fn template_string(arguments: &[Value]) -> Result<Value, Failure> {
         }
     }
     Ok(Value::from(text))
+}
+
+/// regorus's, with collections as OPA prints them: `set()` is no `{}`.
+fn sprintf(arguments: &[Value]) -> Result<Value, Failure> {
+    let [format, Value::Array(values)] = arguments else { return engine::named("sprintf", arguments) };
+    let printed = values.iter().map(|value| match value {
+        Value::Array(_) | Value::Set(_) | Value::Object(_) => {
+            let mut text = String::new();
+            print(value, &mut text);
+            Value::from(text)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => {
+            value.clone()
+        }
+    });
+    engine::named("sprintf", &[format.clone(), Value::from(printed.collect::<Vec<_>>())])
 }
 
 /// Writes a value as Rego has it.
