@@ -114,7 +114,7 @@ fn rbac(grants: usize) -> Case {
             some role in input.identity.roles\n\
             input.request.method in data.grants[role][input.api.route]\n\
         }\n";
-    case("rbac", grants, text, json!({"grants": by_role}))
+    case("rbac", &grants, text, json!({"grants": by_role}))
 }
 
 fn hundred_rules(matches: usize) -> Case {
@@ -128,7 +128,7 @@ fn hundred_rules(matches: usize) -> Case {
         )
         .unwrap();
     }
-    case("hundred rules", format!("match {matches}"), text, json!({}))
+    case("hundred rules", &format!("match {matches}"), text, json!({}))
 }
 
 fn decision_object() -> Case {
@@ -144,7 +144,7 @@ fn decision_object() -> Case {
         }\n";
     let grants: serde_json::Map<String, Json> =
         (0..7).map(|n| (format!("role-{n}"), json!({"read-order": ["GET", "PUT"]}))).collect();
-    case("decision object", "", text, json!({"grants": grants}))
+    case("decision object", &"", text, json!({"grants": grants}))
 }
 
 fn networks_and_globs() -> Case {
@@ -167,7 +167,7 @@ fn networks_and_globs() -> Case {
         "networks": networks, "globs": globs, "redactions": ["server", "x-powered-by", "via"],
         "limits": {"read-order": {"name": "route", "rate": "100/1s"}},
     });
-    case("100 networks, 10 globs", "", text, data)
+    case("100 networks, 10 globs", &"", text, data)
 }
 
 fn program(case: &Case, engine: EngineKind) -> Program {
