@@ -29,6 +29,8 @@ use crate::rego::{
 };
 
 const MANIFEST: &str = ".manifest";
+/// What makes an archive a delta bundle, changes of data to an earlier one.
+const PATCH: &str = "patch.json";
 
 /// What a bundle is loaded for.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +87,14 @@ pub fn load(paths: &[impl AsRef<Path>], purpose: Purpose<'_>) -> Result<Bundle, 
     reader.finish()
 }
 
+/// Loads an archive that is in memory; messages call it `shown`.
+pub fn load_archive(packed: &[u8], shown: &str, purpose: Purpose<'_>) -> Result<Bundle, BundleErrors> {
+    let mut reader = Reader::new(purpose);
+    let files = archive::unpack(packed, shown, &mut reader.budget);
+    reader.take_archive(shown, files);
+    reader.finish()
+}
+
 struct Reader<'a> {
     purpose: Purpose<'a>,
     modules: Vec<Module>,
@@ -128,10 +138,10 @@ impl<'a> Reader<'a> {
                 let files = files::read_directory(root, &wants, &mut self.budget, &mut self.faults);
                 self.take_bundle(&shown, &files);
             }
-            Ok(_) if archive::is_archive(&name) => match archive::read_archive(root, &mut self.budget) {
-                Ok(files) => self.take_bundle(&shown, &files),
-                Err(fault) => self.faults.push(fault),
-            },
+            Ok(_) if archive::is_archive(&name) => {
+                let files = archive::read_archive(root, &mut self.budget);
+                self.take_archive(&shown, files);
+            }
             Ok(_) if kind_of(&name) == Kind::Other => {
                 let hint = "give a directory, a bundle.tar.gz, a .rego file, or a data.json";
                 self.fault(&shown, "not_a_policy", "is neither policy nor data", hint);
@@ -140,6 +150,17 @@ impl<'a> Reader<'a> {
                 Ok(file) => self.take_file(&file),
                 Err(fault) => self.faults.push(fault),
             },
+        }
+    }
+
+    fn take_archive(&mut self, shown: &str, files: Result<Vec<File>, Fault>) {
+        match files {
+            Ok(files) if files.iter().any(|file| file.name() == PATCH) => {
+                let hint = "serve whole bundles; `gatewayctl policy build` makes them";
+                self.fault(shown, "delta_bundle", "is a delta bundle, which is not built yet", hint);
+            }
+            Ok(files) => self.take_bundle(shown, &files),
+            Err(fault) => self.faults.push(fault),
         }
     }
 

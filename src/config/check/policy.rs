@@ -1,7 +1,6 @@
 //! Checks of policies.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Check;
@@ -19,7 +18,7 @@ impl Check<'_> {
         name: &Name,
         written: &raw::Policy,
     ) -> Result<Policy, Reported> {
-        let bundle = self.bundle(&place.key("bundle"), &written.bundle);
+        let bundle = self.bundle(place, written);
         let signing = written.signing.as_ref();
         let signing = signing.map(|signing| self.signing(&place.key("signing"), signing)).transpose();
         let decision = self.rule(&place.key("decision"), &written.decision);
@@ -42,17 +41,6 @@ impl Check<'_> {
             },
             self_test: written.self_test,
         })
-    }
-
-    fn bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
-        if text.contains("://") {
-            let help = "fetch it into a file, and name that";
-            return Err(self.report.error_with(place, "a bundle from a URL is not built yet", help));
-        }
-        if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
-            return self.file(place, text);
-        }
-        self.directory(place, text)
     }
 
     fn signing(&mut self, place: &Place, written: &raw::Signing) -> Result<Signing, Reported> {
