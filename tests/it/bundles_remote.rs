@@ -1,10 +1,13 @@
 //! Bundles fetched from a real server that is not ours, nginx: new ones are taken, bad ones refused, and no outage is felt.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rcgen::KeyPair;
@@ -208,13 +211,13 @@ fn a_bad_bundle_is_refused_once_and_the_last_good_one_goes_on() {
     let Some(server) = Server::start("") else { return };
     let upstream = RecordingUpstream::start();
     let sign = ["--signing-key", "key.pem", "--signing-alg", "ES256", "--signing-key-id", "release"];
-    server.publish(&server.pack(true, "good", &sign));
+    let good = server.pack(true, "good", &sign);
+    server.publish(&good);
     let policy = format!(
         "{POLLING}, size_limit: 4KiB, signing: {{keys: {{release: {{algorithm: ES256, file: {}}}}}}}",
         server.path("pub.pem")
     );
     let gateway = TestGateway::start(&config(&upstream, &server.url(), &policy), &[]);
-    let good = server.pack(true, "good", &sign);
     let broken = &good[..good.len() - 9];
     let unsigned = server.pack(false, "unsigned", &[]);
     let oversized = [good.as_slice(), &[0; 8_192]].concat();
@@ -239,6 +242,10 @@ fn a_bad_bundle_is_refused_once_and_the_last_good_one_goes_on() {
         assert_eq!(before, after, "{why}: it is not fetched again");
         assert!(bundle(&gateway).to_string().contains(why), "the reason is told until there is another");
     }
+    // The good one again is nothing new.
+    server.publish(&good);
+    eventually("no more to tell", || bundle(&gateway)["message"].is_null().then_some(()));
+    assert_eq!(gateway.running().reloader().shared().generation(), 1);
     let refused = metric(&gateway, "postern_bundle_activations_total{policy=\"main\",result=\"refused\"}");
     assert_eq!(refused, Some(5));
     server.publish(&server.pack(false, "better", &sign));
@@ -390,6 +397,122 @@ fn a_client_certificate_is_shown_and_the_server_is_verified() {
     server.answers_twice_more("304");
     server.publish(&server.pack(false, "second", &[]));
     revision_becomes(&gateway, "second");
+}
+
+#[test]
+fn a_refused_bundle_is_tried_again_once_the_key_it_needs_is_there() {
+    let Some(server) = Server::start("") else { return };
+    let upstream = RecordingUpstream::start();
+    let sign = ["--signing-key", "key.pem", "--signing-alg", "ES256", "--signing-key-id", "release"];
+    server.publish(&server.pack(true, "first", &sign));
+    let policy = format!(
+        "{POLLING}, signing: {{keys: {{release: {{algorithm: ES256, file: {}}}}}}}",
+        server.path("pub.pem")
+    );
+    let gateway = TestGateway::start(&config(&upstream, &server.url(), &policy), &[]);
+    let key = KeyPair::generate().unwrap();
+    fs::write(server.path("key.pem"), key.serialize_pem()).unwrap();
+    server.publish(&server.pack(false, "second", &sign));
+    refused_with(&gateway, "not signed by the key");
+    assert_eq!(status(&gateway), 200);
+    // The bundle that is in force does not fit the new key: the reload is refused, and the bundle it was meant for taken.
+    fs::write(server.path("pub.pem"), key.public_key_pem()).unwrap();
+    revision_becomes(&gateway, "second");
+    assert_eq!((status(&gateway), &bundle(&gateway)["message"]), (403, &Value::Null));
+}
+
+#[test]
+fn a_delta_bundle_is_refused_as_what_it_is() {
+    let Some(server) = Server::start("") else { return };
+    let upstream = RecordingUpstream::start();
+    server.publish(&server.pack(true, "whole", &[]));
+    let gateway = TestGateway::start(&config(&upstream, &server.url(), POLLING), &[]);
+    fs::write(server.path("patch.json"), "{\"data\": [{\"op\": \"remove\", \"path\": \"/a\"}]}").unwrap();
+    let packed = Command::new("tar")
+        .current_dir(server.root.path())
+        .args(["czf", "delta.tar.gz", "patch.json"])
+        .status();
+    assert!(packed.unwrap().success());
+    server.publish(&fs::read(server.path("delta.tar.gz")).unwrap());
+    refused_with(&gateway, "is a delta bundle, which is not built yet");
+    assert_eq!(status(&gateway), 200);
+}
+
+/// A server that holds a request until there is another bundle, or as long as the client lets it; nginx cannot.
+struct Holding {
+    address: SocketAddr,
+    bundle: Arc<(Mutex<(u64, Vec<u8>)>, Condvar)>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Holding {
+    fn start(first: Vec<u8>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let bundle = Arc::new((Mutex::new((1, first)), Condvar::new()));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (serving, record) = (Arc::clone(&bundle), Arc::clone(&asked));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (serving, record) = (Arc::clone(&serving), Arc::clone(&record));
+                thread::spawn(move || Self::answer(stream, &serving, &record));
+            }
+        });
+        Self { address, bundle, asked }
+    }
+
+    fn answer(mut stream: TcpStream, bundle: &(Mutex<(u64, Vec<u8>)>, Condvar), asked: &Mutex<Vec<String>>) {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let field =
+            |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").to_owned();
+        let prefer = field("prefer: ");
+        asked.lock().unwrap().push(prefer.clone());
+        let wait = prefer.split_once("wait=").map_or(0, |(_, seconds)| seconds.parse().unwrap());
+        let known = field("if-none-match: ");
+        let is_known = |(version, _): &mut (u64, Vec<u8>)| known == format!("\"{version}\"");
+        let (current, signal) = (bundle.0.lock().unwrap(), &bundle.1);
+        let held = signal.wait_timeout_while(current, Duration::from_secs(wait), is_known).unwrap();
+        let (version, bytes) = &*held.0;
+        // The client may be gone meanwhile.
+        let _sent = if held.1.timed_out() || known == format!("\"{version}\"") {
+            stream.write_all(b"HTTP/1.1 304 Not Modified\r\n\r\n")
+        } else {
+            let kind = "application/vnd.openpolicyagent.bundles";
+            let length = bytes.len();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\netag: \"{version}\"\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
+            );
+            stream.write_all(&[head.as_bytes(), bytes].concat())
+        };
+    }
+
+    fn publish(&self, bundle: Vec<u8>) {
+        let mut current = self.bundle.0.lock().unwrap();
+        *current = (current.0 + 1, bundle);
+        self.bundle.1.notify_all();
+    }
+}
+
+#[test]
+fn a_server_that_can_hold_requests_is_asked_to() {
+    let Some(workshop) = Server::start("") else { return };
+    let upstream = RecordingUpstream::start();
+    let server = Holding::start(workshop.pack(true, "first", &[]));
+    let url = format!("http://{}/bundle.tar.gz", server.address);
+    let polling = "polling: {min_delay: 10m, max_delay: 10m, long_polling_timeout: 1s}";
+    let gateway = TestGateway::start(&config(&upstream, &url, polling), &[]);
+    let held = || server.asked.lock().unwrap().iter().filter(|asked| asked.ends_with("wait=1")).count();
+    eventually("one request is held after another", || (held() >= 3).then_some(()));
+    server.publish(workshop.pack(false, "second", &[]));
+    revision_becomes(&gateway, "second");
+    server.publish(workshop.pack(true, "third", &[]));
+    revision_becomes(&gateway, "third");
+    assert_eq!(status(&gateway), 200);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The bytes of a bundle, and the directory where the last good ones are kept.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 /// A packed bundle in memory. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Archive {
     /// The packed bytes.
     pub bytes: Bytes,
@@ -31,6 +32,16 @@ pub enum Origin {
     Server,
     /// The directory of persisted ones.
     Persisted,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is in it is long, and may be confidential.
+        f.debug_struct("Archive")
+            .field("shown", &self.shown)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Archive ===

@@ -109,24 +109,22 @@ async fn poll(source: &Arc<Source>, control: &Arc<Control>) {
 
 /// Compiles and tests off the runtime's thread. The outcome is in the source's status.
 async fn activate(source: &Arc<Source>, control: &Arc<Control>, archive: Archive) {
-    let (of, by) = (Arc::clone(source), Arc::clone(control));
-    let activation = tokio::task::spawn_blocking(move || {
-        let activation = by.activate(&of, &archive);
-        (activation, archive)
-    });
+    let (of, by, tried) = (Arc::clone(source), Arc::clone(control), archive.clone());
+    let activation = tokio::task::spawn_blocking(move || by.activate(&of, &tried)).await;
     let policy = source.policy();
-    match activation.await {
-        Ok((Ok(Activation::InForce { revision }), _)) => {
+    match activation {
+        Ok(Ok(Activation::InForce { revision })) => {
             let generation = control.shared().generation();
             tracing::info!(policy.id = %policy, policy.revision = revision, generation, "Bundle activated");
         }
-        Ok((Ok(Activation::Known | Activation::Obsolete), _)) => {}
-        Ok((Err(errors), archive)) => {
+        Ok(Ok(Activation::Known | Activation::Obsolete)) => {}
+        Ok(Err(errors)) => {
             let (errors, url) = (errors.one_line(), &*archive.shown);
             tracing::error!(policy.id = %policy, url, errors, "Bundle refused, the last good one goes on");
         }
         Err(error) => {
             control.shared().metrics.task_panicked();
+            source.refused(&archive, vec!["its activation panicked".to_owned()]);
             tracing::error!(policy.id = %policy, %error, "Bundle activation panicked, the last good one goes on");
         }
     }
