@@ -173,7 +173,7 @@ fn policies(config: &Config, archives: Option<&Candidates>, faults: &mut Faults)
             build_policy(policy, Some(archive?), &options, faults)
         }
         (BundleSource::Url(_), None) => {
-            drop(verification_of(policy, faults));
+            drop(faults.take(verification_of(policy)));
             None
         }
     });
@@ -188,10 +188,10 @@ fn options(config: &Config) -> Options {
     Options { runtime, ..Options::default() }
 }
 
-fn verification_of(policy: &model::Policy, faults: &mut Faults) -> Option<Option<Verification>> {
+/// Who must have signed the policy's bundle.
+fn verification_of(policy: &model::Policy) -> Result<Option<Verification>, BuildError> {
     let verification = policy.signing.as_ref().map(verification).transpose();
-    let signing = |source| BuildError::Signing { policy: Arc::clone(&policy.name), source };
-    faults.take(verification.map_err(signing))
+    verification.map_err(|source| BuildError::Signing { policy: Arc::clone(&policy.name), source })
 }
 
 /// Builds a policy from `archive`, or else from the path in its configuration.
@@ -203,7 +203,7 @@ fn build_policy(
 ) -> Option<Policy> {
     let name = || Arc::clone(&policy.name);
     let of_bundle = |source| BuildError::Bundle { policy: name(), source };
-    let verification = verification_of(policy, faults)?;
+    let verification = faults.take(verification_of(policy))?;
     let purpose = Purpose::Serve(verification.as_ref());
     let bundle = match (archive, &policy.bundle) {
         (Some(archive), _) => bundle::load_archive(&archive.bytes, &archive.shown, purpose),

@@ -111,7 +111,7 @@ impl Bundles {
     }
 
     /// Takes up what `runtime`, now in force, was built of: sources that are no longer used end, new ones are asked.
-    pub(super) fn adopt(&self, runtime: &Runtime, candidates: Candidates) {
+    pub(super) fn adopt(&self, runtime: &Runtime, candidates: &Candidates) {
         for candidate in candidates.candidates.values() {
             let Candidate { source, archive, in_force, fallback: _, fell_back } = candidate;
             match (in_force, fell_back) {

@@ -83,7 +83,7 @@ impl Control {
         let foundations = Foundations { clock, limits: Store::new(keys), key_sets, bundles, audit, metrics };
         let runtime = Arc::new(runtime);
         let shared = Arc::new(Shared::new(foundations, Arc::clone(&runtime)));
-        shared.bundles.adopt(&runtime, archives);
+        shared.bundles.adopt(&runtime, &archives);
         count(&shared, &runtime);
         let watched = watch::Sender::new(watched);
         let control = Self { path: path.to_owned(), environment, shared, watched, turn: Mutex::default() };
@@ -132,7 +132,7 @@ impl Control {
         self.shared.limits.set_keys(keys);
         self.shared.audit.install(sinks);
         self.shared.install(Arc::clone(&runtime));
-        self.shared.bundles.adopt(&runtime, archives);
+        self.shared.bundles.adopt(&runtime, &archives);
         count(&self.shared, &runtime);
         Ok(new)
     }
@@ -194,7 +194,7 @@ impl Control {
         let running = self.shared.current();
         let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.key_sets)?);
         self.shared.roll_back(Arc::clone(&runtime));
-        self.shared.bundles.adopt(&runtime, Candidates::default());
+        self.shared.bundles.adopt(&runtime, &Candidates::default());
         let LimitStore::Memory { keys } = runtime.config.limits;
         self.shared.limits.set_keys(keys);
         // The earlier snapshot's logs could be opened once; if they cannot now, the running ones go on.

@@ -144,6 +144,9 @@ fn render_policy(metrics: &Metrics, text: &mut Exposition) {
     }
 }
 
+/// One of a bundle's times.
+type BundleTime = fn(&BundleSample) -> Option<Duration>;
+
 fn render_bundles(bundles: &[BundleSample], text: &mut Exposition) {
     let name = "postern_bundle_requests_total";
     text.family(name, Kind::Counter, "Requests for bundles, by policy and result.");
@@ -164,8 +167,7 @@ fn render_bundles(bundles: &[BundleSample], text: &mut Exposition) {
             text.sample(name, &[("policy", &bundle.policy), ("result", result)], count);
         }
     }
-    type Time = fn(&BundleSample) -> Option<Duration>;
-    let times: [(&str, &str, Time); 3] = [
+    let times: [(&str, &str, BundleTime); 3] = [
         ("postern_bundle_last_request_seconds", "Unix time of the last request for a bundle.", |bundle| {
             bundle.last_request
         }),

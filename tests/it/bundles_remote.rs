@@ -422,6 +422,28 @@ fn a_refused_bundle_is_tried_again_once_the_key_it_needs_is_there() {
 }
 
 #[test]
+fn a_rollback_to_another_url_asks_that_again() {
+    let (Some(first), Some(second)) = (Server::start(""), Server::start("")) else { return };
+    let upstream = RecordingUpstream::start();
+    first.publish(&first.pack(true, "first", &[]));
+    second.publish(&second.pack(false, "second", &[]));
+    let text = config(&upstream, &first.url(), POLLING);
+    let gateway = TestGateway::start(&format!("{text}reload: {{watch: false}}\n"), &[]);
+    let moved = config(&upstream, &second.url(), POLLING);
+    gateway.write("gateway.yaml", &format!("{moved}reload: {{watch: false}}\n"));
+    gateway.running().reloader().reload().unwrap();
+    assert_eq!((status(&gateway), &bundle(&gateway)["active_revision"]), (403, &"second".into()));
+    let asked = first.asked().len();
+    second.answers_twice_more("304");
+    assert!(first.asked().len() <= asked + 1, "nobody asks the first one any more");
+    assert!(gateway.running().reloader().roll_back().unwrap());
+    assert_eq!(status(&gateway), 200);
+    first.answers_twice_more("304");
+    first.publish(&first.pack(false, "third", &[]));
+    revision_becomes(&gateway, "third");
+}
+
+#[test]
 fn a_delta_bundle_is_refused_as_what_it_is() {
     let Some(server) = Server::start("") else { return };
     let upstream = RecordingUpstream::start();

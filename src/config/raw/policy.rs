@@ -29,7 +29,7 @@ pub(crate) struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) size_limit: Option<Size>,
     /// A directory where the last good bundle is kept, as `bundles/POLICY/bundle.tar.gz`, to start from while the server
-    /// is down. Default none: the gateway then starts only when the server answers.
+    /// is down; each gateway needs its own. Default none: the gateway then starts only when the server answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) persist: Option<String>,
     /// Who must have signed the bundle. Default nobody; a bundle that is signed all the same is then refused.
