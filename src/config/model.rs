@@ -385,6 +385,8 @@ pub struct RemoteBundle {
     pub size_limit: ByteLimit,
     /// The directory where the last good archive is kept.
     pub persist: Option<PathBuf>,
+    /// Delta bundles are taken; not where bundles must be signed, as deltas are not.
+    pub deltas: bool,
 }
 
 /// How often a bundle's server is asked.

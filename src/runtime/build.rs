@@ -14,7 +14,7 @@ use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
 use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
-use crate::policy::bundle::{self, Bundle, Purpose};
+use crate::policy::bundle::{self, Bundle, Packed, Purpose};
 use crate::policy::decide::Rules;
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
@@ -206,7 +206,9 @@ fn build_policy(
     let verification = faults.take(verification_of(policy))?;
     let purpose = Purpose::Serve(verification.as_ref());
     let bundle = match (archive, &policy.bundle) {
-        (Some(archive), _) => bundle::load_archive(&archive.bytes, &archive.shown, purpose),
+        (Some(Archive { bytes, shown, deltas, .. }), _) => {
+            bundle::load_packed(Packed { bytes, shown, deltas }, purpose)
+        }
         (None, BundleSource::Path(path)) => bundle::load(&[path], purpose),
         (None, BundleSource::Url(_)) => {
             faults.0.push(BuildError::Dangling(name()));

@@ -14,6 +14,7 @@ use crate::config::{self, Loaded};
 use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::identity::provider;
 use crate::limits::memory::Store;
+use crate::policy::bundle;
 use crate::runtime::build;
 use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::archive::Archive;
@@ -148,10 +149,18 @@ impl Control {
             return Ok(Activation::Obsolete);
         }
         let built = running.runtime.policies.iter().find(|built| built.name == *policy);
-        if built.and_then(|built| built.archive.as_ref()).is_some_and(|known| known.is_same(archive)) {
+        let in_force = built.and_then(|built| built.archive.as_ref());
+        if in_force.is_some_and(|in_force| in_force.is_same(archive)) {
             source.adopted(archive);
             return Ok(Activation::Known);
         }
+        let is_delta = archive.may_be_delta() && bundle::is_delta(&archive.bytes);
+        let changed = in_force.filter(|_| is_delta).and_then(|in_force| in_force.changed_by(archive));
+        if is_delta && changed.is_none() {
+            source.want_whole();
+            return Ok(Activation::Unfit);
+        }
+        let archive = changed.as_ref().unwrap_or(archive);
         match build::with_bundle(&running.runtime, policy, archive) {
             Ok(runtime) => {
                 let runtime = Arc::new(runtime);
@@ -169,6 +178,9 @@ impl Control {
                     archive,
                     errors.to_string().lines().map(|line| line.trim().to_owned()).collect(),
                 );
+                if is_delta {
+                    source.want_whole();
+                }
                 Err(errors)
             }
         }
@@ -218,6 +230,8 @@ pub enum Activation {
     Known,
     /// The configuration has moved on, and names another.
     Obsolete,
+    /// It is a delta to what is not in force; the whole is fetched.
+    Unfit,
 }
 
 /// Builds a snapshot, and where a fetched bundle is at fault, one of the last good bundle.

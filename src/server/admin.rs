@@ -230,7 +230,7 @@ fn bundle(name: &str, revision: Option<&str>, status: &Status) -> serde_json::Va
     json!({
         "name": name,
         "active_revision": revision,
-        "type": "snapshot",
+        "type": if status.delta { "delta" } else { "snapshot" },
         "size": status.size,
         "persisted": status.persisted,
         "last_request": status.last_request.map(time),

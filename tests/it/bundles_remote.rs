@@ -103,6 +103,17 @@ impl Server {
         fs::read(self.root.path().join("made.tar.gz")).unwrap()
     }
 
+    /// Packs a delta bundle with one change.
+    fn pack_delta(&self, revision: &str, change: &str) -> Vec<u8> {
+        let manifest = format!("{{\"revision\": \"{revision}\", \"roots\": [\"\"]}}");
+        fs::write(self.path(".manifest"), manifest).unwrap();
+        fs::write(self.path("patch.json"), format!("{{\"data\": [{change}]}}")).unwrap();
+        let mut tar = Command::new("tar");
+        tar.current_dir(self.root.path()).args(["czf", "delta.tar.gz", ".manifest", "patch.json"]);
+        assert!(tar.status().unwrap().success());
+        fs::read(self.path("delta.tar.gz")).unwrap()
+    }
+
     /// Publishes `bundle` in one step, with a time of change, and so an `ETag`, of its own.
     fn publish(&self, bundle: &[u8]) {
         static PUBLISHED: AtomicU64 = AtomicU64::new(1_700_000_000);
@@ -248,6 +259,7 @@ fn a_bad_bundle_is_refused_once_and_the_last_good_one_goes_on() {
     assert_eq!(gateway.running().reloader().shared().generation(), 1);
     let refused = metric(&gateway, "postern_bundle_activations_total{policy=\"main\",result=\"refused\"}");
     assert_eq!(refused, Some(5));
+    assert!(server.asked().iter().all(|line| !line.contains("delta")), "no delta is signed");
     server.publish(&server.pack(false, "better", &sign));
     revision_becomes(&gateway, "better");
     assert_eq!((status(&gateway), &bundle(&gateway)["message"]), (403, &Value::Null));
@@ -444,46 +456,56 @@ fn a_rollback_to_another_url_asks_that_again() {
 }
 
 #[test]
-fn a_delta_bundle_is_refused_as_what_it_is() {
+fn a_delta_bundle_is_refused_where_there_is_nothing_that_it_fits() {
     let Some(server) = Server::start("") else { return };
     let upstream = RecordingUpstream::start();
     server.publish(&server.pack(true, "whole", &[]));
     let gateway = TestGateway::start(&config(&upstream, &server.url(), POLLING), &[]);
-    fs::write(server.path("patch.json"), "{\"data\": [{\"op\": \"remove\", \"path\": \"/a\"}]}").unwrap();
-    let packed = Command::new("tar")
-        .current_dir(server.root.path())
-        .args(["czf", "delta.tar.gz", "patch.json"])
-        .status();
-    assert!(packed.unwrap().success());
-    server.publish(&fs::read(server.path("delta.tar.gz")).unwrap());
-    refused_with(&gateway, "is a delta bundle, which is not built yet");
-    assert_eq!(status(&gateway), 200);
+    // What it takes out is not there, and nginx has no whole bundle to give in its place.
+    server.publish(&server.pack_delta("lost", "{\"op\": \"remove\", \"path\": \"/a\"}"));
+    refused_with(&gateway, "is a delta bundle, and there is no bundle that it could change");
+    assert_eq!((status(&gateway), &bundle(&gateway)["active_revision"]), (200, &"whole".into()));
+    let modes = |wanted: &str| server.asked().iter().any(|line| line.ends_with(wanted));
+    assert!(modes("prefer=modes=snapshot,delta") && modes("none-match=- prefer=modes=snapshot"));
 }
 
-/// A server that holds a request until there is another bundle, or as long as the client lets it; nginx cannot.
+struct Published {
+    version: u64,
+    whole: Vec<u8>,
+    /// From the version before.
+    delta: Vec<u8>,
+}
+
+/// A server that holds a request until there is another bundle, or as long as the client lets it, and that has deltas; nginx
+/// does neither.
 struct Holding {
     address: SocketAddr,
-    bundle: Arc<(Mutex<(u64, Vec<u8>)>, Condvar)>,
+    published: Arc<(Mutex<Published>, Condvar)>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Holding {
-    fn start(first: Vec<u8>) -> Self {
+    fn start(whole: Vec<u8>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let bundle = Arc::new((Mutex::new((1, first)), Condvar::new()));
+        let published = Published { version: 1, whole, delta: Vec::new() };
+        let published = Arc::new((Mutex::new(published), Condvar::new()));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (serving, record) = (Arc::clone(&bundle), Arc::clone(&asked));
+        let (serving, record) = (Arc::clone(&published), Arc::clone(&asked));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (serving, record) = (Arc::clone(&serving), Arc::clone(&record));
                 thread::spawn(move || Self::answer(stream, &serving, &record));
             }
         });
-        Self { address, bundle, asked }
+        Self { address, published, asked }
     }
 
-    fn answer(mut stream: TcpStream, bundle: &(Mutex<(u64, Vec<u8>)>, Condvar), asked: &Mutex<Vec<String>>) {
+    fn answer(
+        mut stream: TcpStream,
+        (published, signal): &(Mutex<Published>, Condvar),
+        asked: &Mutex<Vec<String>>,
+    ) {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
@@ -495,46 +517,95 @@ impl Holding {
         let prefer = field("prefer: ");
         asked.lock().unwrap().push(prefer.clone());
         let wait = prefer.split_once("wait=").map_or(0, |(_, seconds)| seconds.parse().unwrap());
-        let known = field("if-none-match: ");
-        let is_known = |(version, _): &mut (u64, Vec<u8>)| known == format!("\"{version}\"");
-        let (current, signal) = (bundle.0.lock().unwrap(), &bundle.1);
-        let held = signal.wait_timeout_while(current, Duration::from_secs(wait), is_known).unwrap();
-        let (version, bytes) = &*held.0;
+        let known: u64 = field("if-none-match: ").trim_matches('"').parse().unwrap_or(0);
+        let (published, _) = signal
+            .wait_timeout_while(published.lock().unwrap(), Duration::from_secs(wait), |published| {
+                published.version == known
+            })
+            .unwrap();
+        let Published { version, whole, delta } = &*published;
         // The client may be gone meanwhile.
-        let _sent = if held.1.timed_out() || known == format!("\"{version}\"") {
+        let _sent = if *version == known {
             stream.write_all(b"HTTP/1.1 304 Not Modified\r\n\r\n")
         } else {
-            let kind = "application/vnd.openpolicyagent.bundles";
-            let length = bytes.len();
+            let asked_for_delta = prefer.contains("delta") && known + 1 == *version && !delta.is_empty();
+            let bytes = if asked_for_delta { delta } else { whole };
             let head = format!(
-                "HTTP/1.1 200 OK\r\netag: \"{version}\"\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
+                "HTTP/1.1 200 OK\r\netag: \"{version}\"\r\ncontent-length: {}\r\n\
+                 content-type: application/vnd.openpolicyagent.bundles\r\n\r\n",
+                bytes.len()
             );
             stream.write_all(&[head.as_bytes(), bytes].concat())
         };
     }
 
-    fn publish(&self, bundle: Vec<u8>) {
-        let mut current = self.bundle.0.lock().unwrap();
-        *current = (current.0 + 1, bundle);
-        self.bundle.1.notify_all();
+    fn url(&self) -> String {
+        format!("http://{}/bundle.tar.gz", self.address)
+    }
+
+    fn publish(&self, whole: Vec<u8>, delta: Vec<u8>) {
+        let mut published = self.published.0.lock().unwrap();
+        *published = Published { version: published.version + 1, whole, delta };
+        self.published.1.notify_all();
     }
 }
+
+const LONG_POLLING: &str = "polling: {min_delay: 10m, max_delay: 10m, long_polling_timeout: 1s}";
 
 #[test]
 fn a_server_that_can_hold_requests_is_asked_to() {
     let Some(workshop) = Server::start("") else { return };
     let upstream = RecordingUpstream::start();
     let server = Holding::start(workshop.pack(true, "first", &[]));
-    let url = format!("http://{}/bundle.tar.gz", server.address);
-    let polling = "polling: {min_delay: 10m, max_delay: 10m, long_polling_timeout: 1s}";
-    let gateway = TestGateway::start(&config(&upstream, &url, polling), &[]);
+    let gateway = TestGateway::start(&config(&upstream, &server.url(), LONG_POLLING), &[]);
     let held = || server.asked.lock().unwrap().iter().filter(|asked| asked.ends_with("wait=1")).count();
     eventually("one request is held after another", || (held() >= 3).then_some(()));
-    server.publish(workshop.pack(false, "second", &[]));
+    server.publish(workshop.pack(false, "second", &[]), Vec::new());
     revision_becomes(&gateway, "second");
-    server.publish(workshop.pack(true, "third", &[]));
+    server.publish(workshop.pack(true, "third", &[]), Vec::new());
     revision_becomes(&gateway, "third");
     assert_eq!(status(&gateway), 200);
+}
+
+#[test]
+fn a_delta_changes_what_is_in_force_and_nothing_else() {
+    let Some(workshop) = Server::start("") else { return };
+    let upstream = RecordingUpstream::start();
+    let whole = |allow: bool, revision: &str| {
+        fs::create_dir_all(workshop.path("policy")).unwrap();
+        fs::write(workshop.path("policy/data.json"), format!("{{\"allow\": {allow}}}")).unwrap();
+        workshop.pack_text("package gateway\n\ndecision := {\"allow\": data.allow}\n", revision, &[])
+    };
+    let delta = |allow: bool, revision: &str| {
+        let change = format!("{{\"op\": \"upsert\", \"path\": \"/allow\", \"value\": {allow}}}");
+        workshop.pack_delta(revision, &change)
+    };
+    let server = Holding::start(whole(true, "first"));
+    let text = config(&upstream, &server.url(), LONG_POLLING);
+    let gateway = TestGateway::start(&text, &[]);
+    assert_eq!(status(&gateway), 200);
+    for (allow, revision) in [(false, "second"), (true, "third"), (false, "fourth")] {
+        server.publish(whole(allow, "not asked for"), delta(allow, revision));
+        revision_becomes(&gateway, revision);
+        assert_eq!(status(&gateway), if allow { 200 } else { 403 });
+        assert_eq!(bundle(&gateway)["type"], "delta");
+    }
+    gateway.write("gateway.yaml", &text.replace("version: 1", "version: 1\nlabels: {a: b}"));
+    gateway.running().reloader().reload().unwrap();
+    assert_eq!((status(&gateway), &bundle(&gateway)["active_revision"]), (403, &"fourth".into()));
+    // One that does not fit is refused, and the whole bundle fetched in its place.
+    let unfit = workshop.pack_delta("unfit", "{\"op\": \"remove\", \"path\": \"/nothing\"}");
+    server.publish(whole(true, "fifth"), unfit);
+    revision_becomes(&gateway, "fifth");
+    let shown = bundle(&gateway);
+    assert_eq!((status(&gateway), &shown["type"]), (200, &"snapshot".into()));
+    assert_eq!(shown["message"], Value::Null);
+    // After a rollback, what the server makes its deltas to is not what is in force.
+    assert!(gateway.running().reloader().roll_back().unwrap());
+    assert_eq!(status(&gateway), 403);
+    server.publish(whole(true, "sixth"), delta(true, "delta to the fifth"));
+    revision_becomes(&gateway, "sixth");
+    assert_eq!((status(&gateway), &bundle(&gateway)["type"]), (200, &"snapshot".into()));
 }
 
 #[test]

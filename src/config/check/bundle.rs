@@ -90,6 +90,7 @@ impl Check<'_> {
             ca: ca?,
             size_limit: size_limit?,
             persist: persist?,
+            deltas: written.signing.is_none(),
         })
     }
 

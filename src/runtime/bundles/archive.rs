@@ -11,16 +11,23 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::HeaderValue;
 
+/// Most deltas to one archive; then a whole one is asked for.
+const DELTAS_MAX: usize = 100;
+
 /// A packed bundle in memory. Cheap to clone.
 #[derive(Clone)]
 pub struct Archive {
     /// The packed bytes.
     pub bytes: Bytes,
+    /// Delta bundles that change it, in their order.
+    pub deltas: Arc<[Bytes]>,
     /// What messages call it: its URL, or its file.
     pub shown: Arc<str>,
     /// The server's name for this version.
     pub(super) etag: Option<HeaderValue>,
-    /// The SHA-256 of the bytes.
+    /// The version that the server was told of, where it was asked for a delta to that.
+    pub(super) changes: Option<HeaderValue>,
+    /// The SHA-256 of the bytes; with deltas, of that of the former and the last delta's.
     pub(super) digest: [u8; 32],
     pub(super) origin: Origin,
 }
@@ -40,6 +47,7 @@ impl fmt::Debug for Archive {
         f.debug_struct("Archive")
             .field("shown", &self.shown)
             .field("bytes", &self.bytes.len())
+            .field("deltas", &self.deltas.len())
             .finish_non_exhaustive()
     }
 }
@@ -48,9 +56,37 @@ impl fmt::Debug for Archive {
 
 impl Archive {
     pub(super) fn new(bytes: Bytes, shown: &str, origin: Origin) -> Self {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, &bytes).as_ref());
-        Self { bytes, shown: shown.into(), etag: None, digest: hash, origin }
+        let digest = sha256(&bytes);
+        Self { bytes, deltas: Arc::default(), shown: shown.into(), etag: None, changes: None, digest, origin }
+    }
+
+    /// This archive changed by `delta`, if that is what `delta` was made for.
+    pub(in crate::runtime) fn changed_by(&self, delta: &Self) -> Option<Self> {
+        let fits = self.etag.is_some() && self.etag == delta.changes && self.deltas.len() < DELTAS_MAX;
+        fits.then(|| Self {
+            bytes: self.bytes.clone(),
+            deltas: self.deltas.iter().chain([&delta.bytes]).cloned().collect(),
+            shown: Arc::clone(&self.shown),
+            etag: delta.etag.clone(),
+            changes: None,
+            digest: sha256(&[self.digest, delta.digest].concat()),
+            origin: self.origin,
+        })
+    }
+
+    /// Whether the server was asked for a delta, and may have answered with one.
+    pub(in crate::runtime) fn may_be_delta(&self) -> bool {
+        self.changes.is_some()
+    }
+
+    /// Whether it is to be persisted: as OPA, what the server gave whole.
+    pub(super) fn is_to_be_kept(&self) -> bool {
+        self.origin == Origin::Server && self.deltas.is_empty()
+    }
+
+    /// Bytes of all that it is made of.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + self.deltas.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Where it came from.
@@ -62,6 +98,12 @@ impl Archive {
     pub fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
 }
 
 /// Where the archive of `policy` is kept, as OPA does it.

@@ -117,7 +117,7 @@ async fn activate(source: &Arc<Source>, control: &Arc<Control>, archive: Archive
             let generation = control.shared().generation();
             tracing::info!(policy.id = %policy, policy.revision = revision, generation, "Bundle activated");
         }
-        Ok(Ok(Activation::Known | Activation::Obsolete)) => {}
+        Ok(Ok(Activation::Known | Activation::Obsolete | Activation::Unfit)) => {}
         Ok(Err(errors)) => {
             let (errors, url) = (errors.one_line(), &*archive.shown);
             tracing::error!(policy.id = %policy, url, errors, "Bundle refused, the last good one goes on");

@@ -79,6 +79,8 @@ impl FetchFault {
 pub(super) struct Condition {
     /// The archive that is here already.
     pub(super) etag: Option<HeaderValue>,
+    /// The server may answer with a delta to that.
+    pub(super) delta: bool,
     /// How long the server may wait for another.
     pub(super) wait: Option<Duration>,
 }
@@ -124,11 +126,11 @@ pub(super) async fn send(
         Ok::<_, FetchFault>((fetcher, authorization(&files)?))
     });
     let (fetcher, authorization) = prepared.await.unwrap_or(Err(FetchFault::GivenUp))?;
-    let Condition { etag, wait } = condition;
+    let Condition { etag, delta, wait } = condition;
     let mut headers = HeaderMap::new();
     headers.extend(authorization.map(|token| (header::AUTHORIZATION, token)));
     headers.extend(etag.map(|etag| (header::IF_NONE_MATCH, etag)));
-    headers.insert(HeaderName::from_static("prefer"), preference(wait));
+    headers.insert(HeaderName::from_static("prefer"), preference(delta, wait));
     let timeout = HEAD_TIMEOUT + wait.unwrap_or_default();
     let answer = fetcher.ask(settings.url.expose(), &headers, timeout).await?;
     let etag = answer.header(header::ETAG).cloned();
@@ -144,13 +146,14 @@ pub(super) async fn send(
     }
 }
 
-/// Whole bundles, and where the server can, an answer only when there is a new one.
-fn preference(wait: Option<Duration>) -> HeaderValue {
+/// What kinds of bundles are taken, and where the server can, an answer only when there is a new one. As OPA writes it.
+fn preference(delta: bool, wait: Option<Duration>) -> HeaderValue {
+    let modes = if delta { "modes=snapshot,delta" } else { "modes=snapshot" };
     let waits = wait.map(|wait| {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        HeaderValue::from_str(&format!("modes=snapshot;wait={seconds}"))
+        HeaderValue::from_str(&format!("{modes};wait={seconds}"))
     });
-    waits.and_then(Result::ok).unwrap_or(HeaderValue::from_static("modes=snapshot"))
+    waits.and_then(Result::ok).unwrap_or(HeaderValue::from_static(modes))
 }
 
 fn holds_requests(answer: &Answer) -> bool {
@@ -222,9 +225,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_asked_for_whole_bundles_and_to_wait_whole_seconds() {
-        assert_eq!(preference(None), "modes=snapshot");
-        assert_eq!(preference(Some(Duration::from_secs(30))), "modes=snapshot;wait=30");
-        assert_eq!(preference(Some(Duration::from_millis(1_001))), "modes=snapshot;wait=2");
+    fn a_server_is_asked_as_opa_asks_and_to_wait_whole_seconds() {
+        assert_eq!(preference(false, None), "modes=snapshot");
+        assert_eq!(preference(true, None), "modes=snapshot,delta");
+        assert_eq!(preference(true, Some(Duration::from_secs(30))), "modes=snapshot,delta;wait=30");
+        assert_eq!(preference(false, Some(Duration::from_millis(1_001))), "modes=snapshot;wait=2");
     }
 }

@@ -31,6 +31,8 @@ struct State {
     seen: Option<Seen>,
     /// What was seen is refused.
     refused: bool,
+    /// A delta did not fit or was refused, and a whole bundle is needed.
+    whole_only: bool,
     /// The last answer shows that the server holds requests.
     holds_requests: bool,
     status: Status,
@@ -58,6 +60,8 @@ pub struct Status {
     pub size: Option<usize>,
     /// The archive in force is the persisted one.
     pub persisted: bool,
+    /// The archive in force is changed by deltas.
+    pub delta: bool,
     /// Why the last request failed.
     pub unreachable: Option<Failure>,
     /// Why the archive that the server has is refused.
@@ -106,7 +110,13 @@ pub(super) enum Asking {
 impl Source {
     /// A source that was not asked yet.
     pub(super) fn new(policy: Name, settings: RemoteBundle, clock: Arc<dyn Clock>) -> Self {
-        let state = State { seen: None, refused: false, holds_requests: false, status: Status::default() };
+        let state = State {
+            seen: None,
+            refused: false,
+            whole_only: false,
+            holds_requests: false,
+            status: Status::default(),
+        };
         let client = Arc::default();
         Self { policy, settings, clock, client, state: Mutex::new(state), retry: Notify::new() }
     }
@@ -137,9 +147,14 @@ impl Source {
     pub(super) async fn fetch(&self, asking: Asking) -> Result<Option<Archive>, FetchFault> {
         let condition = self.begin(asking);
         let (wait, began) = (condition.wait, Instant::now());
+        let changes = condition.etag.clone().filter(|_| condition.delta);
         let response = request::send(&self.settings, &self.client, condition).await;
         let held = wait.is_some_and(|wait| began.elapsed() >= wait / 2);
-        self.end(asking, response, held)
+        let mut archive = self.end(asking, response, held)?;
+        if let Some(archive) = &mut archive {
+            archive.changes = changes;
+        }
+        Ok(archive)
     }
 
     fn begin(&self, asking: Asking) -> Condition {
@@ -148,6 +163,8 @@ impl Source {
         match asking {
             Asking::ForChange => Condition {
                 etag: state.seen.as_ref().and_then(|seen| seen.etag.clone()),
+                // A delta is to what is in force, never to what was refused.
+                delta: self.settings.deltas && !state.refused && !state.whole_only,
                 wait: self.settings.polling.long_polling_timeout,
             },
             Asking::Anew => Condition::default(),
@@ -208,15 +225,25 @@ impl Source {
         let mut state = self.state();
         state.seen = Some(Seen::of(archive));
         state.refused = false;
+        state.whole_only = false;
         state.status.refused = None;
         state.status.describe(archive);
+    }
+
+    /// Has the whole bundle fetched at once, as a delta is of no use.
+    pub(in crate::runtime) fn want_whole(&self) {
+        let mut state = self.state();
+        state.seen = None;
+        state.refused = false;
+        state.whole_only = true;
+        self.retry.notify_one();
     }
 
     /// Notes that `archive` was put in force, and keeps it where that is wanted. Writes to the disk.
     pub(in crate::runtime) fn activated(&self, archive: &Archive) {
         self.adopted(archive);
         self.state().status.activated(self.clock.now());
-        let Some(path) = self.persisted_path().filter(|_| archive.origin == Origin::Server) else { return };
+        let Some(path) = self.persisted_path().filter(|_| archive.is_to_be_kept()) else { return };
         if let Err(error) = archive::persist(&path, archive) {
             tracing::warn!(policy.id = %self.policy, path = %path.display(), %error, "Bundle not persisted");
         }
@@ -272,7 +299,8 @@ impl Source {
 
 impl Status {
     fn describe(&mut self, archive: &Archive) {
-        self.size = Some(archive.bytes.len());
+        self.size = Some(archive.len());
+        self.delta = !archive.deltas.is_empty();
         self.persisted = archive.origin == Origin::Persisted;
     }
 
