@@ -99,7 +99,7 @@ pub struct Packed<'a, D> {
 
 /// Loads a bundle that is in memory.
 pub fn load_packed(
-    packed: Packed<'_, impl AsRef<[u8]>>,
+    packed: &Packed<'_, impl AsRef<[u8]>>,
     purpose: Purpose<'_>,
 ) -> Result<Bundle, BundleErrors> {
     let mut reader = Reader::new(purpose);

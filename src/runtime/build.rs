@@ -207,7 +207,7 @@ fn build_policy(
     let purpose = Purpose::Serve(verification.as_ref());
     let bundle = match (archive, &policy.bundle) {
         (Some(Archive { bytes, shown, deltas, .. }), _) => {
-            bundle::load_packed(Packed { bytes, shown, deltas }, purpose)
+            bundle::load_packed(&Packed { bytes, shown, deltas }, purpose)
         }
         (None, BundleSource::Path(path)) => bundle::load(&[path], purpose),
         (None, BundleSource::Url(_)) => {
