@@ -14,6 +14,7 @@ use jsonwebtoken::Algorithm;
 
 use crate::base::net::NetworkSet;
 use crate::base::path::PathRules;
+use crate::base::secret::Secret;
 use crate::base::size::ByteLimit;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
@@ -336,12 +337,12 @@ pub struct UpstreamTls {
 }
 
 /// A policy: a bundle and the rules asked of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Its name.
     pub name: Name,
-    /// The bundle: a directory or a packed file.
-    pub bundle: PathBuf,
+    /// Where the bundle comes from.
+    pub bundle: BundleSource,
     /// Who must have signed it.
     pub signing: Option<Signing>,
     /// The decision rule as a path, `gateway/decision`.
@@ -367,8 +368,51 @@ pub enum PolicyContract {
     EnvoyV3,
 }
 
+/// Where a bundle comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BundleSource {
+    /// A directory or a packed file.
+    Path(PathBuf),
+    /// A server.
+    Url(Box<RemoteBundle>),
+}
+
+/// A bundle that is fetched from a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteBundle {
+    /// `https`, or `http` on loopback. Secret, as a query may be.
+    pub url: Secret<Uri>,
+    /// The URL as messages may show it: without query, and without what was put in from elsewhere.
+    pub shown: String,
+    /// How often it is asked.
+    pub polling: Polling,
+    /// A file with a bearer token, read for each request.
+    pub token_file: Option<PathBuf>,
+    /// The gateway's own certificate (mTLS), read for each request.
+    pub client: Option<CertificateFiles>,
+    /// Trusted issuers for the server's certificate; `None` uses the system's.
+    pub ca: Option<PathBuf>,
+    /// The largest archive.
+    pub size_limit: ByteLimit,
+    /// The directory where the last good archive is kept.
+    pub persist: Option<PathBuf>,
+    /// Delta bundles are taken; not where bundles must be signed, as deltas are not.
+    pub deltas: bool,
+}
+
+/// How often a bundle's server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Polling {
+    /// The shortest time between two requests.
+    pub min_delay: Duration,
+    /// The longest, not shorter than the shortest; also the longest pause after a failure.
+    pub max_delay: Duration,
+    /// How long the server may hold a request, where it can.
+    pub long_polling_timeout: Option<Duration>,
+}
+
 /// Whose signature a bundle must carry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signing {
     /// The keys that may have signed, at least one.
     pub keys: Vec<SigningKey>,
@@ -381,7 +425,7 @@ pub struct Signing {
 }
 
 /// A key that verifies signatures of bundles.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SigningKey {
     /// Its id.
     pub id: String,

@@ -205,6 +205,8 @@ impl Check<'_> {
             let help =
                 if has_default(schema_path) { "leave it out for the default" } else { "one is needed" };
             (format!("{label} is empty"), help)
+        } else if let ValidationErrorKind::MinProperties { .. } = kind {
+            (format!("{label} is empty"), "one is needed")
         } else if let ValidationErrorKind::MinLength { .. } = kind {
             (format!("{label} is empty"), "")
         } else if let ValidationErrorKind::MaxLength { limit } = kind {

@@ -10,6 +10,7 @@ use crate::config::place::Place;
 use crate::config::raw::Gateway;
 use crate::config::raw::identity::{Provider, default_refresh};
 use crate::config::raw::part::Part;
+use crate::config::raw::policy::default_size_limit;
 use crate::config::yaml::{self, Data, Node};
 
 /// Stands for what came from the environment or another file.
@@ -34,6 +35,14 @@ impl Effective {
                 && jwt.jwks_uri.is_some()
             {
                 jwt.refresh.get_or_insert_with(default_refresh);
+            }
+        }
+        for policy in written.policies.get_mut().into_iter().flat_map(|map| map.values_mut()) {
+            if let Some(policy) = policy.get_mut()
+                && policy.bundle.contains("://")
+            {
+                policy.polling.get_or_insert_default();
+                policy.size_limit.get_or_insert_with(default_size_limit);
             }
         }
         // JSON is YAML, and reading it back as such keeps the order of the fields, which a JSON value does not.

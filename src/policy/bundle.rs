@@ -6,6 +6,7 @@
 
 mod archive;
 mod canonical;
+mod delta;
 mod files;
 pub mod pack;
 pub mod signature;
@@ -85,6 +86,39 @@ pub fn load(paths: &[impl AsRef<Path>], purpose: Purpose<'_>) -> Result<Bundle, 
     reader.finish()
 }
 
+/// A fetched bundle: an archive, and the deltas that change it.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a, D> {
+    /// The archive.
+    pub bytes: &'a [u8],
+    /// What messages call it.
+    pub shown: &'a str,
+    /// Delta bundles, in their order.
+    pub deltas: &'a [D],
+}
+
+/// Loads a bundle that is in memory.
+pub fn load_packed(
+    packed: &Packed<'_, impl AsRef<[u8]>>,
+    purpose: Purpose<'_>,
+) -> Result<Bundle, BundleErrors> {
+    let mut reader = Reader::new(purpose);
+    let files = archive::unpack(packed.bytes, packed.shown, &mut reader.budget);
+    let manifest = reader.take_archive(packed.shown, files);
+    for delta in packed.deltas {
+        // After a fault there is nothing that could be changed.
+        if reader.faults.is_empty() {
+            reader.take_delta(packed.shown, delta.as_ref(), manifest.as_ref());
+        }
+    }
+    reader.finish()
+}
+
+/// Whether a packed bundle is a delta. One that cannot be read is none.
+pub fn is_delta(packed: &[u8]) -> bool {
+    archive::unpack(packed, "", &mut Budget::default()).is_ok_and(|files| delta::is_delta(&files))
+}
+
 struct Reader<'a> {
     purpose: Purpose<'a>,
     modules: Vec<Module>,
@@ -126,12 +160,12 @@ impl<'a> Reader<'a> {
                 let signed = root.join(signature::FILE_NAME).exists();
                 let wants = |name: &str| signed || kind_of(name) != Kind::Other;
                 let files = files::read_directory(root, &wants, &mut self.budget, &mut self.faults);
-                self.take_bundle(&shown, &files);
+                drop(self.take_bundle(&shown, &files));
             }
-            Ok(_) if archive::is_archive(&name) => match archive::read_archive(root, &mut self.budget) {
-                Ok(files) => self.take_bundle(&shown, &files),
-                Err(fault) => self.faults.push(fault),
-            },
+            Ok(_) if archive::is_archive(&name) => {
+                let files = archive::read_archive(root, &mut self.budget);
+                drop(self.take_archive(&shown, files));
+            }
             Ok(_) if kind_of(&name) == Kind::Other => {
                 let hint = "give a directory, a bundle.tar.gz, a .rego file, or a data.json";
                 self.fault(&shown, "not_a_policy", "is neither policy nor data", hint);
@@ -143,11 +177,44 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// All files of one directory or archive, which its signature and its manifest speak of.
-    fn take_bundle(&mut self, root: &str, files: &[File]) {
+    fn take_archive(&mut self, shown: &str, files: Result<Vec<File>, Fault>) -> Option<Manifest> {
+        match files {
+            Ok(files) if delta::is_delta(&files) => {
+                let message = "is a delta bundle, and there is no bundle that it could change";
+                self.fault(shown, "delta_bundle", message, "serve a whole bundle");
+                None
+            }
+            Ok(files) => self.take_bundle(shown, &files),
+            Err(fault) => {
+                self.faults.push(fault);
+                None
+            }
+        }
+    }
+
+    fn take_delta(&mut self, shown: &str, packed: &[u8], base: Option<&Manifest>) {
+        if let Purpose::Serve(Some(_)) = self.purpose {
+            let hint = "a delta cannot be signed; serve whole bundles";
+            self.fault(shown, "unsigned_delta", "is a delta bundle, and bundles must be signed", hint);
+            return;
+        }
+        let files = archive::unpack(packed, shown, &mut self.budget).map_err(|fault| vec![fault]);
+        let changed = files.and_then(|files| delta::apply(&files, shown, base, self.documents.data_mut()));
+        match changed {
+            Ok(revision) => {
+                // A revision speaks of the whole, so without one of its own the delta makes the bundle's untrue.
+                self.take_hash("", packed);
+                self.revisions = revision.into_iter().collect();
+            }
+            Err(faults) => self.faults.extend(faults),
+        }
+    }
+
+    /// All files of one directory or archive, which its signature and its manifest speak of. Gives the manifest.
+    fn take_bundle(&mut self, root: &str, files: &[File]) -> Option<Manifest> {
         if let Err(faults) = self.verify(root, files) {
             self.faults.extend(faults);
-            return;
+            return None;
         }
         let manifest = files.iter().find(|file| file.name() == MANIFEST);
         let manifest = manifest.and_then(|file| self.take_manifest(file));
@@ -156,11 +223,12 @@ impl<'a> Reader<'a> {
         for file in files.iter().filter(|file| !is_own_file(&file.name())) {
             self.take_file(file);
         }
-        let Some(manifest) = manifest else { return };
+        let manifest = manifest?;
         let fresh = self.modules.iter().skip(modules).chain(self.tests.iter().skip(tests));
         self.faults.extend(manifest.check_packages(fresh));
         self.faults.extend(manifest.check_data(self.documents.since(documents)));
-        self.revisions.extend(manifest.revision);
+        self.revisions.extend(manifest.revision.clone());
+        Some(manifest)
     }
 
     fn verify(&self, root: &str, files: &[File]) -> Result<(), Vec<Fault>> {

@@ -34,6 +34,10 @@ impl Documents {
         self.mounts.get(count..).unwrap_or_default()
     }
 
+    pub(crate) fn data_mut(&mut self) -> &mut Value {
+        &mut self.data
+    }
+
     pub(crate) fn into_data(self) -> Value {
         self.data
     }

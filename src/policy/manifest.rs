@@ -91,6 +91,18 @@ impl Manifest {
         outside.collect()
     }
 
+    /// Whether the roots are those of `other`; a bundle without a manifest has all of the data for its root.
+    pub(crate) fn has_roots_of(&self, other: Option<&Self>) -> bool {
+        let everything = [Vec::new()];
+        let other = other.map_or(&everything[..], |other| &other.roots);
+        self.roots.len() == other.len() && other.iter().all(|root| self.roots.contains(root))
+    }
+
+    /// Whether `path` lies under a root.
+    pub(crate) fn covers(&self, path: &[String]) -> bool {
+        self.roots.iter().any(|root| path.starts_with(root))
+    }
+
     fn outside(&self, file: &str, message: String) -> Fault {
         let roots: Vec<String> = self.roots.iter().map(|root| format!("`{}`", root.join("/"))).collect();
         let hint = format!("move it below {}, or add a root", roots.join(", "));

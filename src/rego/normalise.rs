@@ -470,11 +470,20 @@ mod tests {
 
     #[test]
     fn what_may_be_undefined_leaves_a_partial_head() {
-        check("p contains x.a if some x in xs", "p contains _0 if { some x in internal.collection(xs); _0 := x.a }");
-        check("p contains x.a if { some x in xs }", "p contains _0 if { some x in internal.collection(xs) ; _0 := x.a }");
+        check(
+            "p contains x.a if some x in xs",
+            "p contains _0 if { some x in internal.collection(xs); _0 := x.a }",
+        );
+        check(
+            "p contains x.a if { some x in xs }",
+            "p contains _0 if { some x in internal.collection(xs) ; _0 := x.a }",
+        );
         check("p contains input.a", "p contains _0 if { _0 := input.a }");
         check("p contains \"a\" if xs", "p contains \"a\" if xs");
-        check("p[x] := input.b if { some x in xs }", "p[x] := _0 if { some x in internal.collection(xs) ; _0 := input.b }");
+        check(
+            "p[x] := input.b if { some x in xs }",
+            "p[x] := _0 if { some x in internal.collection(xs) ; _0 := input.b }",
+        );
         check("p contains {\"k\": input.a}", "p contains {\"k\": _0} if { _0 := input.a }");
     }
 

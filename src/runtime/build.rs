@@ -8,7 +8,7 @@ use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
-use crate::config::model::{self, Config, Lifecycle, Name, PolicyContract};
+use crate::config::model::{self, BundleSource, Config, Lifecycle, Name, PolicyContract};
 use crate::contract::decision::{FoldedNames, Phase};
 use crate::contract::envoy;
 use crate::contract::form::Contract;
@@ -16,13 +16,15 @@ use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
 use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
-use crate::policy::bundle::{self, Bundle, Purpose};
+use crate::policy::bundle::{self, Bundle, Packed, Purpose};
 use crate::policy::decide::{self, Rules};
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::fault::BundleErrors;
 use crate::rego::program::Options;
 use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
+use crate::runtime::bundles::Candidates;
+use crate::runtime::bundles::archive::Archive;
 use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
@@ -43,10 +45,35 @@ impl Faults {
     }
 }
 
-/// Builds the snapshot of `config`. What an earlier one has and this one has too (connections, health) goes on.
-pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Result<Runtime, BuildErrors> {
+/// Builds the snapshot of `config`, fetched bundles from their `archives`. What an earlier one has and this one has too
+/// (connections, health) goes on.
+pub fn build(
+    config: Config,
+    archives: &mut Candidates,
+    key_sets: &KeySets,
+    former: Option<&Runtime>,
+) -> Result<Runtime, BuildErrors> {
+    let mut faults = Faults(std::mem::take(&mut archives.faults));
+    let policies = policies(&config, Some(archives), &mut faults);
+    rest(config, policies, key_sets, former, faults)
+}
+
+/// Finds every fault of `config` that [`build`] would find, but for those of bundles that are fetched: nothing is.
+pub fn check(config: Config, key_sets: &KeySets) -> Result<Arc<Config>, BuildErrors> {
     let mut faults = Faults::default();
-    let policies = policies(&config, &mut faults);
+    let policies = policies(&config, None, &mut faults);
+    // Without all its policies it must not serve, and is dropped.
+    rest(config, policies, key_sets, None, faults).map(|unusable| unusable.config)
+}
+
+/// Everything but policies.
+fn rest(
+    config: Config,
+    policies: Vec<Policy>,
+    key_sets: &KeySets,
+    former: Option<&Runtime>,
+    mut faults: Faults,
+) -> Result<Runtime, BuildErrors> {
     let none = Clusters::default();
     let clusters = Clusters::build(&config.upstreams, former.map_or(&none, |former| &former.clusters));
     let clusters = clusters.unwrap_or_else(|errors| {
@@ -59,6 +86,30 @@ pub fn build(config: Config, key_sets: &KeySets, former: Option<&Runtime>) -> Re
     let labels = EncodedLabels::new(&config.labels, &instance);
     let decided = Decided { config: Arc::new(config), instance, policies, clusters, labels };
     assemble(decided, key_sets, former, faults)
+}
+
+/// `snapshot` with the bundle of one policy replaced by `archive`, and all else as it is.
+pub fn with_bundle(snapshot: &Runtime, policy: &Name, archive: &Archive) -> Result<Runtime, BuildErrors> {
+    let mut faults = Faults::default();
+    let built = snapshot
+        .config
+        .policies
+        .get(policy)
+        .and_then(|config| build_policy(config, Some(archive), &options(&snapshot.config), &mut faults));
+    let Some(built) = built else {
+        if faults.0.is_empty() {
+            faults.0.push(BuildError::Dangling(Arc::clone(policy)));
+        }
+        return Err(BuildErrors(faults.0));
+    };
+    if !faults.0.is_empty() {
+        return Err(BuildErrors(faults.0));
+    }
+    let mut next = snapshot.clone();
+    next.policies.iter_mut().filter(|replaced| replaced.name == *policy).for_each(|replaced| {
+        replaced.clone_from(&built);
+    });
+    Ok(next)
 }
 
 /// `snapshot` again, with its credentials as their files say now: API keys, key sets, certificates, revocation lists.
@@ -100,7 +151,7 @@ fn assemble(
         return Err(BuildErrors(faults.0));
     }
     let apis = config.apis.iter().filter_map(|api| {
-        let built = build_api(api, &config, &policies, &providers, &clusters);
+        let built = build_api(api, &config, &providers, &clusters);
         faults.take(built.map_err(BuildError::Dangling))
     });
     let apis = apis.collect();
@@ -110,25 +161,62 @@ fn assemble(
     Ok(Runtime { config, instance, listeners, apis, policies, clusters, labels })
 }
 
-fn policies(config: &Config, faults: &mut Faults) -> Vec<Policy> {
-    let labels = config.labels.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.as_str())));
-    let labels = Value::from(labels.collect::<BTreeMap<_, _>>());
-    let of_config = Value::from(BTreeMap::from([(Value::from("labels"), labels)]));
-    let runtime = Value::from(BTreeMap::from([(Value::from("config"), of_config)]));
-    let built = config.policies.values().filter_map(|policy| {
-        let options = Options { runtime: runtime.clone(), ..Options::default() };
-        build_policy(policy, &options, faults)
+/// All policies; without `archives` those whose bundle is fetched are left out, once all else about them is looked at.
+fn policies(config: &Config, archives: Option<&Candidates>, faults: &mut Faults) -> Vec<Policy> {
+    let options = options(config);
+    let built = config.policies.values().filter_map(|policy| match (&policy.bundle, archives) {
+        (BundleSource::Path(_), _) => build_policy(policy, None, &options, faults),
+        (BundleSource::Url(_), Some(archives)) => {
+            let archive = archives.archive(&policy.name);
+            // Where there is none, the reason is among the faults; if it were not, the snapshot must not serve.
+            if archive.is_none() && faults.0.is_empty() {
+                faults.0.push(BuildError::Dangling(Arc::clone(&policy.name)));
+            }
+            build_policy(policy, Some(archive?), &options, faults)
+        }
+        (BundleSource::Url(_), None) => {
+            drop(faults.take(verification_of(policy)));
+            None
+        }
     });
     built.collect()
 }
 
-fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) -> Option<Policy> {
+fn options(config: &Config) -> Options {
+    let labels = config.labels.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.as_str())));
+    let labels = Value::from(labels.collect::<BTreeMap<_, _>>());
+    let of_config = Value::from(BTreeMap::from([(Value::from("labels"), labels)]));
+    let runtime = Value::from(BTreeMap::from([(Value::from("config"), of_config)]));
+    Options { runtime, ..Options::default() }
+}
+
+/// Who must have signed the policy's bundle.
+fn verification_of(policy: &model::Policy) -> Result<Option<Verification>, BuildError> {
+    let verification = policy.signing.as_ref().map(verification).transpose();
+    verification.map_err(|source| BuildError::Signing { policy: Arc::clone(&policy.name), source })
+}
+
+/// Builds a policy from `archive`, or else from the path in its configuration.
+fn build_policy(
+    policy: &model::Policy,
+    archive: Option<&Archive>,
+    options: &Options,
+    faults: &mut Faults,
+) -> Option<Policy> {
     let name = || Arc::clone(&policy.name);
     let of_bundle = |source| BuildError::Bundle { policy: name(), source };
-    let verification = policy.signing.as_ref().map(verification).transpose();
-    let verification = verification.map_err(|source| BuildError::Signing { policy: name(), source });
-    let verification = faults.take(verification)?;
-    let bundle = bundle::load(&[&policy.bundle], Purpose::Serve(verification.as_ref()));
+    let verification = faults.take(verification_of(policy))?;
+    let purpose = Purpose::Serve(verification.as_ref());
+    let bundle = match (archive, &policy.bundle) {
+        (Some(Archive { bytes, shown, deltas, .. }), _) => {
+            bundle::load_packed(&Packed { bytes, shown, deltas }, purpose)
+        }
+        (None, BundleSource::Path(path)) => bundle::load(&[path], purpose),
+        (None, BundleSource::Url(_)) => {
+            faults.0.push(BuildError::Dangling(name()));
+            return None;
+        }
+    };
     let bundle = faults.take(bundle.map_err(of_bundle))?;
     let program = faults.take(bundle.compile(options.clone()).map_err(of_bundle))?;
     let contract = match policy.contract {
@@ -176,6 +264,7 @@ fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) 
     Some(Policy {
         name: name(),
         revision: bundle.revision,
+        archive: archive.cloned(),
         decision_path,
         response_path,
         program,
@@ -295,7 +384,6 @@ fn build_listener(
 fn build_api(
     api: &model::Api,
     config: &Config,
-    policies: &[Policy],
     providers: &BTreeMap<Name, Arc<Provider>>,
     clusters: &Clusters,
 ) -> Result<Api, Name> {
@@ -303,7 +391,8 @@ fn build_api(
         let found = names.iter().map(|name| providers.get(name).cloned().ok_or_else(|| Arc::clone(name)));
         Ok(Chain::new(found.collect::<Result<_, _>>()?))
     };
-    let policy = policies.iter().position(|policy| policy.name == api.policy);
+    // Policies are built in this order, and a snapshot that lacks one is not used.
+    let policy = config.policies.keys().position(|name| *name == api.policy);
     let cluster = clusters.get(&api.upstream).map(Arc::clone);
     let routes = api.routes.iter().map(|route| {
         Ok(Route {

@@ -11,6 +11,7 @@ use crate::identity::provider::{ProviderErrors, ProviderFault};
 use crate::policy::bundle::signature::KeyError;
 use crate::rego::fault::{BundleErrors, Fault};
 use crate::rego::program::EntrypointError;
+use crate::runtime::bundles::request::FetchFault;
 use crate::runtime::router::RouteConflict;
 use crate::runtime::tls::TlsError;
 use crate::upstream::error::ClusterError;
@@ -28,6 +29,21 @@ pub enum BuildError {
         policy: Name,
         /// The bundle's faults.
         source: BundleErrors,
+    },
+    /// A bundle cannot be fetched, and there is no earlier one.
+    #[error(
+        "policy `{policy}`: cannot fetch the bundle `{url}`, and {}",
+        if *persists { "none is persisted yet" } else { "`persist` is not configured, so there is no earlier one" }
+    )]
+    NotFetched {
+        /// The policy.
+        policy: Name,
+        /// The bundle, as it may be shown.
+        url: String,
+        /// Whether fetched bundles are persisted.
+        persists: bool,
+        /// Why.
+        source: FetchFault,
     },
     /// The keys that may have signed a bundle cannot be read.
     #[error("policy `{policy}`: {source}")]
@@ -140,6 +156,17 @@ impl BuildErrors {
         self.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")
     }
 
+    /// What is wrong with the bundle of `policy`, one fault an item.
+    pub(super) fn of_bundle(&self, policy: &Name) -> Vec<String> {
+        let faults = self.0.iter().filter(|fault| fault.is_of_bundle(policy));
+        faults
+            .flat_map(|fault| {
+                let text = with_sources(fault);
+                text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     /// Each fault with its place; one that has none of its own is one of the configuration at `path`.
     pub fn diagnostics(&self, path: &Path) -> Vec<Diagnostic> {
         self.0.iter().flat_map(|fault| fault.diagnostics(path)).collect()
@@ -147,6 +174,26 @@ impl BuildErrors {
 }
 
 impl BuildError {
+    /// Whether another bundle for `of` might not have it.
+    fn is_of_bundle(&self, of: &Name) -> bool {
+        match self {
+            Self::Bundle { policy, .. }
+            | Self::Entrypoint { policy, .. }
+            | Self::NotProvided { policy, .. }
+            | Self::SelfTest { policy, .. } => policy == of,
+            Self::Config(_)
+            | Self::NotFetched { .. }
+            | Self::Signing { .. }
+            | Self::Tls { .. }
+            | Self::Providers(_)
+            | Self::Cluster(_)
+            | Self::Routes(_)
+            | Self::DecisionLog(_)
+            | Self::NeedsRestart { .. }
+            | Self::Dangling(_) => false,
+        }
+    }
+
     fn diagnostics(&self, path: &Path) -> Vec<Diagnostic> {
         match self {
             Self::Config(errors) => errors.diagnostics().to_vec(),
@@ -162,7 +209,8 @@ impl BuildError {
             Self::Providers(errors) => {
                 errors.faults().iter().flat_map(|(name, fault)| of_provider(name, fault, path)).collect()
             }
-            Self::Signing { .. }
+            Self::NotFetched { .. }
+            | Self::Signing { .. }
             | Self::Entrypoint { .. }
             | Self::SelfTest { .. }
             | Self::Tls { .. }
@@ -201,7 +249,7 @@ fn position(line: usize, column: usize) -> Option<Position> {
 }
 
 /// A fault with the causes behind it, where its own text does not already hold them.
-fn with_sources(fault: &dyn std::error::Error) -> String {
+pub(super) fn with_sources(fault: &dyn std::error::Error) -> String {
     let mut shown = fault.to_string();
     let mut source = fault.source();
     while let Some(error) = source {

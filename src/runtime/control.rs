@@ -9,13 +9,17 @@ use crate::audit::log::Log;
 use crate::audit::sink;
 use crate::base::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::model::{Config, LimitStore};
+use crate::config::model::{BundleSource, Config, LimitStore, Policy};
 use crate::config::{self, Loaded};
 use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::identity::provider;
 use crate::limits::memory::Store;
+use crate::policy::bundle;
 use crate::runtime::build;
 use crate::runtime::build_error::{BuildError, BuildErrors};
+use crate::runtime::bundles::archive::Archive;
+use crate::runtime::bundles::source::Source;
+use crate::runtime::bundles::{self, Bundles, Candidates};
 use crate::runtime::shared::{Foundations, Shared};
 use crate::runtime::snapshot::Runtime;
 use crate::runtime::watch::Sighting;
@@ -53,6 +57,8 @@ pub struct Start {
     pub control: Control,
     /// Keeps key sets fresh; to be run on the control runtime.
     pub refresher: Refresher,
+    /// Keeps bundles fresh; to be run on the control runtime.
+    pub bundle_refresher: bundles::refresher::Refresher,
 }
 
 // === impl Control ===
@@ -67,19 +73,22 @@ impl Control {
     ) -> Result<Start, BuildErrors> {
         let metrics = Arc::new(Metrics::new(vocabulary));
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
+        let (bundles, bundle_refresher) = Bundles::new(Arc::clone(&clock));
         let (config, watched) = read(path, environment)?;
-        let runtime = build::build(config, &key_sets, None)?;
+        let mut archives = bundles.prepare(&config, None);
+        let runtime = build(&config, &mut archives, &key_sets, None)?;
         let LimitStore::Memory { keys } = runtime.config.limits;
         let audit = Arc::new(Log::new(Arc::clone(&metrics), Arc::clone(&clock)));
         let sinks = audit.prepare(&runtime.config.decision_logs);
         audit.install(sinks.map_err(|error| BuildErrors(vec![BuildError::DecisionLog(error)]))?);
-        let foundations = Foundations { clock, limits: Store::new(keys), key_sets, audit, metrics };
+        let foundations = Foundations { clock, limits: Store::new(keys), key_sets, bundles, audit, metrics };
         let runtime = Arc::new(runtime);
         let shared = Arc::new(Shared::new(foundations, Arc::clone(&runtime)));
+        shared.bundles.adopt(&runtime, &archives);
         count(&shared, &runtime);
         let watched = watch::Sender::new(watched);
         let control = Self { path: path.to_owned(), environment, shared, watched, turn: Mutex::default() };
-        Ok(Start { control, refresher })
+        Ok(Start { control, refresher, bundle_refresher })
     }
 
     /// The state of the process.
@@ -101,6 +110,8 @@ impl Control {
             self.shared.metrics.reload_failed();
             self.shared.refused(errors.to_string());
         }
+        // What they were refused for may be gone.
+        self.shared.bundles.retry_refused();
         outcome
     }
 
@@ -111,7 +122,8 @@ impl Control {
         let (config, watched) = read(&self.path, self.environment)?;
         self.watched.send_replace(watched);
         let former = self.shared.current();
-        let runtime = build::build(config, &self.shared.key_sets, Some(&former.runtime))?;
+        let mut archives = self.shared.bundles.prepare(&config, Some(&former.runtime));
+        let runtime = build(&config, &mut archives, &self.shared.key_sets, Some(&former.runtime))?;
         let sinks = self.shared.audit.prepare(&runtime.config.decision_logs);
         let sinks = sinks.map_err(|error| BuildErrors(vec![BuildError::DecisionLog(error)]))?;
         let LimitStore::Memory { keys } = runtime.config.limits;
@@ -121,8 +133,57 @@ impl Control {
         self.shared.limits.set_keys(keys);
         self.shared.audit.install(sinks);
         self.shared.install(Arc::clone(&runtime));
+        self.shared.bundles.adopt(&runtime, &archives);
         count(&self.shared, &runtime);
         Ok(new)
+    }
+
+    /// Puts a fetched bundle in force: the snapshot in force with just this policy built anew. The configuration is not
+    /// read again, so that its faults do not hold up the bundle, nor the bundle's faults the configuration.
+    pub(super) fn activate(&self, source: &Source, archive: &Archive) -> Result<Activation, BuildErrors> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.shared.current();
+        let policy = source.policy();
+        let config = running.runtime.config.policies.get(policy).map(|config| &config.bundle);
+        if !matches!(config, Some(BundleSource::Url(settings)) if **settings == *source.settings()) {
+            return Ok(Activation::Obsolete);
+        }
+        let built = running.runtime.policies.iter().find(|built| built.name == *policy);
+        let in_force = built.and_then(|built| built.archive.as_ref());
+        if in_force.is_some_and(|in_force| in_force.is_same(archive)) {
+            source.adopted(archive);
+            return Ok(Activation::Known);
+        }
+        let is_delta = archive.may_be_delta() && bundle::is_delta(&archive.bytes);
+        let changed = in_force.filter(|_| is_delta).and_then(|in_force| in_force.changed_by(archive));
+        if is_delta && changed.is_none() {
+            source.want_whole();
+            return Ok(Activation::Unfit);
+        }
+        let archive = changed.as_ref().unwrap_or(archive);
+        match build::with_bundle(&running.runtime, policy, archive) {
+            Ok(runtime) => {
+                let runtime = Arc::new(runtime);
+                self.shared.install_bundle(Arc::clone(&runtime));
+                source.activated(archive);
+                count(&self.shared, &runtime);
+                let built = runtime.policies.iter().find(|built| built.name == *policy);
+                Ok(Activation::InForce {
+                    revision: built.map(|built| built.revision.clone()).unwrap_or_default(),
+                })
+            }
+            Err(errors) => {
+                self.shared.metrics.reload_failed();
+                source.refused(
+                    archive,
+                    errors.to_string().lines().map(|line| line.trim().to_owned()).collect(),
+                );
+                if is_delta {
+                    source.want_whole();
+                }
+                Err(errors)
+            }
+        }
     }
 
     /// Reads the credentials of the snapshot in force again: what is wrong with a policy must not hold up a revocation.
@@ -145,6 +206,7 @@ impl Control {
         let running = self.shared.current();
         let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.key_sets)?);
         self.shared.roll_back(Arc::clone(&runtime));
+        self.shared.bundles.adopt(&runtime, &Candidates::default());
         let LimitStore::Memory { keys } = runtime.config.limits;
         self.shared.limits.set_keys(keys);
         // The earlier snapshot's logs could be opened once; if they cannot now, the running ones go on.
@@ -153,6 +215,37 @@ impl Control {
         }
         count(&self.shared, &runtime);
         Ok(true)
+    }
+}
+
+/// What came of a fetched bundle that is not refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Activation {
+    /// It is in force.
+    InForce {
+        /// Its revision.
+        revision: String,
+    },
+    /// It was in force already.
+    Known,
+    /// The configuration has moved on, and names another.
+    Obsolete,
+    /// It is a delta to what is not in force; the whole is fetched.
+    Unfit,
+}
+
+/// Builds a snapshot, and where a fetched bundle is at fault, one of the last good bundle.
+fn build(
+    config: &Config,
+    archives: &mut Candidates,
+    key_sets: &KeySets,
+    former: Option<&Runtime>,
+) -> Result<Runtime, BuildErrors> {
+    loop {
+        match build::build(config.clone(), archives, key_sets, former) {
+            Err(errors) if archives.fall_back(&errors) => {}
+            outcome => return outcome,
+        }
     }
 }
 
@@ -166,22 +259,33 @@ pub struct Checked {
 }
 
 /// Does all that [`Control::start`] does with the configuration at `path`, but for what others would notice: no log is
-/// opened and no key set fetched.
+/// opened, and neither key sets nor bundles are fetched; the warnings say so of bundles, as they hold policies and tests.
 pub fn check(path: &Path, environment: Environment, clock: Arc<dyn Clock>) -> Result<Checked, BuildErrors> {
     let loaded = load(path, environment)?;
-    let warnings = warnings(&loaded, path);
+    let mut warnings = warnings(&loaded, path);
+    warnings.extend(loaded.config.policies.values().filter_map(|policy| not_fetched(policy, path)));
     let logs = loaded.config.decision_logs.iter().filter_map(|config| sink::check(config).err());
     let mut faults: Vec<_> = logs.map(BuildError::DecisionLog).collect();
     // What would fetch key sets is not run.
     let (key_sets, _refresher) = KeySets::new(clock);
-    match build::build(loaded.config, &key_sets, None) {
-        Ok(runtime) if faults.is_empty() => Ok(Checked { config: runtime.config, warnings }),
+    match build::check(loaded.config, &key_sets) {
+        Ok(config) if faults.is_empty() => Ok(Checked { config, warnings }),
         Ok(_) => Err(BuildErrors(faults)),
         Err(BuildErrors(mut of_build)) => {
             of_build.append(&mut faults);
             Err(BuildErrors(of_build))
         }
     }
+}
+
+fn not_fetched(policy: &Policy, path: &Path) -> Option<Diagnostic> {
+    let BundleSource::Url(remote) = &policy.bundle else { return None };
+    let message = format!(
+        "policy `{}`: the bundle `{}` is not fetched here, so its signature, policies and tests are not checked",
+        policy.name, remote.shown
+    );
+    let help = "check it where it is built: `gatewayctl policy check`, `gatewayctl policy test`";
+    Some(Diagnostic { file: path.to_owned(), position: None, message, help: Some(help.to_owned()) })
 }
 
 fn load(path: &Path, environment: Environment) -> Result<Loaded, BuildErrors> {

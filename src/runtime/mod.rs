@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod build_error;
+pub mod bundles;
 pub mod control;
 pub mod router;
 pub mod shared;

@@ -54,7 +54,7 @@ pub struct RouteConflict {
 }
 
 /// The routes of one listener.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Router {
     exact: BTreeMap<String, Paths>,
     /// By the part after `*`, with its dot.

@@ -13,6 +13,7 @@ use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::limits::memory::Store;
 use crate::policy::decide::Decider;
+use crate::runtime::bundles::Bundles;
 use crate::runtime::snapshot::Runtime;
 use crate::telemetry::metrics::Metrics;
 
@@ -24,6 +25,8 @@ pub struct Shared {
     pub limits: Store,
     /// Key sets of identity providers.
     pub key_sets: KeySets,
+    /// Bundles that are fetched.
+    pub bundles: Bundles,
     /// Decision events.
     pub audit: Arc<Log>,
     /// Metrics.
@@ -97,6 +100,8 @@ pub struct Foundations {
     pub limits: Store,
     /// Key sets.
     pub key_sets: KeySets,
+    /// Bundles that are fetched.
+    pub bundles: Bundles,
     /// Decision events.
     pub audit: Arc<Log>,
     /// Metrics.
@@ -114,12 +119,13 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// The shared state with `first` in force.
     pub fn new(foundations: Foundations, first: Arc<Runtime>) -> Self {
-        let Foundations { clock, limits, key_sets, audit, metrics } = foundations;
+        let Foundations { clock, limits, key_sets, bundles, audit, metrics } = foundations;
         let history = History { loaded_at: clock.now(), ..History::default() };
         Self {
             clock,
             limits,
             key_sets,
+            bundles,
             audit,
             metrics,
             turn: AtomicU64::new(1),
@@ -151,6 +157,16 @@ impl Shared {
 
     /// Puts `next` in force in one step; the one before can be rolled back to.
     pub(super) fn install(&self, next: Arc<Runtime>) {
+        self.install_after(next, None);
+    }
+
+    /// As [`Shared::install`], for a snapshot with another bundle: an error of the configuration still stands.
+    pub(super) fn install_bundle(&self, next: Arc<Runtime>) {
+        let last_error = self.history().last_error.clone();
+        self.install_after(next, last_error);
+    }
+
+    fn install_after(&self, next: Arc<Runtime>, last_error: Option<ReloadFailure>) {
         let ready = Ready::of(&next);
         let mut history = self.history();
         let former = self.put_in_force(next, ready, &mut history);
@@ -158,6 +174,7 @@ impl Shared {
         let earlier = Earlier { generation: former.generation, runtime: Arc::clone(&former.runtime) };
         history.earlier.push_front(earlier);
         history.earlier.truncate(keep);
+        history.last_error = last_error;
     }
 
     /// The snapshot before this one.

@@ -14,12 +14,13 @@ use crate::contract::decision::Phase;
 use crate::identity::chain::Chain;
 use crate::policy::decide::Rules;
 use crate::rego::program::Program;
+use crate::runtime::bundles::archive::Archive;
 use crate::runtime::router::Router;
 use crate::runtime::tls::{ServerTls, Shown};
 use crate::upstream::cluster::{Cluster, Clusters};
 
 /// A whole gateway, built from one configuration. A request sees exactly one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Runtime {
     /// What it was built from.
     pub config: Arc<Config>,
@@ -38,7 +39,7 @@ pub struct Runtime {
 }
 
 /// A listener of a generation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Listener {
     /// Its configuration.
     pub config: model::Listener,
@@ -49,7 +50,7 @@ pub struct Listener {
 }
 
 /// An API of a generation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Api {
     /// Its name.
     pub name: Name,
@@ -78,7 +79,7 @@ pub struct Api {
 }
 
 /// A route of a generation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Route {
     /// Its name.
     pub name: Name,
@@ -97,6 +98,8 @@ pub struct Policy {
     pub name: Name,
     /// Its bundle's revision.
     pub revision: String,
+    /// Its bundle, if that was fetched.
+    pub archive: Option<Archive>,
     /// The decision rule as in events, `gateway/decision`.
     pub decision_path: String,
     /// The response rule as in events, if there is one.

@@ -20,9 +20,10 @@ use tokio::sync::Semaphore;
 use crate::audit::queue::Health;
 use crate::base::clock;
 use crate::base::net::is_loopback;
+use crate::runtime::bundles::source::Status;
 use crate::server::drain;
 use crate::server::gateway::Reloader;
-use crate::telemetry::exposition::{self, Samples};
+use crate::telemetry::exposition::{self, BundleSample, Samples};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Waited after an error that will not go away at once (no file descriptors).
@@ -150,7 +151,19 @@ async fn roll_back(reloader: Reloader) -> Answer {
 fn metrics(reloader: &Reloader) -> Answer {
     let shared = reloader.shared();
     let limit_keys = u64::try_from(shared.limits.len()).unwrap_or(u64::MAX);
-    let samples = Samples { limit_keys, limit_keys_evicted: shared.limits.evicted() };
+    let bundles = shared.bundles.statuses().into_iter().map(|(policy, status)| BundleSample {
+        policy,
+        downloaded: status.requests.downloaded,
+        not_modified: status.requests.not_modified,
+        failed: status.requests.failed,
+        activated: status.activations,
+        refused: status.refusals,
+        last_request: status.last_request,
+        last_successful_request: status.last_successful_request,
+        last_successful_activation: status.last_successful_activation,
+    });
+    let bundles = bundles.collect();
+    let samples = Samples { limit_keys, limit_keys_evicted: shared.limits.evicted(), bundles };
     let body = exposition::render(&shared.metrics, &samples);
     let mut response = text(StatusCode::OK, &body);
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -178,6 +191,11 @@ fn status(reloader: &Reloader, draining: bool) -> serde_json::Value {
         json!({"source": set.source, "loaded": set.loaded, "renewed_at": set.renewed_at.map(time),
             "last_error": set.last_error})
     });
+    let bundles = shared.bundles.statuses().into_iter().map(|(name, status)| {
+        let revision =
+            runtime.policies.iter().find(|policy| policy.name == name).map(|policy| policy.revision.as_str());
+        (name.to_string(), bundle(&name, revision, &status))
+    });
     let logs = shared.audit.status().into_iter().map(|sink| {
         let (health, error) = match sink.health {
             Health::Ok => ("ok", None),
@@ -200,8 +218,29 @@ fn status(reloader: &Reloader, draining: bool) -> serde_json::Value {
         },
         "policies": policies.collect::<serde_json::Map<_, _>>(),
         "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
+        "bundles": bundles.collect::<serde_json::Map<_, _>>(),
         "key_sets": key_sets.collect::<Vec<_>>(),
         "decision_logs": logs.collect::<Vec<_>>(),
+    })
+}
+
+/// A fetched bundle, with the names of OPA's status. What is refused is told before what is not reached.
+fn bundle(name: &str, revision: Option<&str>, status: &Status) -> serde_json::Value {
+    let failure = status.refused.as_ref().or(status.unreachable.as_ref());
+    json!({
+        "name": name,
+        "active_revision": revision,
+        "type": if status.delta { "delta" } else { "snapshot" },
+        "size": status.size,
+        "persisted": status.persisted,
+        "last_request": status.last_request.map(time),
+        "last_successful_request": status.last_successful_request.map(time),
+        "last_successful_download": status.last_successful_download.map(time),
+        "last_successful_activation": status.last_successful_activation.map(time),
+        "code": failure.map(|_| "bundle_error"),
+        "message": failure.map(|failure| &failure.message),
+        "http_code": failure.and_then(|failure| failure.http_code),
+        "errors": failure.map(|failure| &failure.errors).filter(|errors| !errors.is_empty()),
     })
 }
 

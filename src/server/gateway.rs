@@ -17,6 +17,7 @@ use crate::contract::event::Outcome;
 use crate::identity::jwt::key_sets::Refresher;
 use crate::pipeline::reject;
 use crate::runtime::build_error::BuildErrors;
+use crate::runtime::bundles;
 use crate::runtime::control::{Control, Environment, Start, Watched};
 use crate::runtime::shared::Shared;
 use crate::runtime::watch::Watch;
@@ -90,6 +91,7 @@ pub struct Reloader {
 struct ControlParts {
     reloader: Reloader,
     refresher: Refresher,
+    bundle_refresher: bundles::refresher::Refresher,
     sockets: Vec<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
     queues: Vec<WorkerQueue>,
@@ -104,7 +106,8 @@ impl Gateway {
     /// Starts the gateway that the configuration at `path` describes. Once this returns, it answers.
     pub fn start(path: &Path, environment: Environment) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let Start { control, refresher } = Control::start(path, environment, clock, VOCABULARY)?;
+        let Start { control, refresher, bundle_refresher } =
+            Control::start(path, environment, clock, VOCABULARY)?;
         let shared = Arc::clone(control.shared());
         let config = Arc::clone(&shared.current().runtime.config);
         let mut sockets = Vec::new();
@@ -136,6 +139,7 @@ impl Gateway {
         let parts = ControlParts {
             reloader: reloader.clone(),
             refresher,
+            bundle_refresher,
             sockets,
             admin: admin_socket,
             queues,
@@ -278,10 +282,11 @@ fn control_thread(parts: ControlParts) -> io::Result<JoinHandle<()>> {
 }
 
 async fn control(parts: ControlParts) {
-    let ControlParts { reloader, refresher, sockets, admin, queues, mut clusters, mut draining, mut stopped } =
+    let ControlParts { reloader, sockets, admin, queues, mut clusters, mut draining, mut stopped, .. } =
         parts;
     let shared = Arc::clone(reloader.shared());
-    tokio::task::spawn_local(refresher.run());
+    tokio::task::spawn_local(parts.refresher.run());
+    tokio::task::spawn_local(parts.bundle_refresher.run(Arc::clone(&reloader.control)));
     shared.key_sets.attempted(KEY_SETS).await;
     let metrics = Rc::new(shared.metrics.worker());
     let accepting: Vec<_> = sockets

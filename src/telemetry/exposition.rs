@@ -1,7 +1,9 @@
 //! The Prometheus text exposition (format 0.0.4) of all metrics.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::telemetry::metrics::{
     ACCEPTED, CLOSED, ConnectionRefusal, DecisionKind, HANDSHAKES_FAILED, HANDSHAKES_OK, Metrics, RETRIES,
@@ -13,12 +15,37 @@ use crate::telemetry::shard::{BUCKETS_US, HistogramSums, Rows};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What is asked of others when metrics are rendered, rather than counted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Samples {
     /// Limit counters kept.
     pub limit_keys: u64,
     /// Limit counters given up before they were full again.
     pub limit_keys_evicted: u64,
+    /// Bundles that are fetched.
+    pub bundles: Vec<BundleSample>,
+}
+
+/// How the fetching of one bundle is doing. Times are since the Unix epoch.
+#[derive(Debug, Clone)]
+pub struct BundleSample {
+    /// The policy it is for.
+    pub policy: Arc<str>,
+    /// Requests that were answered with a bundle.
+    pub downloaded: u64,
+    /// Requests that were answered with 304.
+    pub not_modified: u64,
+    /// All other requests.
+    pub failed: u64,
+    /// Bundles put in force.
+    pub activated: u64,
+    /// Bundles refused.
+    pub refused: u64,
+    /// The last request.
+    pub last_request: Option<Duration>,
+    /// The last one that was answered with 200 or 304.
+    pub last_successful_request: Option<Duration>,
+    /// The last bundle put in force.
+    pub last_successful_activation: Option<Duration>,
 }
 
 /// What a metric counts.
@@ -35,6 +62,7 @@ pub fn render(metrics: &Metrics, samples: &Samples) -> String {
     render_process(metrics, samples, &mut text);
     render_requests(metrics, &mut text);
     render_policy(metrics, &mut text);
+    render_bundles(&samples.bundles, &mut text);
     render_listeners(metrics, &mut text);
     render_upstreams(metrics, &mut text);
     render_sinks(metrics, &mut text);
@@ -112,6 +140,54 @@ fn render_policy(metrics: &Metrics, text: &mut Exposition) {
         let sums = sum(row, shards.iter().map(|shard| &shard.decisions));
         for (kind, count) in DecisionKind::ALL.iter().zip(sums) {
             text.sample(name, &[("policy", policy), ("kind", kind.as_str())], count);
+        }
+    }
+}
+
+/// One of a bundle's times.
+type BundleTime = fn(&BundleSample) -> Option<Duration>;
+
+fn render_bundles(bundles: &[BundleSample], text: &mut Exposition) {
+    let name = "postern_bundle_requests_total";
+    text.family(name, Kind::Counter, "Requests for bundles, by policy and result.");
+    for bundle in bundles {
+        let counts = [
+            ("downloaded", bundle.downloaded),
+            ("not_modified", bundle.not_modified),
+            ("failed", bundle.failed),
+        ];
+        for (result, count) in counts {
+            text.sample(name, &[("policy", &bundle.policy), ("result", result)], count);
+        }
+    }
+    let name = "postern_bundle_activations_total";
+    text.family(name, Kind::Counter, "Fetched bundles, by policy and whether they were put in force.");
+    for bundle in bundles {
+        for (result, count) in [("ok", bundle.activated), ("refused", bundle.refused)] {
+            text.sample(name, &[("policy", &bundle.policy), ("result", result)], count);
+        }
+    }
+    let times: [(&str, &str, BundleTime); 3] = [
+        ("postern_bundle_last_request_seconds", "Unix time of the last request for a bundle.", |bundle| {
+            bundle.last_request
+        }),
+        (
+            "postern_bundle_last_successful_request_seconds",
+            "Unix time of the last request for a bundle that was answered well.",
+            |bundle| bundle.last_successful_request,
+        ),
+        (
+            "postern_bundle_last_successful_activation_seconds",
+            "Unix time at which a fetched bundle was last put in force.",
+            |bundle| bundle.last_successful_activation,
+        ),
+    ];
+    for (name, help, time) in times {
+        text.family(name, Kind::Gauge, help);
+        for bundle in bundles {
+            if let Some(time) = time(bundle) {
+                text.sample(name, &[("policy", &bundle.policy)], time.as_secs());
+            }
         }
     }
 }
@@ -347,7 +423,7 @@ mod tests {
         metrics.reload_failed();
         metrics.sink("stdout").wrote(3);
         metrics.sink("stdout").lost(1);
-        let text = render(&metrics, &Samples { limit_keys: 7, limit_keys_evicted: 2 });
+        let text = render(&metrics, &Samples { limit_keys: 7, limit_keys_evicted: 2, ..Samples::default() });
         has(&text, r#"postern_config_info{revision="t\"wo"} 1"#);
         has(&text, r#"postern_policy_info{policy="main",revision="b"} 1"#);
         assert!(!text.contains("\"one\""));

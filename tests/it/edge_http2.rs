@@ -303,7 +303,7 @@ fn flood(client: &mut RawHttp2, count: usize, mut frames: impl FnMut(usize) -> V
 type Flood = Box<dyn Fn(usize) -> Vec<u8>>;
 
 /// Frames that fit into buffers on the way after the gateway has closed already.
-const IN_FLIGHT: usize = 60_000;
+const IN_FLIGHT: usize = 250_000;
 
 #[test]
 fn floods_of_control_frames_are_cut_off() {
@@ -330,7 +330,7 @@ fn rapid_resets_are_cut_off() {
     let (upstream, gateway) = allowing();
     let mut client = RawHttp2::connect(gateway.address("public"), &[]);
     let headers = block(&get_fields("/", &[]));
-    let sent = flood(&mut client, 100_000, |at| {
+    let sent = flood(&mut client, 500_000, |at| {
         let stream = u32::try_from(at).unwrap() * 2 + 1;
         [
             frame(HEADERS, END_HEADERS | END_STREAM, stream, &headers),
@@ -351,7 +351,7 @@ fn resets_that_the_client_provokes_are_cut_off() {
     let headers = block(&get_fields("/", &[]));
     let mut client = RawHttp2::connect(gateway.address("public"), &[]);
     // A window update of nothing makes the gateway reset the stream itself (CVE-2025-8671).
-    let sent = flood(&mut client, 100_000, |at| {
+    let sent = flood(&mut client, 500_000, |at| {
         let stream = u32::try_from(at).unwrap() * 2 + 1;
         let zero = frame(WINDOW_UPDATE, 0, stream, &[0; 4]);
         [frame(HEADERS, END_HEADERS, stream, &headers), zero].concat()
@@ -361,7 +361,7 @@ fn resets_that_the_client_provokes_are_cut_off() {
     // As does a head that is malformed.
     let malformed = block(&[(":method", "GET"), ("connection", "close")]);
     let mut client = RawHttp2::connect(gateway.address("public"), &[]);
-    let sent = flood(&mut client, 100_000, |at| {
+    let sent = flood(&mut client, 500_000, |at| {
         frame(HEADERS, END_HEADERS | END_STREAM, u32::try_from(at).unwrap() * 2 + 1, &malformed)
     });
     assert!(sent < IN_FLIGHT, "{sent}");

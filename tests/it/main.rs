@@ -11,6 +11,7 @@
 )]
 
 mod bundles;
+mod bundles_remote;
 mod config;
 mod demo;
 mod edge_attacks;

@@ -4,6 +4,7 @@
 //! instead of the secret it stands for.
 
 mod api;
+mod bundle;
 mod identity;
 mod listener;
 mod pem;

@@ -1,7 +1,6 @@
 //! Checks of policies.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Check;
@@ -19,7 +18,7 @@ impl Check<'_> {
         name: &Name,
         written: &raw::Policy,
     ) -> Result<Policy, Reported> {
-        let bundle = self.bundle(&place.key("bundle"), &written.bundle);
+        let bundle = self.bundle(place, written);
         let signing = written.signing.as_ref();
         let signing = signing.map(|signing| self.signing(&place.key("signing"), signing)).transpose();
         let contract = match written.contract {
@@ -48,17 +47,6 @@ impl Check<'_> {
             self_test: written.self_test,
             contract,
         })
-    }
-
-    fn bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
-        if text.contains("://") {
-            let help = "fetch it into a file, and name that";
-            return Err(self.report.error_with(place, "a bundle from a URL is not built yet", help));
-        }
-        if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
-            return self.file(place, text);
-        }
-        self.directory(place, text)
     }
 
     fn signing(&mut self, place: &Place, written: &raw::Signing) -> Result<Signing, Reported> {

@@ -185,14 +185,18 @@ impl Check<'_> {
         Ok(header)
     }
 
-    /// A file that must be there.
+    /// A file that must be there, and a change of which means a reload.
     pub(super) fn file(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
+        let path = self.unwatched_file(place, text)?;
+        self.files.insert(path.clone());
+        Ok(path)
+    }
+
+    /// A file that must be there.
+    pub(super) fn unwatched_file(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
         let path = self.path(place, text)?;
         match std::fs::metadata(&path) {
-            Ok(found) if found.is_file() => {
-                self.files.insert(path.clone());
-                Ok(path)
-            }
+            Ok(found) if found.is_file() => Ok(path),
             Ok(_) => Err(self.report.error(place, format!("`{}` is not a file", self.shown(place)))),
             Err(error) => Err(self.cannot_read(place, "file", &error)),
         }
@@ -213,14 +217,18 @@ impl Check<'_> {
         }
     }
 
-    /// A directory that must be there.
+    /// A directory that must be there, and a change of which means a reload.
     pub(super) fn directory(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
+        let path = self.unwatched_directory(place, text)?;
+        self.files.insert(path.clone());
+        Ok(path)
+    }
+
+    /// A directory that must be there.
+    pub(super) fn unwatched_directory(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
         let path = self.path(place, text)?;
         match std::fs::metadata(&path) {
-            Ok(found) if found.is_dir() => {
-                self.files.insert(path.clone());
-                Ok(path)
-            }
+            Ok(found) if found.is_dir() => Ok(path),
             Ok(_) => Err(self.report.error(place, format!("`{}` is not a directory", self.shown(place)))),
             Err(error) => Err(self.cannot_read(place, "directory", &error)),
         }

@@ -6,15 +6,32 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::raw::identity::Algorithm;
-use crate::config::raw::quantity::Duration;
+use crate::config::raw::quantity::{Duration, Size};
 
 /// A policy bundle and the rules that are asked for each request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {
-    /// A directory with `*.rego` files and their data, or a packed bundle as `gatewayctl policy build` and `opa build`
-    /// make it. Example: `policies`, `bundle.tar.gz`.
+    /// A directory with `*.rego` files and their data, a packed bundle as `gatewayctl policy build` and `opa build` make
+    /// it, or the URL of one: `https`, or `http` on this machine. Example: `policies`, `bundle.tar.gz`,
+    /// `https://bundles.example/main.tar.gz`.
     pub(crate) bundle: String,
+    /// How often the URL is asked for a new bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) polling: Option<Polling>,
+    /// What the gateway shows to the server of the URL. Default nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) credentials: Option<Credentials>,
+    /// A PEM file with the issuers trusted for the server's certificate. Default those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<String>,
+    /// The largest archive that is fetched, at most `256MiB`. Default `64MiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) size_limit: Option<Size>,
+    /// A directory where the last good bundle is kept, as `bundles/POLICY/bundle.tar.gz`, to start from while the server
+    /// is down; each gateway needs its own. Default none: the gateway then starts only when the server answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) persist: Option<String>,
     /// Who must have signed the bundle. Default nobody; a bundle that is signed all the same is then refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) signing: Option<Signing>,
@@ -37,6 +54,60 @@ pub(crate) struct Policy {
     /// Run the bundle's own tests before it goes live, and refuse it if one fails. Default `true`.
     #[serde(default = "default_self_test")]
     pub(crate) self_test: bool,
+}
+
+/// How often the server of a bundle is asked for a new one.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "BundlePolling")]
+pub(crate) struct Polling {
+    /// The shortest time between two requests, at least `100ms`. Default `60s`.
+    pub(crate) min_delay: Duration,
+    /// The longest time between two requests, failed ones included; each time is a random one between the two. Default
+    /// `120s`.
+    pub(crate) max_delay: Duration,
+    /// How long the server may hold a request until there is a new bundle, `1s` to `10m`; only where the server's answers
+    /// say that it can. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) long_polling_timeout: Option<Duration>,
+}
+
+/// What the gateway shows to a bundle's server.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "BundleCredentials", extend("minProperties" = 1))]
+pub(crate) struct Credentials {
+    /// A token in `Authorization: Bearer`. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bearer: Option<Bearer>,
+    /// A certificate in the TLS handshake. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_tls: Option<ClientTls>,
+}
+
+/// A bearer token (RFC 6750).
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bearer {
+    /// A file with the token, read for each request, so that it may be renewed at any time.
+    pub(crate) token_file: String,
+}
+
+/// A client certificate.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "BundleClientTls")]
+pub(crate) struct ClientTls {
+    /// A PEM file with the certificate chain.
+    pub(crate) cert: String,
+    /// A PEM file with its private key.
+    pub(crate) private_key: String,
+}
+
+impl Default for Polling {
+    fn default() -> Self {
+        Self { min_delay: Duration::new("60s"), max_delay: Duration::new("120s"), long_polling_timeout: None }
+    }
 }
 
 /// Whose signature a bundle must carry, as in OPA's `signing` and `keys`.
@@ -92,6 +163,11 @@ pub(crate) enum OnError {
     Deny,
     /// The request passes, and its decision event is marked `fail_open`.
     Allow,
+}
+
+/// The largest archive that is fetched unless the file says otherwise.
+pub(crate) fn default_size_limit() -> Size {
+    Size::new("64MiB")
 }
 
 fn default_algorithm() -> Algorithm {
