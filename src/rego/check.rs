@@ -98,6 +98,18 @@ pub(crate) fn data(tree: &Tree, data: &Value) -> Vec<Fault> {
     faults
 }
 
+/// Warnings for rules that look something up in a literal that does not have it.
+pub(crate) fn missed_constants(tree: &Tree) -> Vec<Fault> {
+    let rules = tree.rules.iter().filter(|rule| rule.misses_constant());
+    let warnings = rules.map(|rule| {
+        let message =
+            format!("`{}` never has a value: it looks up what a literal does not have", rule.name());
+        Fault::new(tree.place(rule.module, rule.extent.start), "undefined_reference", message)
+            .hint("OPA refuses it; correct the key, or use `object.get` with a default")
+    });
+    warnings.collect()
+}
+
 /// Warnings for packages that share a large data object: every evaluation copies it.
 pub(crate) fn crowded_packages(tree: &Tree, data: &Value) -> Vec<Fault> {
     let mut warnings = Vec::new();

@@ -16,11 +16,13 @@ use regorus::unstable::{self, Literal, LiteralStmt, Query, Ref, RuleHead};
 
 use self::names::{Head, Names, head_of, import_of};
 use super::{
+    annotation::Annotations,
+    desugar::is_keyword,
     fault::Fault,
     parse::{Kind, Parsed, Token},
     tree::{
-        Body, Branch, Callee, Extent, ModuleId, ModuleTree, Path, Rule, Shape, Statement, StatementKind,
-        Target, Term, TermKind, Tree, With, WithTarget,
+        Body, Branch, Callee, DocumentPath, Extent, Lift, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
+        StatementKind, Target, Term, TermKind, Tree, With, WithTarget,
     },
 };
 
@@ -29,25 +31,32 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let names = Names::gather(&modules, &mut faults);
+    let annotations = Annotations::gather(&modules, &mut faults);
     let mut rules = Vec::new();
     let mut trees = Vec::new();
     for (id, parsed) in modules.into_iter().enumerate() {
         let package = package_of(&parsed);
         let mut lowering = Lowering {
             names: &names,
+            annotations: &annotations,
             parsed: &parsed,
             module: id,
+            rule_at: 0,
+            rule_path: Path::new(),
             imports: BTreeMap::new(),
             package,
             scopes: Vec::new(),
             free: Vec::new(),
             position: Position::Plain,
+            is_lifted: false,
             aliases: Vec::new(),
             faults: &mut faults,
             warnings: &mut warnings,
         };
         lowering.read_imports();
-        for rule in &parsed.syntax.policy {
+        for (index, rule) in parsed.syntax.policy.iter().enumerate() {
+            lowering.rule_at = index;
+            lowering.rule_path = rule_path_of(&lowering.package, rule);
             rules.push(lowering.rule(rule));
         }
         lowering.check_imports();
@@ -64,6 +73,18 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
 /// The package a parsed file declares.
 pub(crate) fn package_of(parsed: &Parsed) -> Path {
     names::package_of(&parsed.syntax)
+}
+
+/// The constant path of a rule in a package.
+pub(crate) fn rule_path_of(package: &Path, rule: &unstable::Rule) -> Path {
+    let refr = match rule {
+        unstable::Rule::Default { refr, .. }
+        | unstable::Rule::Spec {
+            head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. },
+            ..
+        } => refr,
+    };
+    package.iter().cloned().chain(head_of(refr).constant).collect()
 }
 
 /// The tree, what must be corrected, and what only looks wrong.
@@ -119,13 +140,19 @@ enum Position {
 
 struct Lowering<'a> {
     names: &'a Names,
+    annotations: &'a Annotations,
     parsed: &'a Parsed,
     module: ModuleId,
+    /// The position in its module of the rule at hand, and its path.
+    rule_at: usize,
+    rule_path: Path,
     imports: BTreeMap<String, Import>,
     package: Path,
     scopes: Vec<BTreeMap<String, Declared>>,
     free: Vec<Free>,
     position: Position,
+    /// Whether the rule at hand will stand in another package.
+    is_lifted: bool,
     aliases: Vec<(Extent, String)>,
     faults: &'a mut Vec<Fault>,
     warnings: &'a mut Vec<Fault>,
@@ -192,11 +219,13 @@ impl Lowering<'_> {
         let lowered = match rule {
             unstable::Rule::Default { span, refr, args, value, .. } => {
                 let head = head_of(refr);
+                let lift = self.lift(&head, refr);
                 let arguments = self.open_arguments(args);
                 let value = self.term(value);
                 let shape = if args.is_empty() { Shape::Value } else { Shape::Function(arguments) };
                 self.close_scope();
-                self.assemble(head, shape, Some(value), Vec::new(), span, span, true)
+                let rule = self.assemble(head, shape, Some(value), Vec::new(), span, span, true);
+                Rule { lift, ..rule }
             }
             unstable::Rule::Spec { span, head, bodies } => self.spec(span, head, bodies),
         };
@@ -214,6 +243,7 @@ impl Lowering<'_> {
                 (span, refr, args.as_slice(), assign.as_ref().map(|a| &a.value))
             }
         };
+        let lift = self.lift(&head_of(refr), refr);
         let arguments = self.open_arguments(args);
         let shape = match head {
             RuleHead::Compr { .. } => Shape::Value,
@@ -245,7 +275,30 @@ impl Lowering<'_> {
         self.close_scope();
         let mut rule = self.assemble(head, shape, value, branches, span, head_span, false);
         rule.keys = keys;
+        rule.lift = lift;
         rule
+    }
+
+    /// Where a rule goes whose head begins with a keyword.
+    fn lift(&mut self, head: &Head<'_>, refr: &unstable::Expr) -> Option<Lift> {
+        self.is_lifted = head.constant.first().is_some_and(|name| is_keyword(name));
+        if !self.is_lifted {
+            return None;
+        }
+        let keywords = head.constant.iter().take_while(|name| is_keyword(name)).count();
+        let start = self.span(refr.span()).start;
+        let Some(end) = head.starts.get(keywords).copied().flatten() else {
+            self.fault(
+                Extent { start, end: start },
+                "keyword_head",
+                "rule's head has no name but keywords before its first bracket".to_owned(),
+                "give it a name that is no keyword",
+            );
+            return None;
+        };
+        let mut package = self.package.clone();
+        package.extend(head.constant.iter().take(keywords).cloned());
+        Some(Lift { package, cut: Extent { start, end } })
     }
 
     #[expect(clippy::too_many_arguments, reason = "one constructor for the two forms of a rule")]
@@ -272,6 +325,7 @@ impl Lowering<'_> {
             branches,
             extent: self.span(span),
             head_end: self.span(head_span).end,
+            lift: None,
         }
     }
 
@@ -377,7 +431,9 @@ impl Lowering<'_> {
 
     fn statement(&mut self, statement: &LiteralStmt) -> Statement {
         let kind = match &statement.literal {
-            Literal::SomeVars { .. } => StatementKind::Declare,
+            Literal::SomeVars { vars, .. } => {
+                StatementKind::Declare(vars.iter().map(|var| var.text().to_owned()).collect())
+            }
             Literal::SomeIn { key, value, collection, .. } => StatementKind::SomeIn {
                 collection: self.term(collection),
                 key: key.as_ref().map(|key| self.in_position(Position::Pattern, |this| this.term(key))),
@@ -424,15 +480,17 @@ impl Lowering<'_> {
             Some(target) => Some(Callee { target, extent: name_extent }),
         };
         let Some(callee) = callee else {
-            let is_document =
-                path.first().is_some_and(|root| root == "input") || self.data_path(&path).is_some();
-            if !is_document {
+            let Some(document) = self.document(&path) else {
                 let message = format!("`with` cannot replace `{}`: nothing has this name", path.join("."));
                 let hint = "replace `input`, a path under `data`, or a function";
                 self.fault(name_extent, "unknown_with_target", message, hint);
                 return None;
-            }
-            return Some(With { target: WithTarget::Document, value: self.term(&with.r#as), extent });
+            };
+            return Some(With {
+                target: WithTarget::Document(document),
+                value: self.term(&with.r#as),
+                extent,
+            });
         };
         let replacement = self.replacement(&with.r#as);
         // The name of a function is no value.
@@ -453,6 +511,16 @@ impl Lowering<'_> {
             Target::Unknown => None,
             target => Some(Callee { target, extent: self.span(value.span()) }),
         }
+    }
+
+    /// The document a written path names in a `with`.
+    fn document(&mut self, path: &[String]) -> Option<DocumentPath> {
+        let (root, rest) = path.split_first()?;
+        if root == "input" {
+            return Some(DocumentPath { of_input: true, path: rest.to_vec() });
+        }
+        let path = self.data_path(path)?;
+        Some(DocumentPath { of_input: false, path })
     }
 
     /// The `data` path a written path stands for, through imports.

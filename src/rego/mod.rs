@@ -6,16 +6,22 @@
 //! [`program::Program`]. A worker asks it for an [`evaluator::Evaluator`], the one type behind
 //! which the interpreter stands. Nothing here may do IO or decide what a result means.
 
+mod annotation;
 pub(crate) mod builtin;
 mod check;
 pub mod coverage;
+mod desugar;
+pub mod differential;
 pub mod evaluator;
 pub mod fault;
 pub mod footprint;
 mod graph;
+mod lift;
 mod lower;
 mod normalise;
 mod parse;
+pub mod plan;
 pub mod program;
 mod source;
 pub(crate) mod tree;
+mod wrapper;

@@ -14,13 +14,14 @@ use super::{
         Body, Callee, Extent, ModuleId, Operator, Path, Rule, Shape, Statement, StatementKind, Target, Term,
         TermKind, Tree, WithTarget, dotted,
     },
+    wrapper::Wrappers,
 };
 
 /// The edits that normalise a module, sorted and disjoint.
-pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
+pub(crate) fn normalise(tree: &Tree, module: ModuleId, wrappers: &Wrappers) -> Vec<Edit> {
     let Some(source) = tree.modules.get(module) else { return Vec::new() };
     let mut rewriter =
-        Rewriter { text: &source.text, edits: BTreeMap::new(), braced: BTreeMap::new(), next: 0 };
+        Rewriter { text: &source.text, wrappers, edits: BTreeMap::new(), braced: BTreeMap::new(), next: 0 };
     for extent in &source.bare_imports {
         rewriter.replace(*extent, " ".repeat(extent.range().len()));
     }
@@ -40,6 +41,7 @@ pub(crate) fn normalise(tree: &Tree, module: ModuleId) -> Vec<Edit> {
 
 struct Rewriter<'a> {
     text: &'a Text,
+    wrappers: &'a Wrappers,
     /// By start and end; an insertion has both the same and comes before a replacement there.
     edits: BTreeMap<(usize, usize), (String, usize)>,
     /// Bodies of one statement that need braces: their extents, and what else goes at their end.
@@ -66,6 +68,7 @@ impl Rewriter<'_> {
     fn hoist_rule(&mut self, rule: &Rule) {
         if let Shape::Function(arguments) = &rule.shape {
             self.inside_all(arguments);
+            self.match_arguments(rule);
         }
         let values = rule.branches.iter().filter_map(|branch| branch.value.as_ref());
         self.inside_all(rule.keys.iter().chain(&rule.value).chain(values));
@@ -74,6 +77,10 @@ impl Rewriter<'_> {
         }
         if rule.is_default {
             return;
+        }
+        if rule.misses_constant() {
+            let bodies: Vec<&Body> = rule.branches.iter().map(|branch| &branch.body).collect();
+            self.append_text(&bodies, rule.head_end, "false", rule.extent.start);
         }
         let partial = matches!(rule.shape, Shape::Set) || !rule.keys.is_empty();
         let mut hoisted = Vec::new();
@@ -97,13 +104,28 @@ impl Rewriter<'_> {
         }
     }
 
-    /// Adds statements at the end of bodies, or a body after a head that has none.
+    /// Arguments that have to be computed: every body compares with them what was given.
+    fn match_arguments(&mut self, rule: &Rule) {
+        let mut taken = Vec::new();
+        for term in rule.computed_arguments() {
+            self.hoist(term, &mut taken);
+        }
+        let bodies: Vec<&Body> = rule.branches.iter().map(|branch| &branch.body).collect();
+        let equal = |Hoisted { name, text, .. }: &Hoisted| format!("{name} == {text}");
+        let text = taken.iter().map(equal).collect::<Vec<_>>().join("; ");
+        self.append_text(&bodies, rule.head_end, &text, rule.extent.start);
+    }
+
+    /// Adds what was hoisted at the end of bodies, or a body after a head that has none.
     fn append(&mut self, bodies: &[&Body], head_end: usize, hoisted: &[Hoisted]) {
-        if hoisted.is_empty() {
+        let origin = hoisted.first().map_or(head_end, |hoisted| hoisted.origin);
+        self.append_text(bodies, head_end, &statements(hoisted), origin);
+    }
+
+    fn append_text(&mut self, bodies: &[&Body], head_end: usize, text: &str, origin: usize) {
+        if text.is_empty() {
             return;
         }
-        let text = statements(hoisted);
-        let origin = hoisted.first().map_or(head_end, |hoisted| hoisted.origin);
         if bodies.is_empty() {
             self.insert(head_end, &format!(" if {{ {text} }}"), origin);
         }
@@ -114,7 +136,7 @@ impl Rewriter<'_> {
             } else {
                 let tail = self.brace(body);
                 tail.push_str("; ");
-                tail.push_str(&text);
+                tail.push_str(text);
             }
         }
     }
@@ -123,6 +145,7 @@ impl Rewriter<'_> {
         let mut wrapped = false;
         for statement in &body.statements {
             let hoisted = self.statement(statement);
+            wrapped |= self.walk(statement);
             if hoisted.is_empty() {
                 continue;
             }
@@ -139,6 +162,30 @@ impl Rewriter<'_> {
         }
     }
 
+    /// `[path, value] := walk(x)` as `some path, value; walk(x, [path, value])`: the interpreter
+    /// gives out one node after the other only to an argument.
+    fn walk(&mut self, statement: &Statement) -> bool {
+        let StatementKind::Holds(term) = &statement.kind else { return false };
+        let TermKind::Unify { declares, left, right } = &term.kind else { return false };
+        let (TermKind::Array(items), TermKind::Call { callee, arguments }) = (&left.kind, &right.kind) else {
+            return false;
+        };
+        let [argument] = arguments.as_slice() else { return false };
+        if callee.target != Target::Builtin("walk".to_owned()) {
+            return false;
+        }
+        let names: Vec<&str> = items.iter().filter_map(Term::as_local).collect();
+        let declared = *declares && !names.is_empty();
+        if declared {
+            self.prepend(statement.extent.start, &format!("some {}; ", names.join(", ")));
+        }
+        let (pattern, argument) = (self.rendered(left.extent), self.rendered(argument.extent));
+        let filler = "\n".repeat(self.text.slice(term.extent.range()).matches('\n').count());
+        let call = format!("walk({argument}, {pattern})").replace('\n', " ");
+        self.replace(term.extent, call + &filler);
+        declared
+    }
+
     fn brace(&mut self, body: &Body) -> &mut String {
         self.braced.entry((body.extent.start, body.extent.end)).or_default()
     }
@@ -149,17 +196,24 @@ impl Rewriter<'_> {
             if let WithTarget::Function { callee, replacement } = &with.target {
                 self.qualify(callee);
                 if let Some(replacement) = replacement {
-                    self.qualify(replacement);
+                    match self.wrappers.replacement(&replacement.target) {
+                        Some(wrapper) => self.replace(replacement.extent, wrapper),
+                        None => self.qualify(replacement),
+                    }
                 }
             }
         }
         self.inside_all(statement.terms());
         match &statement.kind {
-            StatementKind::Declare => {}
-            StatementKind::SomeIn { collection, .. } => self.hoist_memberships(collection, &mut hoisted),
+            StatementKind::Declare(_) => {}
+            StatementKind::SomeIn { collection, .. } => {
+                self.hoist_memberships(collection, &mut hoisted);
+                self.expect_collection(collection);
+            }
             StatementKind::Every { domain, body, .. } => {
                 self.body(body);
                 self.hoist_memberships(domain, &mut hoisted);
+                self.expect_collection(domain);
             }
             // An undefined membership fails the statement as a false one does; below it is another
             // matter.
@@ -174,6 +228,18 @@ impl Rewriter<'_> {
         hoisted
     }
 
+    /// Iterating over what is no collection is undefined in OPA, and fails the interpreter.
+    fn expect_collection(&mut self, term: &Term) {
+        let may_be_another = matches!(
+            term.kind,
+            TermKind::Reference { .. } | TermKind::Call { .. } | TermKind::Local(_) | TermKind::Input
+        );
+        if may_be_another {
+            let text = ["internal.collection(", &self.rendered(term.extent), ")"].concat();
+            self.replace(term.extent, text);
+        }
+    }
+
     fn inside_all<'term>(&mut self, terms: impl IntoIterator<Item = &'term Term>) {
         for term in terms {
             self.inside(term);
@@ -186,7 +252,7 @@ impl Rewriter<'_> {
             self.qualify(callee);
         }
         self.inside_all(term.children());
-        if let TermKind::Comprehension { heads, body } = &term.kind {
+        if let TermKind::Comprehension { heads, body, .. } = &term.kind {
             self.body(body);
             let mut hoisted = Vec::new();
             for head in heads {
@@ -197,6 +263,9 @@ impl Rewriter<'_> {
     }
 
     fn qualify(&mut self, callee: &Callee) {
+        if let Some(wrapper) = self.wrappers.called(&callee.target) {
+            self.replace(callee.extent, wrapper);
+        }
         let Target::Function(path) = &callee.target else { return };
         let full = dotted(path);
         // The interpreter takes only names that begin so for full ones.
@@ -210,14 +279,15 @@ impl Rewriter<'_> {
         match &term.kind {
             TermKind::Call { .. }
             | TermKind::Membership { .. }
-            | TermKind::Infix { operator: Operator::Other, .. }
             | TermKind::Array(_)
             | TermKind::Set(_)
             | TermKind::Object(_)
             | TermKind::Negative(_) => self.hoist_operands(term.children(), hoisted),
+            TermKind::Infix { operator, .. } if *operator != Operator::Equal => {
+                self.hoist_operands(term.children(), hoisted);
+            }
             // Equality unifies, and a reference in it may be undefined.
-            TermKind::Infix { operator: Operator::Equal, left, right }
-            | TermKind::Unify { left, right, .. } => {
+            TermKind::Infix { left, right, .. } | TermKind::Unify { left, right, .. } => {
                 for side in [left, right] {
                     if matches!(side.kind, TermKind::Reference { .. }) {
                         self.hoist_below_not(side, hoisted);
@@ -363,7 +433,7 @@ mod tests {
     fn check(text: &str, want: &str) {
         let text = format!("package a\nimport data.lib\nxs := [1]\nf(x) := x\n{text}");
         let lowered = lower(vec![parse("p.rego", &text).unwrap()]);
-        let rewritten = apply(&text, &normalise(&lowered.tree, 0));
+        let rewritten = apply(&text, &normalise(&lowered.tree, 0, &Wrappers::gather(&lowered.tree)));
         assert!(parse("p.rego", &rewritten).is_ok(), "{rewritten}");
         assert_eq!(rewritten.lines().count(), text.lines().count(), "{rewritten}");
         let rewritten: String = rewritten.lines().skip(4).collect::<Vec<_>>().join("\n");
@@ -394,17 +464,17 @@ mod tests {
         );
         check(
             "p if every x in xs { not x in input.a }",
-            "p if every x in xs { _0 := input.a ; not x in _0 }",
+            "p if every x in internal.collection(xs) { _0 := input.a ; not x in _0 }",
         );
     }
 
     #[test]
     fn what_may_be_undefined_leaves_a_partial_head() {
-        check("p contains x.a if some x in xs", "p contains _0 if { some x in xs; _0 := x.a }");
-        check("p contains x.a if { some x in xs }", "p contains _0 if { some x in xs ; _0 := x.a }");
+        check("p contains x.a if some x in xs", "p contains _0 if { some x in internal.collection(xs); _0 := x.a }");
+        check("p contains x.a if { some x in xs }", "p contains _0 if { some x in internal.collection(xs) ; _0 := x.a }");
         check("p contains input.a", "p contains _0 if { _0 := input.a }");
         check("p contains \"a\" if xs", "p contains \"a\" if xs");
-        check("p[x] := input.b if { some x in xs }", "p[x] := _0 if { some x in xs ; _0 := input.b }");
+        check("p[x] := input.b if { some x in xs }", "p[x] := _0 if { some x in internal.collection(xs) ; _0 := input.b }");
         check("p contains {\"k\": input.a}", "p contains {\"k\": _0} if { _0 := input.a }");
     }
 
@@ -418,11 +488,35 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_misses_a_constant_never_holds() {
+        check("p := [x | x := {\"a\": 1}.b]", "p := [x | x := {\"a\": 1}.b] if { false }");
+        check("p if { not [1][2] }", "p if { not [1][2] ; false }");
+        check("p := {\"a\": {\"b\": 1}}.a.b", "p := {\"a\": {\"b\": 1}}.a.b");
+        check("p := {\"a\": 1}[input.k]", "p := {\"a\": 1}[input.k]");
+    }
+
+    #[test]
+    fn computed_arguments_are_compared_and_patterns_of_walk_are_arguments() {
+        check("g(input.a, x) := x", "g(_0, x) := x if { _0 == input.a }");
+        check("g(upper(y)) if { y = 1 }", "g(_0) if { y = 1 ; _0 == upper(y) }");
+        check("g(upper(y)) if y = 1", "g(_0) if { y = 1; _0 == upper(y) }");
+        check("p if { [a, b] := walk(xs); a == b }", "p if { some a, b; walk(xs, [a, b]); a == b }");
+        check("p if { [a, _] = walk(xs)\na }", "p if { walk(xs, [a, _])\na }");
+        check("p if [_, 1] := walk(xs)", "p if walk(xs, [_, 1])");
+    }
+
+    #[test]
     fn names_are_written_in_full() {
         check("p if f(1)", "p if data.a.f(1)");
         check("p if lib.q with f as lib.g", "p if data.lib.q with data.a.f as data.lib.g");
         check("p if data.a.f(lib.x)", "p if data.a.f(data.lib.x)");
         check("p := \"not input.a in xs\" # f(1)", "p := \"not input.a in xs\" # f(1)");
         check("p if { f := 1; f == 1 }", "p if { f := 1; f == 1 }");
+    }
+
+    #[test]
+    fn our_built_ins_are_wrapped_where_they_are_mocked_replace_or_bind() {
+        check("p if strings.count(\"a\", input.a)", "p if strings.count(\"a\", input.a)");
+        check("p if f(1) with f as count", "p if data.a.f(1) with data.a.f as data.__postern.call_count");
     }
 }

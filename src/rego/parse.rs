@@ -10,7 +10,7 @@ use regorus::{
     unstable::{self, Lexer, Ref, TokenKind},
 };
 
-use super::{fault::Fault, source::Text};
+use super::{desugar::desugar, fault::Fault, source::Text};
 
 /// Longest policy file, in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 4 << 20;
@@ -65,12 +65,17 @@ pub(crate) fn parse(path: &str, source: &str) -> Result<Parsed, Fault> {
         )
         .hint("move tables into data.json"));
     }
+    let edits = desugar(source).map_err(|unreadable| {
+        Fault::new(text.place(unreadable.at), "parse_error", unreadable.message)
+            .hint("write `$\"text {expression}\"`, and `\\{` for a brace")
+    })?;
+    let text = Text::edited(path, source, edits);
     let tokens = scan(&text)?;
     check_nesting(&text, &tokens)?;
     let mut engine = Engine::new();
     engine.set_policy_length_config(length_limits());
     engine
-        .add_policy(path.to_owned(), source.to_owned())
+        .add_policy(path.to_owned(), text.content.to_string())
         .map_err(|error| fault_of(&text, "parse_error", &error.to_string()))?;
     let syntax = engine.get_modules().first().cloned().ok_or_else(|| {
         Fault::new(text.place(0), "parse_error", "file holds no module").hint("begin it with `package name`")
@@ -103,10 +108,7 @@ fn hint_for(message: &str) -> Option<&'static str> {
     let hints = [
         ("`if` keyword is required", "write `rule if { .. }`: policies are Rego v1"),
         ("`contains` keyword is required", "write `rule contains element if { .. }`: policies are Rego v1"),
-        (
-            "invalid character",
-            "Rego knows no such character here; string interpolation (`$\"..\"`) is not supported",
-        ),
+        ("invalid character", "Rego knows no such character here; text stands in double quotes"),
         ("Missing package declaration", "begin the file with `package name`"),
         ("maximum expression depth", "split the expression with `:=` into several statements"),
     ];
@@ -245,7 +247,8 @@ mod tests {
     #[test]
     fn faults_have_places_and_hints() {
         refused("package a\np { true }\n", "parse_error", 2, 3);
-        refused("package a\n\tp := $\"x\"\n", "parse_error", 2, 7);
+        refused("package a\n\tp := $\"{x\"\n", "parse_error", 2, 9);
+        refused("package a\np := $\"{x} {)}\"\n", "parse_error", 2, 12);
         refused("p := 1\n", "parse_error", 1, 1);
         let fault = parse("p.rego", "package a\np { true }\n").unwrap_err();
         assert!(fault.hint.unwrap().contains("Rego v1"));

@@ -1,20 +1,27 @@
 //! Compiling modules and data into an immutable program.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use regorus::{Engine, Value};
 
 use super::{
     builtin, check,
     coverage::FileCoverage,
+    differential::{self, Difference},
     evaluator::Evaluator,
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
     graph::CallGraph,
+    lift,
     lower::{self, Lowered},
     normalise, parse,
+    plan::{Plan, reason::NotPlanned},
     source::{Edit, Text, apply, original_offset},
-    tree::{Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    tree::{ModuleId, Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    wrapper::Wrappers,
 };
 
 /// Values with more nodes than this are shared between evaluators instead of copied.
@@ -38,11 +45,28 @@ pub struct Options {
     pub coverage: bool,
     /// What `opa.runtime()` answers.
     pub runtime: Value,
+    /// What evaluates.
+    pub engine: EngineKind,
+}
+
+/// What evaluates a policy; the answers are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineKind {
+    /// Decision plans where they cover all that an entry point reads, the interpreter elsewhere.
+    #[default]
+    Auto,
+    /// The interpreter always, for diagnosis.
+    Interpreter,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { strict_builtin_errors: false, coverage: false, runtime: Value::new_object() }
+        Self {
+            strict_builtin_errors: false,
+            coverage: false,
+            runtime: Value::new_object(),
+            engine: EngineKind::Auto,
+        }
     }
 }
 
@@ -53,15 +77,20 @@ pub struct Program(Arc<Inner>);
 struct Inner {
     tree: Tree,
     rewritten: Vec<Rewritten>,
+    wrappers: Wrappers,
     data: Value,
     options: Options,
     warnings: Vec<Fault>,
     template: Engine,
+    /// Made when somebody asks what is planned; evaluators have their own.
+    plan: OnceLock<Plan>,
 }
 
 /// A module as the interpreter gets it.
 #[derive(Debug)]
 struct Rewritten {
+    /// The file it comes from.
+    module: ModuleId,
     edits: Vec<Edit>,
     text: Text,
 }
@@ -125,20 +154,44 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     faults.extend(check::data(&tree, &data));
     faults.extend(CallGraph::new(&tree).check(&tree));
     let tree = BundleErrors::unless_empty(tree, faults)?;
-    let rewritten: Vec<Rewritten> = (0..tree.modules.len()).map(|id| rewrite(&tree, id)).collect();
-    let template = build(&tree, &rewritten, data.clone(), &options)?;
+    let wrappers = Wrappers::gather(&tree);
+    let rewritten: Vec<Rewritten> =
+        (0..tree.modules.len()).flat_map(|id| rewrite(&tree, id, &wrappers)).collect();
+    let template = build(&tree, &rewritten, &wrappers, data.clone(), &options)?;
     warnings.extend(check::crowded_packages(&tree, &data));
+    warnings.extend(check::missed_constants(&tree));
     warnings.sort();
-    Ok(Program(Arc::new(Inner { tree, rewritten, data, options, warnings, template })))
+    Ok(Program(Arc::new(Inner {
+        tree,
+        rewritten,
+        wrappers,
+        data,
+        options,
+        warnings,
+        template,
+        plan: OnceLock::new(),
+    })))
 }
 
-fn rewrite(tree: &Tree, module: usize) -> Rewritten {
-    let edits = normalise::normalise(tree, module);
-    let (path, text) = tree
-        .modules
-        .get(module)
-        .map_or(("", String::new()), |module| (&*module.text.path, apply(&module.text.content, &edits)));
-    Rewritten { text: Text::new(path, &text), edits }
+/// What stands between a file's path and the package of rules moved out of it.
+const MOVED: &str = " // ";
+
+/// The file behind the path of a module the interpreter has.
+pub(crate) fn file_of(path: &str) -> &str {
+    path.split_once(MOVED).map_or(path, |(file, _)| file)
+}
+
+fn rewrite(tree: &Tree, module: ModuleId, wrappers: &Wrappers) -> Vec<Rewritten> {
+    let Some(source) = tree.modules.get(module) else { return Vec::new() };
+    let edits = normalise::normalise(tree, module, wrappers);
+    let rewritten = lift::split(tree, module, edits).into_iter().map(|(moved_to, edits)| {
+        let path = match moved_to {
+            None => source.text.path.to_string(),
+            Some(package) => [&*source.text.path, MOVED, &dotted(&package)].concat(),
+        };
+        Rewritten { module, text: Text::new(&path, &apply(&source.text.content, &edits)), edits }
+    });
+    rewritten.collect()
 }
 
 /// The package of a module, without its `data`; nothing if the module does not parse.
@@ -148,7 +201,13 @@ pub(crate) fn package_of(module: &Module) -> Option<Path> {
 }
 
 /// An engine with its own syntax trees, ready to evaluate.
-fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> Result<Engine, BundleErrors> {
+fn build(
+    tree: &Tree,
+    modules: &[Rewritten],
+    wrappers: &Wrappers,
+    data: Value,
+    options: &Options,
+) -> Result<Engine, BundleErrors> {
     let mut engine = Engine::new();
     engine.set_policy_length_config(parse::length_limits());
     engine.set_strict_builtin_errors(options.strict_builtin_errors);
@@ -165,6 +224,9 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
             BundleErrors::from(locate(tree, modules, "rewrite_error", &error.to_string()))
         })?;
     }
+    if let Some(text) = wrappers.module() {
+        engine.add_policy("built-ins".to_owned(), text).map_err(|error| fail(&error))?;
+    }
     engine.add_data(data).map_err(|error| fail(&error))?;
     // Preparing is lazy; asking for any rule does it now, and reports what it finds.
     if let Some(rule) = tree.rules.iter().find(|rule| !rule.is_function()) {
@@ -178,9 +240,9 @@ fn build(tree: &Tree, modules: &[Rewritten], data: Value, options: &Options) -> 
 
 /// A fault from a message of the interpreter, which speaks of the rewritten text.
 fn locate(tree: &Tree, modules: &[Rewritten], code: &'static str, message: &str) -> Fault {
-    let named = modules.iter().position(|module| message.contains(&format!("--> {}:", module.text.path)));
-    let Some((module, original)) = named.and_then(|id| Some((modules.get(id)?, &tree.modules.get(id)?.text)))
-    else {
+    let named = modules.iter().find(|module| message.contains(&format!("--> {}:", module.text.path)));
+    let original = named.and_then(|module| tree.modules.get(module.module));
+    let Some((module, original)) = named.zip(original.map(|original| &original.text)) else {
         return Fault::new(Place::whole("policy"), code, message.trim());
     };
     let mut fault = parse::fault_of(&module.text, code, message);
@@ -201,10 +263,53 @@ impl std::fmt::Debug for Program {
 impl Program {
     /// A new evaluator; one for each worker, since evaluators share nothing that is counted.
     pub fn evaluator(&self) -> Evaluator {
-        let Inner { tree, rewritten, data, options, template, .. } = &*self.0;
+        let Inner { tree, rewritten, wrappers, data, options, template, .. } = &*self.0;
         // The text compiled before, so it does again; sharing the first engine is merely slower.
-        let engine = build(tree, rewritten, private_copy(data), options).unwrap_or_else(|_| template.clone());
-        Evaluator::new(self.clone(), engine)
+        let data = private_copy(data);
+        let plan = self.plans().then(|| Plan::new(tree, &data));
+        let engine = build(tree, rewritten, wrappers, data, options).unwrap_or_else(|_| template.clone());
+        Evaluator::new(self.clone(), engine, plan, deep_copy(&options.runtime))
+    }
+
+    // Lines are counted by the interpreter alone.
+    fn plans(&self) -> bool {
+        self.0.options.engine == EngineKind::Auto && !self.0.options.coverage
+    }
+
+    fn plan(&self) -> &Plan {
+        let Inner { tree, data, plan, .. } = &*self.0;
+        plan.get_or_init(|| Plan::new(tree, data))
+    }
+
+    /// Whether an entry point is evaluated by a plan.
+    pub fn is_planned(&self, entrypoint: &Entrypoint) -> bool {
+        self.plans() && self.plan().entry(&entrypoint.path).is_ok()
+    }
+
+    /// Compares plan and interpreter on made-up inputs; the first difference, if there is one. Takes
+    /// some milliseconds.
+    pub fn verify(&self, entrypoint: &Entrypoint) -> Option<Difference> {
+        if self.is_planned(entrypoint) { differential::compare(self, entrypoint) } else { None }
+    }
+
+    /// The constants of the policy's text.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = &Value> {
+        self.plan().constants()
+    }
+
+    /// Names of the rules and functions that plans cover.
+    pub fn planned(&self) -> Vec<String> {
+        self.plan().planned().map(str::to_owned).collect()
+    }
+
+    /// The rules that no plan covers, in the order of their paths, and why.
+    pub fn not_planned(&self) -> Vec<NotPlanned> {
+        self.plan().refused().cloned().collect()
+    }
+
+    /// How it evaluates.
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// The entry point written as `gateway/decision` or `data.gateway.decision`.
@@ -256,11 +361,6 @@ impl Program {
         &self.0.tree
     }
 
-    /// What `opa.runtime()` answers.
-    pub(crate) fn runtime(&self) -> &Value {
-        &self.0.options.runtime
-    }
-
     /// The base data.
     pub fn data(&self) -> &Value {
         &self.0.data
@@ -292,7 +392,7 @@ impl Program {
             let mut has_statements = false;
             walk_statements(rule, &mut |statement| {
                 has_statements = true;
-                if !matches!(statement.kind, StatementKind::Declare) {
+                if !matches!(statement.kind, StatementKind::Declare(_)) {
                     file.not_covered.insert(module.text.line_of(statement.extent.start).0);
                 }
             });
@@ -319,6 +419,11 @@ impl Entrypoint {
     /// The path below `data`.
     pub(crate) fn path(&self) -> &[String] {
         &self.path
+    }
+
+    /// The name, shared: equal pointers mean the same entry point.
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        &self.written
     }
 
     /// Whether rules stand exactly at the path, rather than below it.

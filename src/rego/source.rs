@@ -1,30 +1,55 @@
-//! A policy text, its lines, and the column map between it and its rewritten form.
+//! A policy text, its lines, and the column map between it and its rewritten forms.
 //!
-//! Rewriting never adds or removes a line, so a line number means the same in both texts.
+//! Rewriting never adds or removes a line, so a line number means the same in all of them.
 
 use std::{ops::Range, sync::Arc};
 
 use super::fault::Place;
 
-/// One policy file as it was written.
+/// One policy file as the parser reads it, which knows where that was written.
 #[derive(Debug, Clone)]
 pub(crate) struct Text {
     pub(crate) path: Arc<str>,
     pub(crate) content: Arc<str>,
     line_starts: Arc<[usize]>,
+    written: Arc<Written>,
+}
+
+/// The file as it was written, and what was changed for the parser.
+#[derive(Debug)]
+struct Written {
+    content: Arc<str>,
+    edits: Vec<Edit>,
 }
 
 impl Text {
     pub(crate) fn new(path: &str, text: &str) -> Self {
-        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { path: path.into(), content: text.into(), line_starts }
+        Self::edited(path, text, Vec::new())
+    }
+
+    /// A file with sorted, disjoint edits applied; places stay those of the file.
+    pub(crate) fn edited(path: &str, text: &str, edits: Vec<Edit>) -> Self {
+        let written: Arc<str> = text.into();
+        let content = if edits.is_empty() { written.clone() } else { apply(text, &edits).into() };
+        let line_starts =
+            std::iter::once(0).chain(content.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self {
+            path: path.into(),
+            content,
+            line_starts,
+            written: Arc::new(Written { content: written, edits }),
+        }
     }
 
     /// The place of a byte offset; an offset past the end is the end.
     pub(crate) fn place(&self, offset: usize) -> Place {
-        let (line, start) = self.line_of(offset);
-        let before = self.content.get(start..offset.min(self.content.len())).unwrap_or_default();
-        Place { file: self.path.clone(), line, column: narrow(before.chars().count() + 1) }
+        let offset = original_offset(&self.written.edits, offset);
+        let before = self.written.content.get(..offset).unwrap_or(&self.written.content);
+        let (lines, last) = before
+            .rsplit_once('\n')
+            .map_or((0, before), |(above, last)| (above.matches('\n').count() + 1, last));
+        let column = narrow(last.chars().count() + 1);
+        Place { file: self.path.clone(), line: narrow(lines + 1), column }
     }
 
     /// Line number (from 1) that holds a byte offset, and the offset where that line starts.
@@ -45,10 +70,14 @@ impl Text {
             width += if character == '\t' { 4 } else { 1 };
             column += 1;
         }
-        Place { file: self.path.clone(), line, column }
+        let place = Place { file: self.path.clone(), line, column };
+        match self.offset(&place) {
+            Some(offset) if !self.written.edits.is_empty() => self.place(offset),
+            Some(_) | None => place,
+        }
     }
 
-    /// The byte offset of a place in this text.
+    /// The byte offset of a place, counted in the text as the parser reads it.
     pub(crate) fn offset(&self, place: &Place) -> Option<usize> {
         let start = *self.line_starts.get((place.line as usize).checked_sub(1)?)?;
         let line = self.content.get(start..)?;
@@ -118,6 +147,16 @@ mod tests {
         assert_eq!((place.line, place.column), (2, 13));
         assert_eq!(text.place_of_tabbed(2, 5).column, 2);
         assert_eq!(text.place(10_000).line, 3);
+    }
+
+    #[test]
+    fn places_are_those_of_the_file_as_it_was_written() {
+        let edits = vec![Edit { range: 10..13, text: "longer".into(), origin: 10 }];
+        let text = Text::edited("a.rego", "package a\nnot.foo := x\n", edits);
+        assert_eq!(&*text.content, "package a\nlonger.foo := x\n");
+        let place = text.place(text.content.find('x').unwrap());
+        assert_eq!((place.line, place.column), (2, 12));
+        assert_eq!(text.place_of_tabbed(2, 15).column, 12);
     }
 
     #[test]

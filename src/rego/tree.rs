@@ -69,6 +69,17 @@ pub(crate) struct Rule {
     pub(crate) extent: Extent,
     /// The end of the head: where a body would be added.
     pub(crate) head_end: usize,
+    /// Set where the head begins with a keyword, which the interpreter cannot read.
+    pub(crate) lift: Option<Lift>,
+}
+
+/// How a rule whose head begins with a keyword is written instead: `not.foo` of the package `a` is
+/// the rule `foo` of the package `a.not`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lift {
+    pub(crate) package: Path,
+    /// The part of the head that goes into the package.
+    pub(crate) cut: Extent,
 }
 
 /// What a rule makes.
@@ -106,11 +117,21 @@ pub(crate) struct Statement {
 
 #[derive(Debug)]
 pub(crate) enum StatementKind {
-    Declare,
-    SomeIn { key: Option<Term>, value: Term, collection: Term },
+    /// `some x, y`.
+    Declare(Vec<String>),
+    SomeIn {
+        key: Option<Term>,
+        value: Term,
+        collection: Term,
+    },
     Holds(Term),
     Not(Term),
-    Every { key: Option<String>, value: String, domain: Term, body: Body },
+    Every {
+        key: Option<String>,
+        value: String,
+        domain: Term,
+        body: Body,
+    },
 }
 
 /// A `with` modifier.
@@ -124,9 +145,17 @@ pub(crate) struct With {
 #[derive(Debug)]
 pub(crate) enum WithTarget {
     /// `input`, `data`, or a path below one of them.
-    Document,
+    Document(DocumentPath),
     /// A function replaced by another one, or by a value.
     Function { callee: Callee, replacement: Option<Callee> },
+}
+
+/// A document a `with` replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DocumentPath {
+    /// Below `input`, rather than below `data`.
+    pub(crate) of_input: bool,
+    pub(crate) path: Path,
 }
 
 /// The name in call position, resolved.
@@ -172,6 +201,7 @@ pub(crate) enum TermKind {
     Set(Vec<Term>),
     Object(Vec<(Term, Term)>),
     Comprehension {
+        makes: Collection,
         heads: Vec<Term>,
         body: Body,
     },
@@ -194,10 +224,29 @@ pub(crate) enum TermKind {
     Negative(Box<Term>),
 }
 
+/// What a comprehension makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Collection {
+    Array,
+    Set,
+    Object,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operator {
     Equal,
-    Other,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+    Intersection,
+    Union,
 }
 
 // === impl Tree ===
@@ -264,6 +313,58 @@ impl Rule {
     pub(crate) fn is_function(&self) -> bool {
         matches!(self.shape, Shape::Function(_))
     }
+
+    /// Whether the rule looks something up in a literal that does not have it, as in `{"a": 1}.b`.
+    /// OPA finds this when it compiles, and the rule never has a value.
+    pub(crate) fn misses_constant(&self) -> bool {
+        let mut misses = false;
+        walk_rule(self, &mut |term| {
+            if let TermKind::Reference { base, steps } = &term.kind {
+                misses |= lacks(base, steps);
+            }
+        });
+        misses
+    }
+
+    /// Arguments of a function that are no patterns: what is given has to equal them.
+    pub(crate) fn computed_arguments(&self) -> impl Iterator<Item = &Term> {
+        let arguments = if let Shape::Function(arguments) = &self.shape { arguments.as_slice() } else { &[] };
+        arguments.iter().filter(|argument| argument.is_computed())
+    }
+}
+
+/// Whether a literal lacks what the first constant steps look up in it.
+fn lacks(base: &Term, steps: &[Term]) -> bool {
+    let Some((step, rest)) = steps.split_first() else { return false };
+    let TermKind::Scalar(key) = &step.kind else { return false };
+    let found = match &base.kind {
+        TermKind::Object(fields) => {
+            let is_constant = |(key, _): &(Term, Term)| matches!(key.kind, TermKind::Scalar(_));
+            if !fields.iter().all(is_constant) {
+                return false;
+            }
+            let has = |field: &Term| matches!(&field.kind, TermKind::Scalar(name) if name == key);
+            fields.iter().find(|(field, _)| has(field)).map(|(_, value)| value)
+        }
+        TermKind::Array(items) => {
+            let index = key.as_i64().ok().and_then(|index| usize::try_from(index).ok());
+            index.and_then(|index| items.get(index))
+        }
+        TermKind::Scalar(_)
+        | TermKind::Wildcard
+        | TermKind::Local(_)
+        | TermKind::Input
+        | TermKind::Data
+        | TermKind::Reference { .. }
+        | TermKind::Call { .. }
+        | TermKind::Set(_)
+        | TermKind::Comprehension { .. }
+        | TermKind::Infix { .. }
+        | TermKind::Unify { .. }
+        | TermKind::Membership { .. }
+        | TermKind::Negative(_) => return false,
+    };
+    found.is_none_or(|value| lacks(value, rest))
 }
 
 // === impl Term ===
@@ -352,7 +453,7 @@ impl Statement {
     /// The terms directly inside this statement, `with` values included, nested bodies left out.
     pub(crate) fn terms(&self) -> Vec<&Term> {
         let mut terms: Vec<&Term> = match &self.kind {
-            StatementKind::Declare => Vec::new(),
+            StatementKind::Declare(_) => Vec::new(),
             StatementKind::SomeIn { key, value, collection } => {
                 key.iter().chain([value, collection]).collect()
             }

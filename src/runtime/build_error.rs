@@ -61,6 +61,14 @@ pub enum BuildError {
         /// Which rule.
         source: EntrypointError,
     },
+    /// A policy reads what Envoy would tell it and the gateway cannot.
+    #[error("policy `{policy}`: reads `{}`, which the gateway does not provide", paths.join("`, `"))]
+    NotProvided {
+        /// The policy.
+        policy: Name,
+        /// The input paths.
+        paths: Vec<String>,
+    },
     /// The bundle's own tests do not pass.
     #[error("policy `{policy}`: the bundle's own tests do not pass\n{details}")]
     SelfTest {
@@ -169,9 +177,10 @@ impl BuildError {
     /// Whether another bundle for `of` might not have it.
     fn is_of_bundle(&self, of: &Name) -> bool {
         match self {
-            Self::Bundle { policy, .. } | Self::Entrypoint { policy, .. } | Self::SelfTest { policy, .. } => {
-                policy == of
-            }
+            Self::Bundle { policy, .. }
+            | Self::Entrypoint { policy, .. }
+            | Self::NotProvided { policy, .. }
+            | Self::SelfTest { policy, .. } => policy == of,
             Self::Config(_)
             | Self::NotFetched { .. }
             | Self::Signing { .. }
@@ -209,6 +218,7 @@ impl BuildError {
             | Self::Routes(_)
             | Self::DecisionLog(_)
             | Self::NeedsRestart { .. }
+            | Self::NotProvided { .. }
             | Self::Dangling(_) => vec![whole(path, with_sources(self))],
         }
     }

@@ -53,6 +53,12 @@ fn wrong_type_of_number(index: usize) -> Failure {
     Failure::Error(format!("operand {} must be integer number but got floating-point number", index + 1))
 }
 
+/// A number as the nearest one a double can hold; nothing for other values.
+pub(super) fn approximate(value: &Value) -> Option<f64> {
+    // regorus converts only what it can hold exactly.
+    if let Value::Number(number) = value { number.format_decimal().parse().ok() } else { None }
+}
+
 /// The elements of an array or a set; nothing for other values.
 pub(super) fn members(collection: &Value) -> Option<Vec<&Value>> {
     match collection {

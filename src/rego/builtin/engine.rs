@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use regorus::{
     Source, Value,
-    unstable::{Expr, Ref, Span},
+    unstable::{BUILTINS, Expr, Ref, Span},
 };
 
 use super::Failure;
@@ -20,6 +20,12 @@ pub(super) fn call(function: EngineFunction, arguments: &[Value], strict: bool) 
     let Site { span, params } = site().ok_or_else(failed)?;
     let params = params.get(..arguments.len()).ok_or_else(failed)?;
     function(span, params, arguments, strict).map_err(|error| Failure::Error(said(&error)))
+}
+
+/// Calls regorus's built-in of this name, its errors told.
+pub(super) fn named(name: &str, arguments: &[Value]) -> Result<Value, Failure> {
+    let (function, _) = BUILTINS.get(name).ok_or_else(|| Failure::Error(format!("`{name}` is not there")))?;
+    call(*function, arguments, true)
 }
 
 /// The message without the place it names, which is nobody's.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::tree::{
-        Body, Callee, Path, RuleId, Shape, Statement, StatementKind, Target, Term, TermKind, Tree,
+        Body, Callee, Path, Rule, RuleId, Shape, Statement, StatementKind, Target, Term, TermKind, Tree,
         WithTarget, walk_statements,
     },
     Footprint, ReadPath, Segment,
@@ -185,13 +185,13 @@ impl<'a> Analysis<'a> {
         let mut value = Value::new();
         if rule.branches.is_empty() {
             let mut locals = locals.clone();
-            value.extend(self.head(rule.keys.iter(), rule.value.as_ref(), &mut locals));
+            value.extend(self.head(compared(rule), rule.value.as_ref(), &mut locals));
         }
         for branch in &rule.branches {
             let mut locals = locals.clone();
             self.body(&branch.body, &mut locals);
             let head = if branch.is_else { branch.value.as_ref() } else { rule.value.as_ref() };
-            value.extend(self.head(rule.keys.iter(), head, &mut locals));
+            value.extend(self.head(compared(rule), head, &mut locals));
         }
         self.settle(value)
     }
@@ -234,7 +234,7 @@ impl<'a> Analysis<'a> {
             }
         }
         match &statement.kind {
-            StatementKind::Declare => {}
+            StatementKind::Declare(_) => {}
             StatementKind::SomeIn { key, value, collection } => {
                 let collection = self.term(collection, locals);
                 self.iterate(key.as_ref(), value, collection, locals);
@@ -311,7 +311,7 @@ impl<'a> Analysis<'a> {
                 value
             }
             TermKind::Call { callee, arguments } => self.call(callee, arguments, locals),
-            TermKind::Comprehension { heads, body } => {
+            TermKind::Comprehension { heads, body, .. } => {
                 self.body(body, locals);
                 self.read_all(heads.iter(), locals)
             }
@@ -461,4 +461,9 @@ fn key_of(segment: &Segment) -> Option<String> {
         Segment::Key(key) => Some(key.clone()),
         Segment::Any => None,
     }
+}
+
+/// The terms of a head that are computed after the body: keys, and arguments that are no patterns.
+fn compared(rule: &Rule) -> impl Iterator<Item = &Term> {
+    rule.keys.iter().chain(rule.computed_arguments())
 }

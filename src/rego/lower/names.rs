@@ -9,6 +9,7 @@ use regorus::{
 
 use super::{
     super::{
+        desugar::unmangled,
         fault::Fault,
         parse::Parsed,
         tree::{Extent, Path, dotted},
@@ -24,12 +25,14 @@ pub(super) struct Names {
 }
 
 /// A rule's head reference, split at its first part that is not constant.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Head<'a> {
     pub(super) constant: Path,
     pub(super) keys: Vec<&'a Expr>,
     /// Whether more than one part follows the constant one.
     pub(super) is_deep: bool,
+    /// Where the names of the constant part begin; nothing where one is not written with a dot.
+    pub(super) starts: Vec<Option<usize>>,
 }
 
 impl Names {
@@ -127,32 +130,36 @@ pub(super) fn constant_path(expr: &Expr) -> Option<Path> {
 pub(super) fn head_of(expr: &Expr) -> Head<'_> {
     let mut reversed = Vec::new();
     let mut at = expr;
+    let start_of = |span: &unstable::Span| Some(span.start as usize);
     loop {
         match at {
             Expr::RefDot { refr, field, .. } => {
-                reversed.push(Err(field.0.text().to_owned()));
+                reversed.push(Err((field.0.text().to_owned(), start_of(&field.0))));
                 at = refr;
             }
             Expr::RefBrack { refr, index, .. } => {
                 reversed.push(match &**index {
                     Expr::String { value: Value::String(key), .. }
-                    | Expr::RawString { value: Value::String(key), .. } => Err(key.to_string()),
+                    | Expr::RawString { value: Value::String(key), .. } => Err((key.to_string(), None)),
                     _ => Ok(&**index),
                 });
                 at = refr;
             }
             Expr::Var { span, .. } => {
-                reversed.push(Err(span.text().to_owned()));
+                reversed.push(Err((unmangled(span.text()).to_owned(), start_of(span))));
                 break;
             }
-            _ => return Head { constant: Vec::new(), keys: vec![expr], is_deep: false },
+            _ => return Head { keys: vec![expr], ..Head::default() },
         }
     }
-    let mut head = Head { constant: Vec::new(), keys: Vec::new(), is_deep: false };
+    let mut head = Head::default();
     for part in reversed.into_iter().rev() {
         head.is_deep |= !head.keys.is_empty();
         match part {
-            Err(name) if head.keys.is_empty() => head.constant.push(name),
+            Err((name, start)) if head.keys.is_empty() => {
+                head.constant.push(name);
+                head.starts.push(start);
+            }
             // A constant behind a variable part is looked up like any other key: it constrains
             // nothing an analysis may rely on.
             Err(_) => {}

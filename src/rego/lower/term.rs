@@ -2,14 +2,18 @@
 
 use regorus::{
     Value,
-    unstable::{ArithOp, AssignOp, BoolOp, Expr, Query, Ref, Span},
+    unstable::{ArithOp, AssignOp, BinOp, BoolOp, Expr, Query, Ref, Span},
 };
 
 use super::{
     super::{
         builtin::{self, Known},
+        desugar::{is_keyword, unmangled},
         parse::Kind,
-        tree::{Body, Callee, Extent, Operator, Target, Term, TermKind, push_component, written},
+        tree::{
+            Body, Callee, Collection, Extent, Operator, Path, Target, Term, TermKind, dotted, push_component,
+            written,
+        },
     },
     Free, Lowering, Position, names,
 };
@@ -36,25 +40,42 @@ impl Lowering<'_> {
             Expr::Object { fields, .. } => TermKind::Object(
                 fields.iter().map(|(_, key, value)| (self.term(key), self.term(value))).collect(),
             ),
-            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
-                self.comprehension(&[term], query)
+            Expr::ArrayCompr { term, query, .. } => self.comprehension(Collection::Array, &[term], query),
+            Expr::SetCompr { term, query, .. } => self.comprehension(Collection::Set, &[term], query),
+            Expr::ObjectCompr { key, value, query, .. } => {
+                self.comprehension(Collection::Object, &[key, value], query)
             }
-            Expr::ObjectCompr { key, value, query, .. } => self.comprehension(&[key, value], query),
             Expr::Call { fcn, params, .. } => return self.call(expr, fcn, params, false),
             Expr::RefDot { .. } | Expr::RefBrack { .. } => return self.reference(expr),
             Expr::UnaryExpr { expr, .. } => TermKind::Negative(Box::new(self.term(expr))),
-            Expr::BinExpr { lhs, rhs, .. } => self.infix(Operator::Other, lhs, rhs),
-            Expr::ArithExpr { op, lhs, rhs, .. } => match op {
-                ArithOp::Add | ArithOp::Sub | ArithOp::Mul | ArithOp::Div | ArithOp::Mod => {
-                    self.infix(Operator::Other, lhs, rhs)
-                }
-            },
-            Expr::BoolExpr { op, lhs, rhs, .. } => match op {
-                BoolOp::Eq => self.infix(Operator::Equal, lhs, rhs),
-                BoolOp::Ne | BoolOp::Lt | BoolOp::Le | BoolOp::Ge | BoolOp::Gt => {
-                    self.infix(Operator::Other, lhs, rhs)
-                }
-            },
+            Expr::BinExpr { op, lhs, rhs, .. } => {
+                let operator = match op {
+                    BinOp::Intersection => Operator::Intersection,
+                    BinOp::Union => Operator::Union,
+                };
+                self.infix(operator, lhs, rhs)
+            }
+            Expr::ArithExpr { op, lhs, rhs, .. } => {
+                let operator = match op {
+                    ArithOp::Add => Operator::Add,
+                    ArithOp::Sub => Operator::Subtract,
+                    ArithOp::Mul => Operator::Multiply,
+                    ArithOp::Div => Operator::Divide,
+                    ArithOp::Mod => Operator::Remainder,
+                };
+                self.infix(operator, lhs, rhs)
+            }
+            Expr::BoolExpr { op, lhs, rhs, .. } => {
+                let operator = match op {
+                    BoolOp::Eq => Operator::Equal,
+                    BoolOp::Ne => Operator::NotEqual,
+                    BoolOp::Lt => Operator::Less,
+                    BoolOp::Le => Operator::LessOrEqual,
+                    BoolOp::Gt => Operator::Greater,
+                    BoolOp::Ge => Operator::GreaterOrEqual,
+                };
+                self.infix(operator, lhs, rhs)
+            }
             Expr::AssignExpr { op, lhs, rhs, .. } => self.unify(op, lhs, rhs),
             Expr::Membership { key, value, collection, .. } => TermKind::Membership {
                 key: key.as_ref().map(|key| Box::new(self.term(key))),
@@ -89,22 +110,25 @@ impl Lowering<'_> {
                 }
                 pattern => this.term(pattern),
             };
-            TermKind::Unify { declares, left: Box::new(left), right: Box::new(this.term(right)) }
+            // What is assigned has to be known; only `=` may bind on either side.
+            let inside = if declares && inside == Position::Pattern { Position::Plain } else { inside };
+            let right = this.in_position(inside, |this| this.term(right));
+            TermKind::Unify { declares, left: Box::new(left), right: Box::new(right) }
         })
     }
 
-    fn comprehension(&mut self, heads: &[&Ref<Expr>], query: &Query) -> TermKind {
+    fn comprehension(&mut self, makes: Collection, heads: &[&Ref<Expr>], query: &Query) -> TermKind {
         self.in_position(Position::Plain, |this| {
             this.open_body(query);
             let body: Body = this.body(query);
             let heads = heads.iter().map(|head| this.term(head)).collect();
             this.close_scope();
-            TermKind::Comprehension { heads, body }
+            TermKind::Comprehension { makes, heads, body }
         })
     }
 
     fn name(&mut self, span: &Span) -> TermKind {
-        let name = span.text();
+        let name = unmangled(span.text());
         if name == "_" {
             return TermKind::Wildcard;
         }
@@ -119,8 +143,12 @@ impl Lowering<'_> {
         }
         let extent = self.span(span);
         if self.names.is_rule(&self.package, name) {
-            let path = self.package.iter().cloned().chain([name.to_owned()]);
-            return below(TermKind::Data, path, extent);
+            let path: Path = self.package.iter().cloned().chain([name.to_owned()]).collect();
+            // Neither a keyword nor a name of another package would be found there.
+            if self.is_lifted || is_keyword(name) {
+                self.aliases.push((extent, dotted(&path)));
+            }
+            return below(TermKind::Data, path.into_iter(), extent);
         }
         if let Some(import) = self.imports.get_mut(name) {
             import.is_used = true;
@@ -176,6 +204,13 @@ impl Lowering<'_> {
         let name_extent = self.span(fcn.span());
         let path = names::constant_path(fcn).unwrap_or_default();
         let target = self.resolve_callee(&path).unwrap_or(Target::Unknown);
+        if params.is_empty()
+            && let Some(metadata) = self.metadata(&target)
+        {
+            let extent = self.extent(expr);
+            self.aliases.push((extent, serde_json::to_string(&metadata).unwrap_or_default()));
+            return constant(&metadata, extent);
+        }
         let target = self.check_call(&path, target, params.len(), is_statement, name_extent);
         let inside = if self.position == Position::Negated { Position::Negated } else { Position::Plain };
         let mut arguments = self.in_position(inside, |this| {
@@ -189,6 +224,18 @@ impl Lowering<'_> {
         }
         let callee = Callee { target, extent: name_extent };
         Term { kind: TermKind::Call { callee, arguments }, extent: self.extent(expr) }
+    }
+
+    /// What a call about annotations answers: they do not change any more.
+    fn metadata(&self, target: &Target) -> Option<Value> {
+        let Target::Builtin(name) = target else { return None };
+        match name.as_str() {
+            "rego.metadata.rule" => Some(self.annotations.rule(self.module, self.rule_at)),
+            "rego.metadata.chain" => {
+                Some(self.annotations.chain(self.module, self.rule_at, &self.rule_path, &self.package))
+            }
+            _ => None,
+        }
     }
 
     fn arity_of(&self, target: &Target) -> Option<usize> {
@@ -287,6 +334,21 @@ impl Lowering<'_> {
         };
         tokens.get(from..)?.iter().find(matches).map(|token| token.end)
     }
+}
+
+/// A value as the term that makes it.
+fn constant(value: &Value, extent: Extent) -> Term {
+    let kind = match value {
+        Value::Array(items) => TermKind::Array(items.iter().map(|item| constant(item, extent)).collect()),
+        Value::Set(items) => TermKind::Set(items.iter().map(|item| constant(item, extent)).collect()),
+        Value::Object(fields) => TermKind::Object(
+            fields.iter().map(|(key, value)| (constant(key, extent), constant(value, extent))).collect(),
+        ),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => {
+            TermKind::Scalar(value.clone())
+        }
+    };
+    Term { kind, extent }
 }
 
 fn below(base: TermKind, path: impl Iterator<Item = String>, extent: Extent) -> TermKind {
