@@ -463,17 +463,26 @@ mod tests {
         );
         check(
             "p if every x in xs { not x in input.a }",
-            "p if every x in xs { _0 := input.a ; not x in _0 }",
+            "p if every x in internal.collection(xs) { _0 := input.a ; not x in _0 }",
         );
     }
 
     #[test]
     fn what_may_be_undefined_leaves_a_partial_head() {
-        check("p contains x.a if some x in xs", "p contains _0 if { some x in xs; _0 := x.a }");
-        check("p contains x.a if { some x in xs }", "p contains _0 if { some x in xs ; _0 := x.a }");
+        check(
+            "p contains x.a if some x in xs",
+            "p contains _0 if { some x in internal.collection(xs); _0 := x.a }",
+        );
+        check(
+            "p contains x.a if { some x in xs }",
+            "p contains _0 if { some x in internal.collection(xs) ; _0 := x.a }",
+        );
         check("p contains input.a", "p contains _0 if { _0 := input.a }");
         check("p contains \"a\" if xs", "p contains \"a\" if xs");
-        check("p[x] := input.b if { some x in xs }", "p[x] := _0 if { some x in xs ; _0 := input.b }");
+        check(
+            "p[x] := input.b if { some x in xs }",
+            "p[x] := _0 if { some x in internal.collection(xs) ; _0 := input.b }",
+        );
         check("p contains {\"k\": input.a}", "p contains {\"k\": _0} if { _0 := input.a }");
     }
 

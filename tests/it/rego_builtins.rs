@@ -126,7 +126,8 @@ fn faults_stand_where_they_were_written() {
     let place = |text: &str| compiled(&[text], Options::default()).unwrap_err().faults()[0].place.to_string();
     assert_eq!(place("package t\np := [$\"{input.x} {nobody}\", 1]\n"), "m0.rego:2:20");
     assert_eq!(place("package t\nnot.a := nobody\n"), "m0.rego:2:10");
-    assert_eq!(place("package t\nnot[\"a\"].b := 1\n"), "m0.rego:2:5");
+    assert_eq!(place("package t\nnot[\"a\"].b := 1\n"), "m0.rego:2:1");
+    assert_eq!(place("package t\nnot.if[\"a\"] := 1\n"), "m0.rego:2:1");
     assert_eq!(place("package t\np := $\"{input.x\n\"\n"), "m0.rego:2:8");
 }
 
@@ -136,6 +137,14 @@ fn annotations_are_answered_in_the_rule_that_asks() {
         p := rego.metadata.rule().custom.level\nq := [link.annotations.title | some link in rego.metadata.chain(); link.annotations]\n";
     check(&[text], "t/p", "3");
     check(&[text], "t/q", r#"["all"]"#);
+}
+
+#[test]
+fn queries_have_our_built_ins_and_template_strings() {
+    let program = compiled(&["package t\np := 1\n"], Options::default()).unwrap();
+    let facts = Facts { input: Value::Undefined, now_ns: 0, budget: Duration::from_secs(10) };
+    let rows = program.evaluator().query("$\"{crypto.md5(\"a\")} {data.t.p}\"", facts).unwrap();
+    assert_eq!(rows[0].expressions[0].value, Value::from("0cc175b9c0f1b6a831c399e269772661 1"));
 }
 
 #[test]
