@@ -101,6 +101,7 @@ fn rules(program: &Program) -> Rules {
         decision: program.entrypoint("gateway/decision").unwrap(),
         response: None,
         budget: Duration::from_millis(50),
+        contract: postern::contract::form::Contract::GatewayV1,
     }
 }
 

@@ -77,25 +77,42 @@ pub enum Rule {
     Shared,
 }
 
-/// Rules of the policy's input (contract section 3).
+/// Rules of the policy's input: that of `gateway/v1` (contract section 3), and beside it that of `envoy/v3`, whose members
+/// have other names.
 pub const INPUT: Rule = Rule::Members(&[
-    (
-        "request",
-        Rule::Members(&[
-            ("headers", Rule::Headers),
-            ("cookies", Rule::Secret),
-            ("query", Rule::Query),
-            ("body", Rule::Body),
-            ("raw_path", Rule::Url),
-        ]),
-    ),
-    ("response", Rule::Members(&[("headers", Rule::Headers)])),
+    REQUEST,
+    RESPONSE,
     ("identity", Rule::Shared),
-    ("source", Rule::Members(&[("tls", Rule::Shared)])),
+    SOURCE,
+    (
+        "attributes",
+        Rule::Members(&[(
+            "request",
+            Rule::Members(&[("http", Rule::Members(&[("headers", Rule::Headers), ("path", Rule::Url)]))]),
+        )]),
+    ),
+    ("parsed_query", Rule::Query),
+    ("parsed_body", Rule::Body),
+    ("gateway", Rule::Members(&[REQUEST, RESPONSE, ("identity", Rule::Shared), SOURCE])),
 ]);
+
+const REQUEST: (&str, Rule) = (
+    "request",
+    Rule::Members(&[
+        ("headers", Rule::Headers),
+        ("cookies", Rule::Secret),
+        ("query", Rule::Query),
+        ("body", Rule::Body),
+        ("raw_path", Rule::Url),
+    ]),
+);
+const RESPONSE: (&str, Rule) = ("response", Rule::Members(&[("headers", Rule::Headers)]));
+const SOURCE: (&str, Rule) = ("source", Rule::Members(&[("tls", Rule::Shared)]));
 
 /// Rules of the policy's result (contract section 4).
 pub const RESULT: Rule = Rule::Members(&[
+    ("response_headers_to_add", Rule::Headers),
+    ("query_parameters_to_set", Rule::Query),
     ("headers", Rule::Headers),
     ("body", Rule::Body),
     (

@@ -94,6 +94,8 @@ impl<'v> Document<'_, 'v> {
             Rule::Members(rules) => {
                 rules.iter().find(|(known, _)| is_equal(known, name)).map_or(Rule::Keep, |(_, rule)| *rule)
             }
+            // A pseudo-header of `envoy/v3`, with the query in it.
+            Rule::Headers if name == ":path" => Rule::Url,
             Rule::Headers if credential::is_credential_header(name, self.credential_headers) => Rule::Secret,
             Rule::Headers if has_credential_value(value) => Rule::Secret,
             Rule::Query if credential::is_credential_parameter(name) => Rule::Secret,

@@ -9,11 +9,13 @@ use crate::cli::output::{Exit, Paint};
 pub mod completions;
 pub mod config;
 pub mod demo;
+mod events;
 pub mod key;
 pub mod output;
 pub mod policy_bundle;
 pub mod policy_check;
 pub mod policy_eval;
+pub mod policy_explain;
 pub mod policy_footprint;
 pub mod policy_replay;
 pub mod policy_test;
@@ -68,6 +70,8 @@ enum PolicyCommand {
     Sign(policy_bundle::SignArgs),
     /// Verify a bundle's signature
     Verify(policy_bundle::VerifyArgs),
+    /// Say why a decision, condition by condition
+    Explain(policy_explain::ExplainArgs),
     /// Replay recorded decisions against other policies
     Replay(policy_replay::ReplayArgs),
     /// Show what is in a bundle
@@ -128,6 +132,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Build(args) => policy_bundle::build(&args, notes),
             PolicyCommand::Sign(args) => policy_bundle::sign(&args, notes),
             PolicyCommand::Verify(args) => policy_bundle::verify(&args, out),
+            PolicyCommand::Explain(args) => policy_explain::run(&args, paint, out),
             PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
             PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },

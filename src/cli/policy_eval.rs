@@ -13,7 +13,7 @@ use crate::cli::output::{Exit, parse_duration};
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::eval;
 use crate::rego::evaluator::{Facts, Row};
-use crate::rego::program::{Module, Options};
+use crate::rego::program::{EngineKind, Module, Options, Program};
 
 /// Longest input document.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -42,9 +42,21 @@ pub struct EvalArgs {
     /// Make errors of built-ins fatal instead of undefined.
     #[arg(long)]
     pub strict_builtin_errors: bool,
+    /// What evaluates a rule's path: its decision plan, or the interpreter. Default: the plan, where there is one.
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<EvalEngine>,
     /// The longest the evaluation may take.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub timeout: Duration,
+}
+
+/// What evaluates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum EvalEngine {
+    /// The decision plan; says so where a rule has none, and why.
+    Plan,
+    /// The interpreter.
+    Interpreter,
 }
 
 /// How to print an answer.
@@ -102,11 +114,18 @@ impl Asked<'_> {
         strict_builtin_errors: bool,
         notes: &mut dyn Write,
     ) -> anyhow::Result<Result<Vec<Row>, String>> {
-        let options = Options { strict_builtin_errors, ..Options::default() };
+        let engine = match self.args.engine {
+            Some(EvalEngine::Interpreter) => EngineKind::Interpreter,
+            Some(EvalEngine::Plan) | None => EngineKind::Auto,
+        };
+        let options = Options { strict_builtin_errors, engine, ..Options::default() };
         let program = match bundle.compile(options) {
             Ok(program) => program,
             Err(errors) => return Ok(Err(errors.to_string())),
         };
+        if self.args.engine == Some(EvalEngine::Plan) {
+            self.note_engine(&program, notes)?;
+        }
         let mut evaluator = program.evaluator();
         let facts = Facts { input: self.input.clone(), now_ns: self.now_ns, budget: self.args.timeout };
         let answer = eval::eval(&mut evaluator, &self.args.query, facts);
@@ -114,6 +133,25 @@ impl Asked<'_> {
             writeln!(notes, "{line}")?;
         }
         Ok(answer.map_err(|error| error.to_string()))
+    }
+
+    /// Says where a plan was asked for and the interpreter answers.
+    fn note_engine(&self, program: &Program, notes: &mut dyn Write) -> anyhow::Result<()> {
+        let query = self.args.query.trim();
+        let Ok(entrypoint) = program.entrypoint(query) else {
+            writeln!(notes, "note: `{query}` is no rule's path: the interpreter answers")?;
+            return Ok(());
+        };
+        if !program.is_planned(&entrypoint) {
+            for refused in program.not_planned() {
+                writeln!(
+                    notes,
+                    "note: {}: `{}` has no plan: {}",
+                    refused.place, refused.rule, refused.reason
+                )?;
+            }
+        }
+        Ok(())
     }
 
     /// Says why the answer is undefined: a built-in that failed, where asking strictly shows one.
@@ -158,7 +196,7 @@ fn query(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn read_input(path: &Path) -> anyhow::Result<Value> {
+pub(super) fn read_input(path: &Path) -> anyhow::Result<Value> {
     let mut text = String::new();
     let shown = path.display();
     let read = if path.as_os_str() == "-" {

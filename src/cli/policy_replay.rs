@@ -1,16 +1,15 @@
 //! `gatewayctl policy replay`: recorded decisions against a candidate.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use flate2::bufread::MultiGzDecoder;
 use serde_json::{Value, json};
 
+use crate::cli::events;
 use crate::cli::output::{Exit, Paint, parse_duration};
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::replay::{self, Changed, ReplayOptions, Report, Side};
@@ -18,8 +17,6 @@ use crate::rego::program::Options;
 
 /// Time between two looks at how far it is.
 const PROGRESS: Duration = Duration::from_millis(200);
-/// Bytes read from the log at once.
-const READ_BYTES: usize = 1 << 20;
 
 /// Replay recorded decisions against other policies; exits with 2 if any decision changes.
 #[derive(Debug, clap::Args)]
@@ -70,7 +67,7 @@ pub fn run(
         parallel: args.parallel.unwrap_or(cores),
         budget: args.timeout,
     };
-    let (events, size) = open(&args.events)?;
+    let (events, size) = events::open(&args.events)?;
     let mut progress = Progress::new(size, notes);
     let report = replay::replay(&program, events, &options, &mut |read| progress.tell(read));
     progress.clear();
@@ -80,20 +77,6 @@ pub fn run(
         ReplayFormat::Json => writeln!(out, "{:#}", document(&report))?,
     }
     Ok(if report.changes() > 0 && !args.allow_changes { Exit::No } else { Exit::Fine })
-}
-
-/// The events, and the size of what is read, if that is known and is what progress is measured by.
-fn open(path: &Path) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
-    if path == Path::new("-") {
-        return Ok((Box::new(BufReader::new(std::io::stdin())), None));
-    }
-    let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let size = file.metadata().ok().map(|metadata| metadata.len());
-    let reader = BufReader::with_capacity(READ_BYTES, file);
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        return Ok((Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(reader))), None));
-    }
-    Ok((Box::new(reader), size))
 }
 
 /// How far it is, on a terminal.

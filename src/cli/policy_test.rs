@@ -1,5 +1,6 @@
 //! `gatewayctl policy test`: runs the tests of policies and reports as OPA does.
 
+mod formats;
 mod pretty;
 mod report;
 
@@ -13,6 +14,7 @@ use crate::base::clock::{Clock, SystemClock, saturating_nanos};
 use crate::cli::output::{Exit, Paint, parse_duration};
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
+use crate::runtime::watch::{Sighting, Watch};
 
 /// Run the tests of policies: `test_` rules, each on its own, and the cases of `*.case.yaml` files.
 #[derive(Debug, clap::Args)]
@@ -48,6 +50,9 @@ pub struct TestArgs {
     /// Fail if there is no test.
     #[arg(long)]
     pub fail_on_empty: bool,
+    /// Run again whenever a file changes, until it is interrupted.
+    #[arg(short, long)]
+    pub watch: bool,
     /// Do not fail because of skipped tests (`todo_test_`).
     #[arg(short = 'z', long)]
     pub exit_zero_on_skipped: bool,
@@ -62,6 +67,12 @@ pub enum TestFormat {
     Json,
     /// `JUnit` XML.
     Junit,
+    /// The Test Anything Protocol, version 14.
+    Tap,
+    /// For people, with annotations that GitHub shows at their lines.
+    Github,
+    /// The coverage as Cobertura XML.
+    Cobertura,
 }
 
 /// Runs the command. The report goes to `out`, everything else to `notes`.
@@ -71,7 +82,29 @@ pub fn run(
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let wants_coverage = args.coverage || args.threshold.is_some();
+    if !args.watch {
+        return run_once(args, paint, out, notes);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        loop {
+            // Before anything is read: a change from here on leads to another run.
+            let mut watch = Watch::new(Sighting::of(&args.paths));
+            run_once(args, paint, out, notes)?;
+            writeln!(notes, "waiting for a change")?;
+            watch.changed().await;
+        }
+    })
+}
+
+fn run_once(
+    args: &TestArgs,
+    paint: Paint,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let cobertura = args.format == TestFormat::Cobertura;
+    let wants_coverage = args.coverage || args.threshold.is_some() || cobertura;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = TestOptions {
         run: args.run.clone(),
@@ -94,6 +127,9 @@ pub fn run(
         TestFormat::Json if args.coverage => report::coverage_json(&report),
         TestFormat::Json => report::results_json(&report),
         TestFormat::Junit => report::junit(&report)?,
+        TestFormat::Tap => formats::tap(&report),
+        TestFormat::Github => formats::github(&report, args.verbose, args.coverage),
+        TestFormat::Cobertura => formats::cobertura(&report),
     };
     out.write_all(text.as_bytes())?;
     out.flush()?;

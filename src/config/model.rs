@@ -354,6 +354,17 @@ pub struct Policy {
     pub on_error: OnError,
     /// On load and reload, the bundle's own tests must pass.
     pub self_test: bool,
+    /// The form of its input and result.
+    pub contract: PolicyContract,
+}
+
+/// What a policy is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyContract {
+    /// The gateway's own input and result.
+    GatewayV1,
+    /// Those of opa-envoy-plugin.
+    EnvoyV3,
 }
 
 /// Whose signature a bundle must carry.

@@ -363,7 +363,7 @@ fn same_folded(a: &str, b: &str) -> bool {
 }
 
 /// Headers of the connection and of routing, which a policy cannot set: they would make the message ambiguous.
-fn is_reserved(name: &HeaderName) -> bool {
+pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     const RESERVED: [HeaderName; 9] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,

@@ -4,10 +4,12 @@
 //! cases and replay all go through it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, header};
 use regorus::Value;
 
@@ -50,7 +52,8 @@ pub struct Facts<'a> {
 /// One per worker, so that reference counts of the keys stay on one core.
 #[derive(Debug)]
 pub struct InputBuilder {
-    fields: Vec<(Value, Field)>,
+    shape: Shape<Field>,
+    texts: Texts,
     needs_body: bool,
 }
 
@@ -60,11 +63,11 @@ enum Field {
     DecisionId,
     Time,
     Listener,
-    Source(Vec<(Value, SourceField)>),
-    Request(Vec<(Value, RequestField)>),
-    Api(Vec<(Value, ApiField)>),
+    Source(Shape<SourceField>),
+    Request(Shape<RequestField>),
+    Api(Shape<ApiField>),
     Identity,
-    Response(Vec<(Value, ResponseField)>),
+    Response(Shape<ResponseField>),
 }
 
 #[derive(Debug, Clone)]
@@ -110,6 +113,29 @@ enum ResponseField {
     Latency,
 }
 
+/// Fields of an object, and the object with nothing in them, which is copied and filled.
+#[derive(Debug)]
+struct Shape<F> {
+    fields: Vec<(Value, F)>,
+    template: Value,
+    /// Whole objects of repeating texts, by those texts.
+    known: RefCell<Known>,
+}
+
+/// Objects made before, and room for the key of the next.
+#[derive(Debug, Default)]
+struct Known {
+    objects: HashMap<Box<str>, Value, RandomState>,
+    key: String,
+}
+
+/// Values of texts that nearly every request has, such as its method: shared, not made anew.
+#[derive(Debug, Default)]
+struct Texts(RefCell<HashMap<Box<str>, Value, RandomState>>);
+
+/// Texts kept; whoever makes up methods does not fill the memory.
+const TEXTS_MAX: usize = 1_024;
+
 /// All entries of a map, or some by name.
 #[derive(Debug, Clone)]
 enum Selection<K> {
@@ -135,7 +161,8 @@ impl InputBuilder {
             ("response", Field::Response(response_fields(reads.key("response")))),
         ];
         Self {
-            fields: select(reads, candidates),
+            shape: Shape::select(reads, candidates),
+            texts: Texts::default(),
             needs_body: request.key("body").any() || request.key("body_state").any(),
         }
     }
@@ -147,7 +174,8 @@ impl InputBuilder {
 
     /// The input document for `facts`.
     pub fn build(&self, facts: &Facts<'_>) -> Value {
-        object(&self.fields, |field| match field {
+        let texts = &self.texts;
+        self.shape.build(|field| match field {
             Field::Version(version) => Some(version.clone()),
             Field::DecisionId => Some(Value::from(facts.decision_id.encode(&mut [0; 36]) as &str)),
             Field::Time => {
@@ -155,22 +183,90 @@ impl InputBuilder {
                 clock::write_rfc3339(&mut text, facts.time);
                 Some(Value::from(text))
             }
-            Field::Listener => Some(Value::from(facts.listener)),
-            Field::Source(fields) => Some(object(fields, |field| source_value(field, facts.source))),
-            Field::Request(fields) => Some(object(fields, |field| request_value(field, facts))),
-            Field::Api(fields) => Some(object(fields, |field| api_value(field, &facts.api))),
+            Field::Listener => Some(texts.value(facts.listener)),
+            Field::Source(shape) => Some(shape.build(|field| source_value(field, facts.source))),
+            Field::Request(shape) => Some(
+                shape
+                    .repeated(|field| repeating_request_text(field, facts))
+                    .unwrap_or_else(|| shape.build(|field| request_value(field, facts, texts))),
+            ),
+            Field::Api(shape) => Some(
+                shape
+                    .repeated(|field| repeating_api_text(field, &facts.api))
+                    .unwrap_or_else(|| shape.build(|field| api_value(field, &facts.api, texts))),
+            ),
             Field::Identity => Some(facts.identity.document().clone()),
-            Field::Response(fields) => {
+            Field::Response(shape) => {
                 let response = facts.response.as_ref()?;
-                Some(object(fields, |field| Some(response_value(field, response))))
+                Some(shape.build(|field| Some(response_value(field, response))))
             }
         })
     }
 }
 
-fn select<F, const N: usize>(reads: &Reads, candidates: [(&str, F); N]) -> Vec<(Value, F)> {
-    let wanted = candidates.into_iter().filter(|(key, _)| reads.key(key).any());
-    wanted.map(|(key, field)| (Value::from(key), field)).collect()
+// === impl Shape ===
+
+impl<F> Shape<F> {
+    fn select<const N: usize>(reads: &Reads, candidates: [(&str, F); N]) -> Self {
+        let wanted = candidates.into_iter().filter(|(key, _)| reads.key(key).any());
+        let fields: Vec<_> = wanted.map(|(key, field)| (Value::from(key), field)).collect();
+        let empty = fields.iter().map(|(key, _)| (key.clone(), Value::Null));
+        let template = Value::from(empty.collect::<BTreeMap<_, _>>());
+        Self { fields, template, known: RefCell::default() }
+    }
+
+    /// The object of all fields that have a value.
+    fn build(&self, mut value: impl FnMut(&F) -> Option<Value>) -> Value {
+        let mut built = self.template.clone();
+        let Ok(object) = built.as_object_mut() else { return built };
+        for (key, field) in &self.fields {
+            match (value(field), object.get_mut(key)) {
+                (Some(value), Some(place)) => *place = value,
+                (Some(value), None) => drop(object.insert(key.clone(), value)),
+                (None, _) => drop(object.remove(key)),
+            }
+        }
+        built
+    }
+}
+
+impl<F> Shape<F> {
+    /// The object of fields that all are texts most requests share: made once for the same texts.
+    /// `None` where a field is anything else.
+    fn repeated<'t>(&self, text: impl Fn(&F) -> Option<&'t str>) -> Option<Value> {
+        let mut known = self.known.borrow_mut();
+        let Known { objects, key } = &mut *known;
+        key.clear();
+        for (_, field) in &self.fields {
+            key.push_str(text(field)?);
+            // No such text holds a line break.
+            key.push('\n');
+        }
+        if let Some(object) = objects.get(key.as_str()) {
+            return Some(object.clone());
+        }
+        let object = self.build(|field| text(field).map(Value::from));
+        if objects.len() < TEXTS_MAX {
+            objects.insert(Box::from(key.as_str()), object.clone());
+        }
+        Some(object)
+    }
+}
+
+// === impl Texts ===
+
+impl Texts {
+    fn value(&self, text: &str) -> Value {
+        let mut known = self.0.borrow_mut();
+        if let Some(value) = known.get(text) {
+            return value.clone();
+        }
+        let value = Value::from(text);
+        if known.len() < TEXTS_MAX {
+            known.insert(Box::from(text), value.clone());
+        }
+        value
+    }
 }
 
 fn named<K>(reads: &Reads, key: impl Fn(&str) -> Option<K>) -> Selection<K> {
@@ -192,17 +288,17 @@ fn header_names(reads: &Reads) -> Selection<HeaderName> {
     })
 }
 
-fn source_fields(reads: &Reads) -> Vec<(Value, SourceField)> {
+fn source_fields(reads: &Reads) -> Shape<SourceField> {
     let candidates = [
         ("ip", SourceField::Ip),
         ("port", SourceField::Port),
         ("forwarded_for", SourceField::ForwardedFor),
         ("tls", SourceField::Tls),
     ];
-    select(reads, candidates)
+    Shape::select(reads, candidates)
 }
 
-fn request_fields(reads: &Reads) -> Vec<(Value, RequestField)> {
+fn request_fields(reads: &Reads) -> Shape<RequestField> {
     let text = |name: &str| Some(Value::from(name));
     let candidates = [
         ("id", RequestField::Id),
@@ -221,10 +317,10 @@ fn request_fields(reads: &Reads) -> Vec<(Value, RequestField)> {
         ("body", RequestField::Body),
         ("body_state", RequestField::BodyState),
     ];
-    select(reads, candidates)
+    Shape::select(reads, candidates)
 }
 
-fn api_fields(reads: &Reads) -> Vec<(Value, ApiField)> {
+fn api_fields(reads: &Reads) -> Shape<ApiField> {
     let candidates = [
         ("name", ApiField::Name),
         ("version", ApiField::Version),
@@ -232,21 +328,16 @@ fn api_fields(reads: &Reads) -> Vec<(Value, ApiField)> {
         ("params", ApiField::Params),
         ("lifecycle", ApiField::Lifecycle),
     ];
-    select(reads, candidates)
+    Shape::select(reads, candidates)
 }
 
-fn response_fields(reads: &Reads) -> Vec<(Value, ResponseField)> {
+fn response_fields(reads: &Reads) -> Shape<ResponseField> {
     let candidates = [
         ("status", ResponseField::Status),
         ("headers", ResponseField::Headers(header_names(reads.key("headers")))),
         ("latency_ms", ResponseField::Latency),
     ];
-    select(reads, candidates)
-}
-
-fn object<F>(fields: &[(Value, F)], mut value: impl FnMut(&F) -> Option<Value>) -> Value {
-    let entries = fields.iter().filter_map(|(key, field)| Some((key.clone(), value(field)?)));
-    Value::from(entries.collect::<BTreeMap<_, _>>())
+    Shape::select(reads, candidates)
 }
 
 fn source_value(field: &SourceField, source: &Source) -> Option<Value> {
@@ -261,12 +352,12 @@ fn source_value(field: &SourceField, source: &Source) -> Option<Value> {
     }
 }
 
-fn request_value(field: &RequestField, facts: &Facts<'_>) -> Option<Value> {
+fn request_value(field: &RequestField, facts: &Facts<'_>, texts: &Texts) -> Option<Value> {
     let head = facts.head;
     match field {
         RequestField::Id => Some(Value::from(facts.request_id)),
-        RequestField::Method => Some(Value::from(head.method.as_str())),
-        RequestField::Scheme => Some(Value::from(head.scheme)),
+        RequestField::Method => Some(texts.value(head.method.as_str())),
+        RequestField::Scheme => Some(texts.value(head.scheme)),
         RequestField::Host => Some(Value::from(head.host.as_str())),
         RequestField::Path => Some(Value::from(head.path.as_str())),
         RequestField::RawPath => {
@@ -278,7 +369,7 @@ fn request_value(field: &RequestField, facts: &Facts<'_>) -> Option<Value> {
         RequestField::Query(selection) => Some(query_value(selection, head.query.as_deref())),
         RequestField::Headers(selection) => Some(headers_value(selection, &head.headers)),
         RequestField::Cookies(selection) => Some(cookies_value(selection, &head.headers)),
-        RequestField::Protocol => Some(Value::from(head.protocol)),
+        RequestField::Protocol => Some(texts.value(head.protocol)),
         RequestField::ContentType => {
             let value = head.headers.get(header::CONTENT_TYPE)?;
             Some(text_value(&String::from_utf8_lossy(value.as_bytes())))
@@ -298,11 +389,41 @@ fn request_value(field: &RequestField, facts: &Facts<'_>) -> Option<Value> {
     }
 }
 
-fn api_value(field: &ApiField, api: &ApiFacts<'_>) -> Option<Value> {
+fn repeating_request_text<'f>(field: &RequestField, facts: &Facts<'f>) -> Option<&'f str> {
+    let head = facts.head;
     match field {
-        ApiField::Name => Some(Value::from(api.name)),
-        ApiField::Version => api.version.map(Value::from),
-        ApiField::Route => Some(Value::from(api.route)),
+        RequestField::Method => Some(head.method.as_str()),
+        RequestField::Scheme => Some(head.scheme),
+        RequestField::Protocol => Some(head.protocol),
+        RequestField::Id
+        | RequestField::Host
+        | RequestField::Path
+        | RequestField::RawPath
+        | RequestField::Segments
+        | RequestField::Query(_)
+        | RequestField::Headers(_)
+        | RequestField::Cookies(_)
+        | RequestField::ContentType
+        | RequestField::Size
+        | RequestField::Body
+        | RequestField::BodyState => None,
+    }
+}
+
+fn repeating_api_text<'f>(field: &ApiField, api: &ApiFacts<'f>) -> Option<&'f str> {
+    match field {
+        ApiField::Name => Some(api.name),
+        ApiField::Version => api.version,
+        ApiField::Route => Some(api.route),
+        ApiField::Params | ApiField::Lifecycle => None,
+    }
+}
+
+fn api_value(field: &ApiField, api: &ApiFacts<'_>, texts: &Texts) -> Option<Value> {
+    match field {
+        ApiField::Name => Some(texts.value(api.name)),
+        ApiField::Version => api.version.map(|version| texts.value(version)),
+        ApiField::Route => Some(texts.value(api.route)),
         ApiField::Params => {
             let params = api.params.iter();
             let params = params.map(|(name, value)| (Value::from(&**name), Value::from(value.as_str())));
@@ -346,7 +467,11 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Value> {
     Some(Value::from(text))
 }
 
-/// Query parameters, decoded as forms are (`+` is a space), each with the list of its values.
+/// All query parameters, decoded as forms are (`+` is a space), each with the list of its values.
+pub(crate) fn query_value_of_all(query: Option<&str>) -> Value {
+    query_value(&Selection::All, query)
+}
+
 fn query_value(selection: &Selection<Value>, query: Option<&str>) -> Value {
     let mut entries: BTreeMap<Value, Vec<Value>> = BTreeMap::new();
     for (name, value) in form_pairs(query.unwrap_or_default()) {

@@ -6,7 +6,9 @@
 pub mod body;
 pub mod canonical;
 pub mod decision;
+pub mod envoy;
 pub mod event;
+pub mod form;
 pub mod hop;
 pub mod identity;
 pub mod input;

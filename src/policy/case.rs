@@ -150,7 +150,7 @@ impl Asker {
         let response =
             response.and_then(|rule| entrypoint(program, rule).map_err(|fault| faults.push(fault)).ok());
         let (Some(decision), true) = (decision, faults.is_empty()) else { return Err(faults) };
-        let rules = Rules { decision, response, budget: options.timeout };
+        let rules = Rules { decision, response, budget: options.timeout, contract: cases.contract };
         let mut decider = Decider::new(program, &rules);
         // What making it has reached, no case has.
         decider.evaluator().clear_coverage();
@@ -258,10 +258,21 @@ fn verdict(case: &Case, answer: &Answer) -> Outcome {
     }
 }
 
-/// The decision as JSON; a boolean is short for an object with nothing else.
+/// The decision as JSON, in the gateway's words; a boolean is short for an object with nothing else.
 fn document(ruling: &Ruling) -> Result<Json, serde_json::Error> {
-    let document = serde_json::to_value(&ruling.result)?;
-    Ok(if let Json::Bool(allow) = document { json!({"allow": allow}) } else { document })
+    let mut document = serde_json::to_value(&ruling.result)?;
+    if let Json::Bool(allow) = document {
+        return Ok(json!({"allow": allow}));
+    }
+    // Only a decision comes here, so what has `allowed` is one for Envoy.
+    if let Some(fields) = document.as_object_mut() {
+        for (envoy, own) in [("allowed", "allow"), ("http_status", "status")] {
+            if let Some(value) = fields.remove(envoy) {
+                fields.insert(own.to_owned(), value);
+            }
+        }
+    }
+    Ok(document)
 }
 
 fn compared(file: &Arc<str>, expected: &Node, decision: &Json) -> Outcome {

@@ -6,7 +6,8 @@ use regorus::Value;
 
 use crate::base::clock::saturating_nanos;
 use crate::contract::decision::{Decision, Phase};
-use crate::contract::input::{self, InputBuilder};
+use crate::contract::form::{Contract, Inputs};
+use crate::contract::input;
 use crate::contract::reads::Reads;
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
@@ -19,6 +20,7 @@ const WARM_UP_BUDGET: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Decider {
     evaluator: Evaluator,
+    contract: Contract,
     budget: Duration,
     request: Question,
     response: Option<Question>,
@@ -29,7 +31,7 @@ pub struct Decider {
 #[derive(Debug)]
 struct Question {
     entrypoint: Entrypoint,
-    inputs: InputBuilder,
+    inputs: Inputs,
     /// The answer, where it depends on nothing.
     constant: Option<Ruling>,
 }
@@ -71,6 +73,8 @@ pub struct Rules {
     pub response: Option<Entrypoint>,
     /// Time of one evaluation.
     pub budget: Duration,
+    /// What they are written for.
+    pub contract: Contract,
 }
 
 // === impl Decider ===
@@ -87,8 +91,8 @@ impl Decider {
         if let Some(entrypoint) = &rules.response {
             reads = reads.union(self::reads(&program.footprint(entrypoint)));
         }
-        let reads_query = reads.at(&["request", "query"]).any();
-        Self { evaluator, budget: rules.budget, request, response, reads_query }
+        let reads_query = rules.contract.reads_query(&reads);
+        Self { evaluator, contract: rules.contract, budget: rules.budget, request, response, reads_query }
     }
 
     /// Whether bodies must be read whole before the policy is asked.
@@ -120,13 +124,15 @@ impl Decider {
             return constant.clone();
         }
         let input = question.inputs.build(facts);
-        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, self.budget, phase)
+        let budget = self.budget;
+        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, budget, (self.contract, phase))
     }
 }
 
 /// The one answer of an entry point that depends on nothing but the program; `None` where a request has a say.
 pub fn constant(program: &Program, entrypoint: &Entrypoint, phase: Phase) -> Option<Ruling> {
-    let ask = || answer_to_all(&mut program.evaluator(), entrypoint, WARM_UP_BUDGET, phase);
+    let form = (Contract::GatewayV1, phase);
+    let ask = || answer_to_all(&mut program.evaluator(), entrypoint, WARM_UP_BUDGET, form);
     program.footprint(entrypoint).is_constant().then(ask)
 }
 
@@ -134,9 +140,9 @@ fn answer_to_all(
     evaluator: &mut Evaluator,
     entrypoint: &Entrypoint,
     budget: Duration,
-    phase: Phase,
+    form: (Contract, Phase),
 ) -> Ruling {
-    ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, phase)
+    ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, form)
 }
 
 // === impl Question ===
@@ -150,15 +156,16 @@ impl Question {
         phase: Phase,
     ) -> Self {
         let footprint = program.footprint(entrypoint);
-        let inputs = InputBuilder::new(&reads(&footprint));
+        let inputs = rules.contract.inputs(&reads(&footprint));
+        let form = (rules.contract, phase);
         let constant = footprint
             .is_constant()
-            .then(|| answer_to_all(evaluator, entrypoint, rules.budget.max(WARM_UP_BUDGET), phase));
+            .then(|| answer_to_all(evaluator, entrypoint, rules.budget.max(WARM_UP_BUDGET), form));
         // A failure is not kept: the next request may fare better, and each failure is an event of its own.
         let constant = constant.filter(|ruling| ruling.decision.is_ok());
         if constant.is_none() {
             // The first evaluation pays for what later ones find ready; no request should.
-            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, WARM_UP_BUDGET, phase);
+            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, WARM_UP_BUDGET, form);
         }
         Self { entrypoint: entrypoint.clone(), inputs, constant }
     }
@@ -209,7 +216,7 @@ fn ask(
     input: Value,
     now: Duration,
     budget: Duration,
-    phase: Phase,
+    (contract, phase): (Contract, Phase),
 ) -> Ruling {
     let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
     let evaluated = evaluator.evaluate(entrypoint, evaluator::Facts { input: input.clone(), now_ns, budget });
@@ -219,7 +226,7 @@ fn ask(
             let error = format!("`{}` is undefined", entrypoint.name());
             (None, Err(Failure::Undefined), Some(error))
         }
-        Ok(Some(result)) => match Decision::parse(&result, phase) {
+        Ok(Some(result)) => match contract.parse(&result, phase) {
             Ok(decision) => (Some(result), Ok(decision), None),
             Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
         },

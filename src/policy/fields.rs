@@ -18,7 +18,9 @@ pub(crate) enum Field {
 use Field::{Any, List, Map, Record, Scalar};
 
 /// The input of contract `gateway/v1`.
-pub(crate) static GATEWAY_V1: Field = Record(&[
+pub(crate) static GATEWAY_V1: Field = GATEWAY;
+
+const GATEWAY: Field = Record(&[
     ("version", Scalar),
     ("decision_id", Scalar),
     ("time", Scalar),
@@ -133,6 +135,7 @@ pub(crate) static ENVOY_V3: Field = Record(&[
     ("truncated_body", Scalar),
     ("source_principal", Scalar),
     ("version", Record(&[("ext_authz", Scalar), ("encoding", Scalar)])),
+    ("gateway", GATEWAY),
 ]);
 
 const PEER: Field = Record(&[

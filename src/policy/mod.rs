@@ -9,6 +9,7 @@ pub mod check;
 mod data;
 pub mod decide;
 pub mod eval;
+pub mod explain;
 mod fields;
 mod manifest;
 mod probe;

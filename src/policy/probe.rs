@@ -3,17 +3,19 @@
 //! Probes are rules of a generated module in the test's own package, so that they see what the
 //! test sees; they exist only in a program made for the purpose.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use regorus::Value;
 
 use super::{bundle::Bundle, testing::Failure};
 use crate::rego::{
     evaluator::Facts,
     program::{Module, Options, Program, compile},
-    tree::{Body, Extent, Rule, RuleId, Statement, StatementKind, Term, TermKind, Tree, written},
+    tree::{Body, Extent, ModuleId, Rule, RuleId, Statement, StatementKind, Term, TermKind, Tree, written},
 };
 
 /// Most values shown for one failure.
-const VALUES_MAX: usize = 6;
+pub(super) const VALUES_MAX: usize = 6;
 /// Longest value shown, in characters.
 const VALUE_LENGTH_MAX: usize = 200;
 
@@ -38,10 +40,8 @@ pub(crate) fn first_failure(
         if values.len() == VALUES_MAX || values.iter().any(|(known, _)| *known == text) {
             continue;
         }
-        let withs: Vec<String> = statement.withs.iter().map(|with| probes.text(with.extent)).collect();
-        let before = probes.statements(body, held);
-        let separator = if before.is_empty() { "" } else { "\n" };
-        let rule = format!(":= [__value | {before}{separator}__value := {text} {}]", withs.join(" "));
+        let rule =
+            values_rule(&probes.statements(body, held), &text, &withs(tree, probes.rule.module, statement));
         if let Some(value) = probes.value(&rule) {
             values.push((text, value));
         }
@@ -86,16 +86,8 @@ impl Probes<'_> {
         self.tree.slice(self.rule.module, extent).to_owned()
     }
 
-    // A declaration without the statement that uses it would be refused as unused; the variable is
-    // bound all the same.
     fn statements(&self, body: &Body, length: usize) -> String {
-        let kept = body
-            .statements
-            .iter()
-            .take(length)
-            .filter(|statement| !matches!(statement.kind, StatementKind::Declare));
-        let texts: Vec<String> = kept.map(|statement| self.text(statement.extent)).collect();
-        if texts.is_empty() && length > 0 { "true".to_owned() } else { texts.join("\n") }
+        statements(self.tree, self.rule.module, body, length)
     }
 
     /// How many of the growing bodies hold before the first that does not.
@@ -105,42 +97,107 @@ impl Probes<'_> {
     }
 
     fn value(&self, rule: &str) -> Option<String> {
-        let answer = self.evaluate(&[rule.to_owned()])?.into_iter().next()??;
-        let Value::Array(values) = answer else { return None };
-        let mut shown: Vec<String> = Vec::new();
-        for value in values.iter() {
-            let text = abridged(&value.to_string());
-            if !shown.contains(&text) {
-                shown.push(text);
-            }
-        }
-        match shown.as_slice() {
-            [] => Some("undefined".to_owned()),
-            [some @ .., _] if some.len() >= 3 => Some(format!("{} | ..", some.get(..3)?.join(" | "))),
-            all => Some(all.join(" | ")),
-        }
+        shown_values(&self.evaluate(&[rule.to_owned()])?.into_iter().next()??)
     }
 
-    /// Compiles rules beside the test and evaluates them; an error of one counts as undefined.
+    /// Evaluates rules beside the test; an error of one counts as undefined.
     fn evaluate(&self, rules: &[String]) -> Option<Vec<Option<Value>>> {
-        let module = self.tree.modules.get(self.rule.module)?;
+        let mut set = ProbeSet::new(self.tree);
+        for rule in rules {
+            set.add(self.rule.module, rule);
+        }
+        set.run(self.bundle, &self.facts)
+    }
+}
+
+/// Rules to be evaluated beside those of a program, each in the package, and with the imports, of a module.
+pub(super) struct ProbeSet<'a> {
+    tree: &'a Tree,
+    probes: Vec<(ModuleId, String)>,
+}
+
+impl<'a> ProbeSet<'a> {
+    pub(super) fn new(tree: &'a Tree) -> Self {
+        Self { tree, probes: Vec::new() }
+    }
+
+    /// Adds a rule, written without its name.
+    pub(super) fn add(&mut self, module: ModuleId, rule: &str) {
+        self.probes.push((module, rule.to_owned()));
+    }
+
+    /// Compiles all rules and evaluates each; an error of one counts as undefined. `None` where they do not compile.
+    pub(super) fn run(&self, bundle: &Bundle, facts: &Facts) -> Option<Vec<Option<Value>>> {
         let name = |index: usize| format!("__postern_probe_{index}");
-        let mut lines = vec![format!("package {}", written(&module.package))];
-        lines.extend(module.imports.iter().map(|import| module.text.slice(import.range()).to_owned()));
-        lines.extend(rules.iter().enumerate().map(|(index, rule)| format!("{} {rule}", name(index))));
-        let text = lines.join("\n");
-        let probe = Module { path: "<probe>".to_owned(), text };
+        let mut texts: BTreeMap<ModuleId, Vec<String>> = BTreeMap::new();
+        for (index, (id, rule)) in self.probes.iter().enumerate() {
+            let lines = match texts.entry(*id) {
+                Entry::Occupied(lines) => lines.into_mut(),
+                Entry::Vacant(vacant) => {
+                    let module = self.tree.modules.get(*id)?;
+                    let mut lines = vec![format!("package {}", written(&module.package))];
+                    let imports = module.imports.iter();
+                    lines.extend(imports.map(|import| module.text.slice(import.range()).to_owned()));
+                    vacant.insert(lines)
+                }
+            };
+            lines.push(format!("{} {rule}", name(index)));
+        }
+        let probes =
+            texts.iter().map(|(id, lines)| Module { path: format!("<probe {id}>"), text: lines.join("\n") });
         let modules: Vec<Module> =
-            self.bundle.modules.iter().chain(&self.bundle.tests).cloned().chain([probe]).collect();
-        let program = compile(&modules, self.bundle.data.clone(), Options::default()).ok()?;
+            bundle.modules.iter().chain(&bundle.tests).cloned().chain(probes).collect();
+        let program = compile(&modules, bundle.data.clone(), Options::default()).ok()?;
         let mut evaluator = program.evaluator();
-        let answers = (0..rules.len()).map(|index| {
-            let path: Vec<String> = module.package.iter().cloned().chain([name(index)]).collect();
-            let entrypoint = program.entrypoint_at(path).ok()?;
-            evaluator.evaluate(&entrypoint, self.facts.clone()).ok()?
+        let answers = self.probes.iter().enumerate().map(|(index, (id, _))| {
+            let package = self.tree.modules.get(*id)?.package.iter().cloned();
+            let entrypoint = program.entrypoint_at(package.chain([name(index)]).collect()).ok()?;
+            evaluator.evaluate(&entrypoint, facts.clone()).ok()?
         });
         Some(answers.collect())
     }
+}
+
+/// The first statements of a body as text.
+///
+/// A declaration without the statement that uses it would be refused as unused; the variable is bound all the same.
+pub(super) fn statements(tree: &Tree, module: ModuleId, body: &Body, length: usize) -> String {
+    let kept = body
+        .statements
+        .iter()
+        .take(length)
+        .filter(|statement| !matches!(statement.kind, StatementKind::Declare(_)));
+    let texts: Vec<&str> = kept.map(|statement| tree.slice(module, statement.extent)).collect();
+    if texts.is_empty() && length > 0 { "true".to_owned() } else { texts.join("\n") }
+}
+
+/// A rule that gathers the values of an expression after the statements `before` it.
+pub(super) fn values_rule(before: &str, expression: &str, withs: &str) -> String {
+    let separator = if before.is_empty() { "" } else { "\n" };
+    format!(":= [__value | {before}{separator}__value := {expression} {withs}]")
+}
+
+/// The values such a rule gathered, as they are shown: `undefined`, one, or some.
+pub(super) fn shown_values(answer: &Value) -> Option<String> {
+    let Value::Array(values) = answer else { return None };
+    let mut shown: Vec<String> = Vec::new();
+    for value in values.iter() {
+        let text = abridged(&value.to_string());
+        if !shown.contains(&text) {
+            shown.push(text);
+        }
+    }
+    match shown.as_slice() {
+        [] => Some("undefined".to_owned()),
+        [some @ .., _] if some.len() >= 3 => Some(format!("{} | ..", some.get(..3)?.join(" | "))),
+        all => Some(all.join(" | ")),
+    }
+}
+
+/// The `with` modifiers of a statement, as text.
+pub(super) fn withs(tree: &Tree, module: ModuleId, statement: &Statement) -> String {
+    let texts: Vec<&str> = statement.withs.iter().map(|with| tree.slice(module, with.extent)).collect();
+    texts.join(" ")
 }
 
 fn abridged(text: &str) -> String {
@@ -151,10 +208,10 @@ fn abridged(text: &str) -> String {
 }
 
 /// The parts of a statement whose values explain it: what it compares, passes and looks up.
-fn operands(statement: &Statement) -> Vec<&Term> {
+pub(super) fn operands(statement: &Statement) -> Vec<&Term> {
     let mut found = Vec::new();
     match &statement.kind {
-        StatementKind::Declare => {}
+        StatementKind::Declare(_) => {}
         StatementKind::SomeIn { collection, .. } => collect(collection, &mut found),
         StatementKind::Every { domain, .. } => collect(domain, &mut found),
         StatementKind::Holds(term) | StatementKind::Not(term) => {

@@ -80,6 +80,40 @@ pub fn replay(
     })
 }
 
+/// A recorded question.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The rule.
+    pub path: Option<String>,
+    /// The input, if it was recorded.
+    pub input: Option<Value>,
+    /// When, in nanoseconds since 1970.
+    pub now_ns: i64,
+}
+
+/// The question of the decision with this id, if it is among the events.
+pub fn find(mut recorded: impl BufRead, decision_id: &str) -> io::Result<Option<Asked>> {
+    let finder = memchr::memmem::Finder::new(decision_id.as_bytes());
+    loop {
+        let chunk = Chunk::read(&mut recorded, 1)?;
+        if chunk.lines.is_empty() {
+            return Ok(None);
+        }
+        if finder.find(&chunk.lines).is_none() {
+            continue;
+        }
+        let events = chunk.lines.split(|byte| *byte == b'\n').filter_map(|line| Recorded::parse(line).ok());
+        let found = events.filter(|event| event.decision_id == decision_id).find_map(|event| {
+            let input = event.input.map(|input| Value::from_json_str(input.get())).transpose().ok()?;
+            let path = event.path.as_deref().map(str::to_owned);
+            Some(Asked { path, input, now_ns: event.now_ns()? })
+        });
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+}
+
 /// Some lines of the log.
 struct Chunk {
     first_line: u64,
@@ -233,7 +267,7 @@ impl<'a> Replayer<'a> {
             });
             let (reads, names): (Vec<Vec<Value>>, Vec<String>) = reads.unzip();
             self.tally.question(path, names);
-            Question { reads, entrypoint, footprint }
+            Question { entrypoint, footprint, reads }
         });
         self.questions.push((path.to_owned(), question));
         self.questions.len() - 1
@@ -246,9 +280,8 @@ impl Question {
         let mut present = Bits::default();
         let mut missing = Bits::default();
         for (index, keys) in self.reads.iter().enumerate() {
-            let found = keys.iter().try_fold(input, |value, key| match value {
-                Value::Object(object) => object.get(key),
-                _ => None,
+            let found = keys.iter().try_fold(input, |value, key| {
+                if let Value::Object(object) = value { object.get(key) } else { None }
             });
             if found.is_some() { present.insert(index) } else { missing.insert(index) }
         }

@@ -1,4 +1,4 @@
-//! The one type behind which the interpreter stands.
+//! The one type behind which plans and the interpreter stand.
 //!
 //! An evaluation ends in a value, in undefined, or in an error; it never panics, never prints,
 //! never outlives its budget unnoticed, and never answers after a guard refused.
@@ -19,6 +19,7 @@ use super::{
     desugar,
     fault::Place,
     parse,
+    plan::{Entry, Plan, Scratch},
     program::{self, Entrypoint, Program},
     source::Text,
 };
@@ -26,11 +27,20 @@ use super::{
 /// Steps of the interpreter between looks at the clock.
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
+/// Entry points remembered by an evaluator; a policy has few.
+const ENTRIES_MAX: usize = 64;
+
 /// Evaluates a program; one for each worker.
 pub struct Evaluator {
     program: Program,
     pristine: Engine,
     engine: Engine,
+    plan: Option<Plan>,
+    /// What `opa.runtime()` answers; no other worker counts references to it.
+    runtime: Value,
+    scratch: Scratch,
+    /// Entry points asked for before, and where the plan has them.
+    entries: Vec<(Arc<str>, Option<Entry>)>,
 }
 
 /// What an evaluation is given besides the program.
@@ -132,8 +142,16 @@ impl std::fmt::Debug for Evaluator {
 }
 
 impl Evaluator {
-    pub(crate) fn new(program: Program, engine: Engine) -> Self {
-        Self { program, pristine: engine.clone(), engine }
+    pub(crate) fn new(program: Program, engine: Engine, plan: Option<Plan>, runtime: Value) -> Self {
+        Self {
+            program,
+            pristine: engine.clone(),
+            engine,
+            plan,
+            runtime,
+            scratch: Scratch::default(),
+            entries: Vec::new(),
+        }
     }
 
     /// The program evaluated.
@@ -143,6 +161,18 @@ impl Evaluator {
 
     /// Evaluates an entry point; `None` is undefined.
     pub fn evaluate(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
+        if let Some(entry) = self.entry(entrypoint) {
+            return self.evaluate_plan(entrypoint, entry, facts);
+        }
+        self.interpret(entrypoint, facts)
+    }
+
+    /// Evaluates an entry point on the interpreter, whatever plans there are.
+    pub(crate) fn interpret(
+        &mut self,
+        entrypoint: &Entrypoint,
+        facts: Facts,
+    ) -> Result<Option<Value>, EvalError> {
         let name = entrypoint.name().to_owned();
         let value = self.guarded(facts, |engine| {
             if entrypoint.is_rule() {
@@ -158,6 +188,50 @@ impl Evaluator {
             Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
         } else {
             Ok(Some(value))
+        }
+    }
+
+    /// Where the plan has an entry point, if it covers it.
+    fn entry(&mut self, entrypoint: &Entrypoint) -> Option<Entry> {
+        let plan = self.plan.as_ref()?;
+        let name = entrypoint.shared_name();
+        if let Some((_, entry)) = self.entries.iter().find(|(known, _)| Arc::ptr_eq(known, name)) {
+            return *entry;
+        }
+        let entry = plan.entry(entrypoint.path()).ok();
+        if self.entries.len() == ENTRIES_MAX {
+            self.entries.clear();
+        }
+        self.entries.push((name.clone(), entry));
+        entry
+    }
+
+    fn evaluate_plan(
+        &mut self,
+        entrypoint: &Entrypoint,
+        entry: Entry,
+        facts: Facts,
+    ) -> Result<Option<Value>, EvalError> {
+        let Some(plan) = &self.plan else { return Ok(None) };
+        let Facts { input, now_ns, budget } = facts;
+        builtin::start(now_ns, &self.runtime);
+        let strict = self.program.options().strict_builtin_errors;
+        let scratch = &mut self.scratch;
+        let run = || plan.evaluate(entry, &input, budget, strict, scratch);
+        let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(run)));
+        let answer = answer.map_err(|payload| {
+            // Memory that a panic leaves behind is not used again.
+            self.scratch = Scratch::default();
+            EvalError::Panic { message: panic_message(&*payload) }
+        })?;
+        if let Some(message) = builtin::take_refusal() {
+            return Err(EvalError::LimitExceeded { message });
+        }
+        match answer? {
+            Some(value) if holds_undefined(&value) => {
+                Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
+            }
+            answer => Ok(answer),
         }
     }
 
@@ -208,7 +282,7 @@ impl Evaluator {
         evaluate: impl FnOnce(&mut Engine) -> anyhow::Result<T>,
     ) -> Result<T, EvalError> {
         let Facts { input, now_ns, budget } = facts;
-        builtin::start(now_ns, self.program.runtime());
+        builtin::start(now_ns, &self.runtime);
         self.engine.set_input(input);
         self.engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: budget,

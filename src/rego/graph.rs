@@ -201,7 +201,7 @@ fn depth_of_body(body: &Body) -> usize {
         let own = statement.terms().into_iter().map(depth_of_term).max().unwrap_or(0);
         match &statement.kind {
             StatementKind::Every { body, .. } => own.max(depth_of_body(body)),
-            StatementKind::Declare
+            StatementKind::Declare(_)
             | StatementKind::SomeIn { .. }
             | StatementKind::Holds(_)
             | StatementKind::Not(_) => own,

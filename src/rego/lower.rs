@@ -21,7 +21,7 @@ use super::{
     fault::Fault,
     parse::{Kind, Parsed, Token},
     tree::{
-        Body, Branch, Callee, Extent, Lift, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
+        Body, Branch, Callee, DocumentPath, Extent, Lift, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
         StatementKind, Target, Term, TermKind, Tree, With, WithTarget,
     },
 };
@@ -431,7 +431,9 @@ impl Lowering<'_> {
 
     fn statement(&mut self, statement: &LiteralStmt) -> Statement {
         let kind = match &statement.literal {
-            Literal::SomeVars { .. } => StatementKind::Declare,
+            Literal::SomeVars { vars, .. } => {
+                StatementKind::Declare(vars.iter().map(|var| var.text().to_owned()).collect())
+            }
             Literal::SomeIn { key, value, collection, .. } => StatementKind::SomeIn {
                 collection: self.term(collection),
                 key: key.as_ref().map(|key| self.in_position(Position::Pattern, |this| this.term(key))),
@@ -478,15 +480,17 @@ impl Lowering<'_> {
             Some(target) => Some(Callee { target, extent: name_extent }),
         };
         let Some(callee) = callee else {
-            let is_document =
-                path.first().is_some_and(|root| root == "input") || self.data_path(&path).is_some();
-            if !is_document {
+            let Some(document) = self.document(&path) else {
                 let message = format!("`with` cannot replace `{}`: nothing has this name", path.join("."));
                 let hint = "replace `input`, a path under `data`, or a function";
                 self.fault(name_extent, "unknown_with_target", message, hint);
                 return None;
-            }
-            return Some(With { target: WithTarget::Document, value: self.term(&with.r#as), extent });
+            };
+            return Some(With {
+                target: WithTarget::Document(document),
+                value: self.term(&with.r#as),
+                extent,
+            });
         };
         let replacement = self.replacement(&with.r#as);
         // The name of a function is no value.
@@ -507,6 +511,16 @@ impl Lowering<'_> {
             Target::Unknown => None,
             target => Some(Callee { target, extent: self.span(value.span()) }),
         }
+    }
+
+    /// The document a written path names in a `with`.
+    fn document(&mut self, path: &[String]) -> Option<DocumentPath> {
+        let (root, rest) = path.split_first()?;
+        if root == "input" {
+            return Some(DocumentPath { of_input: true, path: rest.to_vec() });
+        }
+        let path = self.data_path(path)?;
+        Some(DocumentPath { of_input: false, path })
     }
 
     /// The `data` path a written path stands for, through imports.

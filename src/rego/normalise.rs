@@ -205,7 +205,7 @@ impl Rewriter<'_> {
         }
         self.inside_all(statement.terms());
         match &statement.kind {
-            StatementKind::Declare => {}
+            StatementKind::Declare(_) => {}
             StatementKind::SomeIn { collection, .. } => {
                 self.hoist_memberships(collection, &mut hoisted);
                 self.expect_collection(collection);
@@ -252,7 +252,7 @@ impl Rewriter<'_> {
             self.qualify(callee);
         }
         self.inside_all(term.children());
-        if let TermKind::Comprehension { heads, body } = &term.kind {
+        if let TermKind::Comprehension { heads, body, .. } = &term.kind {
             self.body(body);
             let mut hoisted = Vec::new();
             for head in heads {
@@ -279,14 +279,15 @@ impl Rewriter<'_> {
         match &term.kind {
             TermKind::Call { .. }
             | TermKind::Membership { .. }
-            | TermKind::Infix { operator: Operator::Other, .. }
             | TermKind::Array(_)
             | TermKind::Set(_)
             | TermKind::Object(_)
             | TermKind::Negative(_) => self.hoist_operands(term.children(), hoisted),
+            TermKind::Infix { operator, .. } if *operator != Operator::Equal => {
+                self.hoist_operands(term.children(), hoisted);
+            }
             // Equality unifies, and a reference in it may be undefined.
-            TermKind::Infix { operator: Operator::Equal, left, right }
-            | TermKind::Unify { left, right, .. } => {
+            TermKind::Infix { left, right, .. } | TermKind::Unify { left, right, .. } => {
                 for side in [left, right] {
                     if matches!(side.kind, TermKind::Reference { .. }) {
                         self.hoist_below_not(side, hoisted);

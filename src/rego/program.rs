@@ -1,12 +1,16 @@
 //! Compiling modules and data into an immutable program.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use regorus::{Engine, Value};
 
 use super::{
     builtin, check,
     coverage::FileCoverage,
+    differential::{self, Difference},
     evaluator::Evaluator,
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
@@ -14,6 +18,7 @@ use super::{
     lift,
     lower::{self, Lowered},
     normalise, parse,
+    plan::{Plan, reason::NotPlanned},
     source::{Edit, Text, apply, original_offset},
     tree::{ModuleId, Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
     wrapper::Wrappers,
@@ -40,11 +45,28 @@ pub struct Options {
     pub coverage: bool,
     /// What `opa.runtime()` answers.
     pub runtime: Value,
+    /// What evaluates.
+    pub engine: EngineKind,
+}
+
+/// What evaluates a policy; the answers are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineKind {
+    /// Decision plans where they cover all that an entry point reads, the interpreter elsewhere.
+    #[default]
+    Auto,
+    /// The interpreter always, for diagnosis.
+    Interpreter,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { strict_builtin_errors: false, coverage: false, runtime: Value::new_object() }
+        Self {
+            strict_builtin_errors: false,
+            coverage: false,
+            runtime: Value::new_object(),
+            engine: EngineKind::Auto,
+        }
     }
 }
 
@@ -60,6 +82,8 @@ struct Inner {
     options: Options,
     warnings: Vec<Fault>,
     template: Engine,
+    /// Made when somebody asks what is planned; evaluators have their own.
+    plan: OnceLock<Plan>,
 }
 
 /// A module as the interpreter gets it.
@@ -137,7 +161,16 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     warnings.extend(check::crowded_packages(&tree, &data));
     warnings.extend(check::missed_constants(&tree));
     warnings.sort();
-    Ok(Program(Arc::new(Inner { tree, rewritten, wrappers, data, options, warnings, template })))
+    Ok(Program(Arc::new(Inner {
+        tree,
+        rewritten,
+        wrappers,
+        data,
+        options,
+        warnings,
+        template,
+        plan: OnceLock::new(),
+    })))
 }
 
 /// What stands between a file's path and the package of rules moved out of it.
@@ -232,9 +265,51 @@ impl Program {
     pub fn evaluator(&self) -> Evaluator {
         let Inner { tree, rewritten, wrappers, data, options, template, .. } = &*self.0;
         // The text compiled before, so it does again; sharing the first engine is merely slower.
-        let engine = build(tree, rewritten, wrappers, private_copy(data), options)
-            .unwrap_or_else(|_| template.clone());
-        Evaluator::new(self.clone(), engine)
+        let data = private_copy(data);
+        let plan = self.plans().then(|| Plan::new(tree, &data));
+        let engine = build(tree, rewritten, wrappers, data, options).unwrap_or_else(|_| template.clone());
+        Evaluator::new(self.clone(), engine, plan, deep_copy(&options.runtime))
+    }
+
+    // Lines are counted by the interpreter alone.
+    fn plans(&self) -> bool {
+        self.0.options.engine == EngineKind::Auto && !self.0.options.coverage
+    }
+
+    fn plan(&self) -> &Plan {
+        let Inner { tree, data, plan, .. } = &*self.0;
+        plan.get_or_init(|| Plan::new(tree, data))
+    }
+
+    /// Whether an entry point is evaluated by a plan.
+    pub fn is_planned(&self, entrypoint: &Entrypoint) -> bool {
+        self.plans() && self.plan().entry(&entrypoint.path).is_ok()
+    }
+
+    /// Compares plan and interpreter on made-up inputs; the first difference, if there is one. Takes
+    /// some milliseconds.
+    pub fn verify(&self, entrypoint: &Entrypoint) -> Option<Difference> {
+        if self.is_planned(entrypoint) { differential::compare(self, entrypoint) } else { None }
+    }
+
+    /// The constants of the policy's text.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = &Value> {
+        self.plan().constants()
+    }
+
+    /// Names of the rules and functions that plans cover.
+    pub fn planned(&self) -> Vec<String> {
+        self.plan().planned().map(str::to_owned).collect()
+    }
+
+    /// The rules that no plan covers, in the order of their paths, and why.
+    pub fn not_planned(&self) -> Vec<NotPlanned> {
+        self.plan().refused().cloned().collect()
+    }
+
+    /// How it evaluates.
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// The entry point written as `gateway/decision` or `data.gateway.decision`.
@@ -286,11 +361,6 @@ impl Program {
         &self.0.tree
     }
 
-    /// What `opa.runtime()` answers.
-    pub(crate) fn runtime(&self) -> &Value {
-        &self.0.options.runtime
-    }
-
     /// The base data.
     pub fn data(&self) -> &Value {
         &self.0.data
@@ -322,7 +392,7 @@ impl Program {
             let mut has_statements = false;
             walk_statements(rule, &mut |statement| {
                 has_statements = true;
-                if !matches!(statement.kind, StatementKind::Declare) {
+                if !matches!(statement.kind, StatementKind::Declare(_)) {
                     file.not_covered.insert(module.text.line_of(statement.extent.start).0);
                 }
             });
@@ -349,6 +419,11 @@ impl Entrypoint {
     /// The path below `data`.
     pub(crate) fn path(&self) -> &[String] {
         &self.path
+    }
+
+    /// The name, shared: equal pointers mean the same entry point.
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        &self.written
     }
 
     /// Whether rules stand exactly at the path, rather than below it.

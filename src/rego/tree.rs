@@ -117,11 +117,21 @@ pub(crate) struct Statement {
 
 #[derive(Debug)]
 pub(crate) enum StatementKind {
-    Declare,
-    SomeIn { key: Option<Term>, value: Term, collection: Term },
+    /// `some x, y`.
+    Declare(Vec<String>),
+    SomeIn {
+        key: Option<Term>,
+        value: Term,
+        collection: Term,
+    },
     Holds(Term),
     Not(Term),
-    Every { key: Option<String>, value: String, domain: Term, body: Body },
+    Every {
+        key: Option<String>,
+        value: String,
+        domain: Term,
+        body: Body,
+    },
 }
 
 /// A `with` modifier.
@@ -135,9 +145,17 @@ pub(crate) struct With {
 #[derive(Debug)]
 pub(crate) enum WithTarget {
     /// `input`, `data`, or a path below one of them.
-    Document,
+    Document(DocumentPath),
     /// A function replaced by another one, or by a value.
     Function { callee: Callee, replacement: Option<Callee> },
+}
+
+/// A document a `with` replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DocumentPath {
+    /// Below `input`, rather than below `data`.
+    pub(crate) of_input: bool,
+    pub(crate) path: Path,
 }
 
 /// The name in call position, resolved.
@@ -183,6 +201,7 @@ pub(crate) enum TermKind {
     Set(Vec<Term>),
     Object(Vec<(Term, Term)>),
     Comprehension {
+        makes: Collection,
         heads: Vec<Term>,
         body: Body,
     },
@@ -205,10 +224,29 @@ pub(crate) enum TermKind {
     Negative(Box<Term>),
 }
 
+/// What a comprehension makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Collection {
+    Array,
+    Set,
+    Object,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operator {
     Equal,
-    Other,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+    Intersection,
+    Union,
 }
 
 // === impl Tree ===
@@ -415,7 +453,7 @@ impl Statement {
     /// The terms directly inside this statement, `with` values included, nested bodies left out.
     pub(crate) fn terms(&self) -> Vec<&Term> {
         let mut terms: Vec<&Term> = match &self.kind {
-            StatementKind::Declare => Vec::new(),
+            StatementKind::Declare(_) => Vec::new(),
             StatementKind::SomeIn { key, value, collection } => {
                 key.iter().chain([value, collection]).collect()
             }

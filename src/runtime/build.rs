@@ -8,14 +8,16 @@ use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
-use crate::config::model::{self, Config, Lifecycle, Name};
+use crate::config::model::{self, Config, Lifecycle, Name, PolicyContract};
 use crate::contract::decision::{FoldedNames, Phase};
+use crate::contract::envoy;
+use crate::contract::form::Contract;
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
 use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
 use crate::policy::bundle::{self, Bundle, Purpose};
-use crate::policy::decide::Rules;
+use crate::policy::decide::{self, Rules};
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::fault::BundleErrors;
@@ -129,11 +131,27 @@ fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) 
     let bundle = bundle::load(&[&policy.bundle], Purpose::Serve(verification.as_ref()));
     let bundle = faults.take(bundle.map_err(of_bundle))?;
     let program = faults.take(bundle.compile(options.clone()).map_err(of_bundle))?;
+    let contract = match policy.contract {
+        PolicyContract::GatewayV1 => Contract::GatewayV1,
+        PolicyContract::EnvoyV3 => Contract::EnvoyV3,
+    };
     let mut entrypoint = |path: &[String], phase| {
         let path = path.join("/");
         let missing = |source| BuildError::Entrypoint { policy: name(), source };
         let entrypoint = faults.take(program.entrypoint(&path).map_err(missing))?;
-        let undecided = result::check(&program, &entrypoint, phase);
+        let undecided = match contract {
+            Contract::GatewayV1 => result::check(&program, &entrypoint, phase),
+            Contract::EnvoyV3 => Vec::new(),
+        };
+        if contract == Contract::EnvoyV3 {
+            let paths = envoy::not_provided(&decide::reads(&program.footprint(&entrypoint)));
+            let provided = if paths.is_empty() {
+                Ok(())
+            } else {
+                Err(BuildError::NotProvided { policy: name(), paths })
+            };
+            faults.take(provided)?;
+        }
         let judged =
             if undecided.is_empty() { Ok(()) } else { Err(of_bundle(BundleErrors::from(undecided))) };
         faults.take(judged)?;
@@ -150,13 +168,18 @@ fn build_policy(policy: &model::Policy, options: &Options, faults: &mut Faults) 
         Some(response) => response.map(|(entrypoint, path)| (Some(entrypoint), Some(path)))?,
         None => (None, None),
     };
+    for entrypoint in [Some(&decision), response.as_ref()].into_iter().flatten() {
+        if let Some(difference) = program.verify(entrypoint) {
+            tracing::warn!(policy.id = %policy.name, %difference, "Plan differs from the interpreter");
+        }
+    }
     Some(Policy {
         name: name(),
         revision: bundle.revision,
         decision_path,
         response_path,
         program,
-        rules: Rules { decision, response, budget: policy.budget },
+        rules: Rules { decision, response, budget: policy.budget, contract },
         on_error: policy.on_error,
     })
 }

@@ -45,6 +45,14 @@ pub enum BuildError {
         /// Which rule.
         source: EntrypointError,
     },
+    /// A policy reads what Envoy would tell it and the gateway cannot.
+    #[error("policy `{policy}`: reads `{}`, which the gateway does not provide", paths.join("`, `"))]
+    NotProvided {
+        /// The policy.
+        policy: Name,
+        /// The input paths.
+        paths: Vec<String>,
+    },
     /// The bundle's own tests do not pass.
     #[error("policy `{policy}`: the bundle's own tests do not pass\n{details}")]
     SelfTest {
@@ -162,6 +170,7 @@ impl BuildError {
             | Self::Routes(_)
             | Self::DecisionLog(_)
             | Self::NeedsRestart { .. }
+            | Self::NotProvided { .. }
             | Self::Dangling(_) => vec![whole(path, with_sources(self))],
         }
     }

@@ -280,6 +280,64 @@ fn footprints_are_listed_by_entry_point() {
     assert!(ran.notes.contains("did you mean `data.gateway.decision`?"), "{}", ran.notes);
 }
 
+const FAILING: &str = "package gateway_test\n\nimport data.gateway\n\n\
+    test_get if gateway.allowed with input.request.method as \"GET\"\n\n\
+    test_post if {\n\tinput.x == 1 with input.x as 2\n}\n\ntodo_test_put if true\n";
+
+#[test]
+fn tap_numbers_every_test_and_says_why() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", FAILING)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "tap"]);
+    assert_eq!(ran.code, Some(2));
+    let want = "TAP version 14\n1..3\n\
+        ok 1 - data.gateway_test.test_get\n\
+        not ok 2 - data.gateway_test.test_post\n  ---\n\
+        \x20 message: \"./p_test.rego:8:2: does not hold: input.x == 1 with input.x as 2\\ninput.x = 2\"\n\
+        \x20 at: \"./p_test.rego:7:1\"\n  ...\n\
+        ok 3 - data.gateway_test.todo_test_put # SKIP todo\n";
+    assert_eq!(ran.out, want);
+}
+
+#[test]
+fn github_annotates_the_line_that_fails() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", FAILING)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "github"]);
+    let want = "::error file=./p_test.rego,line=8,col=2,title=data.gateway_test.test_post::\
+        ./p_test.rego:8:2: does not hold: input.x == 1 with input.x as 2%0Ainput.x = 2\n";
+    assert!(ran.out.starts_with(want), "{}", ran.out);
+    assert!(ran.out.contains("PASS: 1/3"), "{}", ran.out);
+}
+
+#[test]
+fn cobertura_has_a_line_for_each_expression() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", TESTS)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "cobertura"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.notes);
+    assert!(ran.out.contains("filename=\"./p.rego\" line-rate="), "{}", ran.out);
+    assert!(ran.out.contains("<line number=\"7\" hits=\"1\"/>"), "{}", ran.out);
+    assert_eq!(ran.out.matches("<class ").count(), 1, "tests are not covered by themselves");
+}
+
+#[test]
+fn watching_runs_again_when_a_file_changes() {
+    use std::io::{BufRead as _, BufReader};
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", TESTS)]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gatewayctl"))
+        .args(["policy", "test", "--watch", "."])
+        .current_dir(root.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "PASS: 2/2");
+    fs::write(root.path().join("p_test.rego"), "package t\ntest_it if true\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "PASS: 1/1");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn an_undefined_answer_is_told_with_its_reason() {
     let root = files(&[
@@ -291,7 +349,7 @@ fn an_undefined_answer_is_told_with_its_reason() {
     };
     let ran = eval(&[]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"));
-    assert!(ran.notes.contains("a built-in failed: p.rego:3:25: divide by zero"), "{}", ran.notes);
+    assert!(ran.notes.contains("a built-in failed: p.rego:3:23: divide by zero"), "{}", ran.notes);
     let ran = eval(&["-q", "data.gateway.other"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"));
     assert!(

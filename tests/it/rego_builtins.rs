@@ -127,7 +127,6 @@ fn faults_stand_where_they_were_written() {
     assert_eq!(place("package t\np := [$\"{input.x} {nobody}\", 1]\n"), "m0.rego:2:20");
     assert_eq!(place("package t\nnot.a := nobody\n"), "m0.rego:2:10");
     assert_eq!(place("package t\nnot[\"a\"].b := 1\n"), "m0.rego:2:1");
-    assert_eq!(place("package t\nnot.if[\"a\"] := 1\n"), "m0.rego:2:1");
     assert_eq!(place("package t\np := $\"{input.x\n\"\n"), "m0.rego:2:8");
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use postern::rego::{
     evaluator::Facts,
-    program::{Module, Options, compile},
+    program::{EngineKind, Module, Options, compile},
 };
 use regorus::Value;
 use serde_json::Value as Json;
@@ -27,7 +27,8 @@ fn wanted(case: &Json) -> Outcome {
     case.get("want").map_or(Outcome::Undefined, |want| Outcome::Value(want.clone()))
 }
 
-fn answered(case: &Json) -> Outcome {
+/// The answer of an engine, and whether a plan gave it.
+fn answered(case: &Json, engine: EngineKind) -> (Outcome, bool) {
     let modules = case["modules"].as_array().unwrap().iter().enumerate();
     let modules = modules
         .map(|(index, text)| Module {
@@ -42,17 +43,19 @@ fn answered(case: &Json) -> Outcome {
         Value::from_json_str(&case["input"].to_string()).unwrap()
     };
     let options =
-        Options { strict_builtin_errors: case.get("builtin_error").is_some(), ..Options::default() };
-    let Ok(program) = compile(&modules, data, options) else { return Outcome::Error };
+        Options { strict_builtin_errors: case.get("builtin_error").is_some(), engine, ..Options::default() };
+    let Ok(program) = compile(&modules, data, options) else { return (Outcome::Error, true) };
     let Ok(entrypoint) = program.entrypoint(case["query"].as_str().unwrap()) else {
-        return Outcome::Undefined;
+        return (Outcome::Undefined, true);
     };
     let facts = Facts { input, now_ns: 0, budget: Duration::from_secs(10) };
-    match program.evaluator().evaluate(&entrypoint, facts) {
+    let planned = program.is_planned(&entrypoint);
+    let outcome = match program.evaluator().evaluate(&entrypoint, facts) {
         Err(_) => Outcome::Error,
         Ok(None) => Outcome::Undefined,
         Ok(Some(value)) => Outcome::Value(serde_json::from_str(&value.to_json_str().unwrap()).unwrap()),
-    }
+    };
+    (outcome, planned)
 }
 
 #[test]
@@ -71,7 +74,15 @@ fn ordinary_rego_answers_as_opa_does() {
     let mut wrong = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let case: Json = serde_json::from_str(line).unwrap();
-        let (want, got) = (wanted(&case), answered(&case));
+        let want = wanted(&case);
+        let (planned, is_planned) = answered(&case, EngineKind::Auto);
+        if want != planned && !gaps.contains_key(&(index + 1)) {
+            wrong.push(format!("{}: {}\n  want {want:?}\n  plan {planned:?}", index + 1, case["note"]));
+        }
+        if !is_planned {
+            wrong.push(format!("{}: not planned: {}", index + 1, case["note"]));
+        }
+        let (got, _) = answered(&case, EngineKind::Interpreter);
         match (want == got, gaps.remove(&(index + 1))) {
             (true, None) | (false, Some(_)) => {}
             (true, Some(reason)) => {

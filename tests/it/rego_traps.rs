@@ -285,7 +285,7 @@ fn built_in_errors_are_undefined_unless_strict() {
         program.evaluator().evaluate(&program.entrypoint(path).unwrap(), facts("{}"))
     };
     assert_eq!((outcome(false, "p/r"), outcome(false, "p/d")), (Ok(None), Ok(None)));
-    for (path, column) in [("p/r", 15), ("p/d", 8)] {
+    for (path, column) in [("p/r", 6), ("p/d", 6)] {
         let Err(EvalError::Rule { place, .. }) = outcome(true, path) else {
             panic!("{:?}", outcome(true, path))
         };

@@ -130,7 +130,7 @@ fn non_success(kind: NonSuccessKind, message: &str) -> TestCaseStatus {
     status
 }
 
-fn failed_text(test: &TestResult, failure: Option<&Failure>) -> String {
+pub(super) fn failed_text(test: &TestResult, failure: Option<&Failure>) -> String {
     let Some(Failure { place, expression, values }) = failure else {
         let failed: Vec<&str> =
             test.parts.iter().filter(|(_, passed)| !**passed).map(|(name, _)| name.as_str()).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Check;
-use crate::config::model::{Name, OnError, Policy, Signing, SigningKey};
+use crate::config::model::{Name, OnError, Policy, PolicyContract, Signing, SigningKey};
 use crate::config::place::Place;
 use crate::config::raw::policy as raw;
 use crate::config::report::Reported;
@@ -22,12 +22,17 @@ impl Check<'_> {
         let bundle = self.bundle(&place.key("bundle"), &written.bundle);
         let signing = written.signing.as_ref();
         let signing = signing.map(|signing| self.signing(&place.key("signing"), signing)).transpose();
+        let contract = match written.contract {
+            raw::Contract::GatewayV1 => PolicyContract::GatewayV1,
+            raw::Contract::EnvoyV3 => PolicyContract::EnvoyV3,
+        };
         let decision = self.rule(&place.key("decision"), &written.decision);
         let response =
             written.response.as_ref().map(|rule| self.rule(&place.key("response"), rule)).transpose();
         let budget = self.duration(&place.key("budget"), &written.budget, BUDGET);
-        match written.contract {
-            raw::Contract::GatewayV1 => {}
+        if written.response.is_some() && contract == PolicyContract::EnvoyV3 {
+            let message = "`response` cannot be asked of a policy with `contract: envoy/v3`";
+            return Err(self.together(place, &place.key("response"), message, "take it out"));
         }
         Ok(Policy {
             name: name.clone(),
@@ -41,6 +46,7 @@ impl Check<'_> {
                 raw::OnError::Allow => OnError::Allow,
             },
             self_test: written.self_test,
+            contract,
         })
     }
 

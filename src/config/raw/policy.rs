@@ -21,7 +21,8 @@ pub(crate) struct Policy {
     /// The rule asked for each request, as a path. Default `gateway/decision`, which is `data.gateway.decision`.
     #[serde(default = "default_decision")]
     pub(crate) decision: String,
-    /// The rule asked again when the upstream has answered. Default none. Example: `gateway/response`.
+    /// The rule asked again when the upstream has answered. Default none; not with `contract: envoy/v3`. Example:
+    /// `gateway/response`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) response: Option<String>,
     /// The form of the input and the result. Default `gateway/v1`.
@@ -77,6 +78,9 @@ pub(crate) enum Contract {
     #[default]
     #[serde(rename = "gateway/v1")]
     GatewayV1,
+    /// That of opa-envoy-plugin, for policies written for OPA beside Envoy. `input.gateway` is Postern's own beside it.
+    #[serde(rename = "envoy/v3")]
+    EnvoyV3,
 }
 
 /// What a failed evaluation means.

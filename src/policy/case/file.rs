@@ -6,6 +6,7 @@ use std::time::Duration;
 use regorus::Value;
 
 use crate::config::yaml::{self, Data, Entry, Node};
+use crate::contract::form::Contract;
 use crate::contract::identity::Identity;
 use crate::contract::request::Source;
 use crate::policy::bundle::CaseFile;
@@ -27,6 +28,8 @@ pub(super) struct CaseList {
     pub(super) decision: Rule,
     /// The rule asked about responses.
     pub(super) response: Option<Rule>,
+    /// What the rules are written for.
+    pub(super) contract: Contract,
     /// The cases, in the order of the file.
     pub(super) cases: Vec<Case>,
 }
@@ -79,7 +82,7 @@ pub(super) fn parse(file: &CaseFile) -> Result<CaseList, Vec<Fault>> {
 
 fn read(reader: &mut Reader, root: &Node, path: &str) -> CaseList {
     let fields = reader.fields(root, "", &["policy", "defaults", "cases"]);
-    let policy = reader.below(&fields, "policy", &["decision", "response"]);
+    let policy = reader.below(&fields, "policy", &["decision", "response", "contract"]);
     let mut rule = |key| {
         let policy = policy.as_ref()?;
         let path = reader.text(policy, key)?;
@@ -87,6 +90,18 @@ fn read(reader: &mut Reader, root: &Node, path: &str) -> CaseList {
     };
     let decision = rule("decision");
     let response = rule("response");
+    let contract = match &policy {
+        Some(policy) => match reader.text(policy, "contract").as_deref() {
+            None | Some("gateway/v1") => Contract::GatewayV1,
+            Some("envoy/v3") => Contract::EnvoyV3,
+            Some(other) => {
+                let message = format!("unknown contract `{other}`");
+                reader.fault(policy.at("contract"), message, "write `gateway/v1` or `envoy/v3`");
+                Contract::GatewayV1
+            }
+        },
+        None => Contract::GatewayV1,
+    };
     let decision = decision.unwrap_or_else(|| Rule { path: DECISION.to_owned(), place: Place::whole(path) });
     let defaults = fields.get("defaults");
     if let Some(defaults) = defaults {
@@ -117,7 +132,7 @@ fn read(reader: &mut Reader, root: &Node, path: &str) -> CaseList {
         }
         cases.push(case);
     }
-    CaseList { decision, response, cases }
+    CaseList { decision, response, contract, cases }
 }
 
 fn case(reader: &mut Reader, fields: &Fields<'_>) -> Option<Case> {

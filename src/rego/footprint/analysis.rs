@@ -234,7 +234,7 @@ impl<'a> Analysis<'a> {
             }
         }
         match &statement.kind {
-            StatementKind::Declare => {}
+            StatementKind::Declare(_) => {}
             StatementKind::SomeIn { key, value, collection } => {
                 let collection = self.term(collection, locals);
                 self.iterate(key.as_ref(), value, collection, locals);
@@ -311,7 +311,7 @@ impl<'a> Analysis<'a> {
                 value
             }
             TermKind::Call { callee, arguments } => self.call(callee, arguments, locals),
-            TermKind::Comprehension { heads, body } => {
+            TermKind::Comprehension { heads, body, .. } => {
                 self.body(body, locals);
                 self.read_all(heads.iter(), locals)
             }

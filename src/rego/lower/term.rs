@@ -2,7 +2,7 @@
 
 use regorus::{
     Value,
-    unstable::{ArithOp, AssignOp, BoolOp, Expr, Query, Ref, Span},
+    unstable::{ArithOp, AssignOp, BinOp, BoolOp, Expr, Query, Ref, Span},
 };
 
 use super::{
@@ -11,7 +11,8 @@ use super::{
         desugar::{is_keyword, unmangled},
         parse::Kind,
         tree::{
-            Body, Callee, Extent, Operator, Path, Target, Term, TermKind, dotted, push_component, written,
+            Body, Callee, Collection, Extent, Operator, Path, Target, Term, TermKind, dotted, push_component,
+            written,
         },
     },
     Free, Lowering, Position, names,
@@ -39,25 +40,42 @@ impl Lowering<'_> {
             Expr::Object { fields, .. } => TermKind::Object(
                 fields.iter().map(|(_, key, value)| (self.term(key), self.term(value))).collect(),
             ),
-            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
-                self.comprehension(&[term], query)
+            Expr::ArrayCompr { term, query, .. } => self.comprehension(Collection::Array, &[term], query),
+            Expr::SetCompr { term, query, .. } => self.comprehension(Collection::Set, &[term], query),
+            Expr::ObjectCompr { key, value, query, .. } => {
+                self.comprehension(Collection::Object, &[key, value], query)
             }
-            Expr::ObjectCompr { key, value, query, .. } => self.comprehension(&[key, value], query),
             Expr::Call { fcn, params, .. } => return self.call(expr, fcn, params, false),
             Expr::RefDot { .. } | Expr::RefBrack { .. } => return self.reference(expr),
             Expr::UnaryExpr { expr, .. } => TermKind::Negative(Box::new(self.term(expr))),
-            Expr::BinExpr { lhs, rhs, .. } => self.infix(Operator::Other, lhs, rhs),
-            Expr::ArithExpr { op, lhs, rhs, .. } => match op {
-                ArithOp::Add | ArithOp::Sub | ArithOp::Mul | ArithOp::Div | ArithOp::Mod => {
-                    self.infix(Operator::Other, lhs, rhs)
-                }
-            },
-            Expr::BoolExpr { op, lhs, rhs, .. } => match op {
-                BoolOp::Eq => self.infix(Operator::Equal, lhs, rhs),
-                BoolOp::Ne | BoolOp::Lt | BoolOp::Le | BoolOp::Ge | BoolOp::Gt => {
-                    self.infix(Operator::Other, lhs, rhs)
-                }
-            },
+            Expr::BinExpr { op, lhs, rhs, .. } => {
+                let operator = match op {
+                    BinOp::Intersection => Operator::Intersection,
+                    BinOp::Union => Operator::Union,
+                };
+                self.infix(operator, lhs, rhs)
+            }
+            Expr::ArithExpr { op, lhs, rhs, .. } => {
+                let operator = match op {
+                    ArithOp::Add => Operator::Add,
+                    ArithOp::Sub => Operator::Subtract,
+                    ArithOp::Mul => Operator::Multiply,
+                    ArithOp::Div => Operator::Divide,
+                    ArithOp::Mod => Operator::Remainder,
+                };
+                self.infix(operator, lhs, rhs)
+            }
+            Expr::BoolExpr { op, lhs, rhs, .. } => {
+                let operator = match op {
+                    BoolOp::Eq => Operator::Equal,
+                    BoolOp::Ne => Operator::NotEqual,
+                    BoolOp::Lt => Operator::Less,
+                    BoolOp::Le => Operator::LessOrEqual,
+                    BoolOp::Gt => Operator::Greater,
+                    BoolOp::Ge => Operator::GreaterOrEqual,
+                };
+                self.infix(operator, lhs, rhs)
+            }
             Expr::AssignExpr { op, lhs, rhs, .. } => self.unify(op, lhs, rhs),
             Expr::Membership { key, value, collection, .. } => TermKind::Membership {
                 key: key.as_ref().map(|key| Box::new(self.term(key))),
@@ -99,13 +117,13 @@ impl Lowering<'_> {
         })
     }
 
-    fn comprehension(&mut self, heads: &[&Ref<Expr>], query: &Query) -> TermKind {
+    fn comprehension(&mut self, makes: Collection, heads: &[&Ref<Expr>], query: &Query) -> TermKind {
         self.in_position(Position::Plain, |this| {
             this.open_body(query);
             let body: Body = this.body(query);
             let heads = heads.iter().map(|head| this.term(head)).collect();
             this.close_scope();
-            TermKind::Comprehension { heads, body }
+            TermKind::Comprehension { makes, heads, body }
         })
     }
 

@@ -1,0 +1,113 @@
+//! What an evaluation reads, what it found out, and the memory it does so in.
+
+use std::cell::OnceCell;
+
+use super::{
+    Plan,
+    gather::Gathered,
+    ir::{GroupId, NodeId},
+    pattern::Regexes,
+    slot::{Slot, look},
+    with::Mock,
+};
+
+/// No value is known of a group.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What a `with` can change, and all that was computed under it.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub(super) input: Slot<'a>,
+    pub(super) data: Slot<'a>,
+    /// Nodes whose rules a `with` hides.
+    pub(super) hidden: Vec<NodeId>,
+    pub(super) mocks: Vec<Mock<'a>>,
+    paths: Vec<OnceCell<Slot<'a>>>,
+    pub(super) memo: Memo<'a>,
+}
+
+/// Values of rules, each known once it was evaluated.
+#[derive(Debug, Default)]
+pub(super) struct Memo<'a> {
+    /// By group, where in `known` its value is.
+    positions: Vec<u32>,
+    known: Vec<(GroupId, Slot<'a>)>,
+}
+
+/// Memory of an evaluator, used by one evaluation after the other; it holds no value in between.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(super) registers: Vec<Slot<'static>>,
+    pub(super) gathered: Vec<Gathered<'static>>,
+    paths: Vec<OnceCell<Slot<'static>>>,
+    memo: Memo<'static>,
+    pub(super) regexes: Regexes,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(plan: &Plan, input: Slot<'a>, data: Slot<'a>) -> Self {
+        Self::recycled(plan, input, data, &mut Scratch::default())
+    }
+
+    /// In the memory of an evaluation that is over.
+    pub(super) fn recycled(plan: &Plan, input: Slot<'a>, data: Slot<'a>, scratch: &mut Scratch) -> Self {
+        // Collecting from a vector into one of the same layout keeps its memory.
+        let paths = std::mem::take(&mut scratch.paths).into_iter().map(|_| OnceCell::new());
+        let mut paths: Vec<OnceCell<Slot<'a>>> = paths.collect();
+        paths.resize_with(plan.inputs.len(), OnceCell::new);
+        let mut memo: Memo<'a> = std::mem::take(&mut scratch.memo);
+        memo.positions.resize(plan.groups.len(), UNKNOWN);
+        Self { input, data, hidden: Vec::new(), mocks: Vec::new(), paths, memo }
+    }
+
+    pub(super) fn path(&self, plan: &Plan, number: u32) -> &Slot<'a> {
+        let number = number as usize;
+        let Some(cell) = self.paths.get(number) else { return &Slot::Undefined };
+        cell.get_or_init(|| {
+            let Some(path) = plan.inputs.get(number) else { return Slot::Undefined };
+            // An input of the evaluation's own is looked into; only one a `with` made is counted.
+            if let Slot::Ref(input) = self.input {
+                return Slot::of(path.iter().try_fold(input, look));
+            }
+            path.iter().fold(self.input.clone(), |at, key| at.look(key))
+        })
+    }
+}
+
+impl<'a> Memo<'a> {
+    pub(super) fn get(&self, group: GroupId) -> Option<&Slot<'a>> {
+        let position = *self.positions.get(group as usize)?;
+        self.known.get(position as usize).map(|(_, slot)| slot)
+    }
+
+    pub(super) fn put(&mut self, group: GroupId, slot: Slot<'a>) {
+        let Ok(next) = u32::try_from(self.known.len()) else { return };
+        if let Some(position) = self.positions.get_mut(group as usize) {
+            *position = next;
+            self.known.push((group, slot));
+        }
+    }
+}
+
+impl Scratch {
+    /// Takes memory back for the next evaluation.
+    pub(super) fn recycle(
+        &mut self,
+        world: World<'_>,
+        registers: Vec<Slot<'_>>,
+        gathered: Vec<Gathered<'_>>,
+    ) {
+        self.registers = registers.into_iter().map(|_| Slot::Undefined).collect();
+        let gathered = gathered.into_iter().filter(|_| false);
+        self.gathered = gathered.map(|_| Gathered::Holds(false)).collect();
+        self.paths = world.paths.into_iter().map(|_| OnceCell::new()).collect();
+        let Memo { mut positions, known } = world.memo;
+        for (group, _) in &known {
+            if let Some(position) = positions.get_mut(*group as usize) {
+                *position = UNKNOWN;
+            }
+        }
+        let known = known.into_iter().filter(|_| false).map(|(group, _)| (group, Slot::Undefined)).collect();
+        self.memo = Memo { positions, known };
+    }
+}
