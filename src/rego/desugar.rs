@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::source::Edit;
+use super::source::{Edit, apply};
 
 /// What a keyword is called where it begins a reference.
 const MANGLED: &str = "__keyword_";
@@ -34,6 +34,11 @@ pub(super) fn desugar(text: &str) -> Result<Vec<Edit>, Unreadable> {
         scanner.code()?;
     }
     Ok(scanner.edits)
+}
+
+/// The text of a query as the parser reads it; one that cannot be read is left for it to refuse.
+pub(super) fn readable(query: &str) -> String {
+    desugar(query).map_or_else(|_| query.to_owned(), |edits| apply(query, &edits))
 }
 
 /// The name as it was written, whether or not it is a keyword.
@@ -204,7 +209,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rego::source::apply;
 
     #[track_caller]
     fn check(text: &str, want: &str) {

@@ -16,6 +16,7 @@ use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 use super::{
     builtin,
     coverage::FileCoverage,
+    desugar,
     fault::Place,
     parse,
     plan::{Entry, Plan, Scratch},
@@ -236,7 +237,7 @@ impl Evaluator {
 
     /// Answers a query in Rego: one row for each way it holds.
     pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
-        let results = self.guarded(facts, |engine| engine.eval_query(query.to_owned(), false));
+        let results = self.guarded(facts, |engine| engine.eval_query(desugar::readable(query), false));
         let results = results.map_err(|error| placed_in(query, error))?;
         let rows = results.result.into_iter().map(|row| {
             let expressions = row.expressions.into_iter().map(|expression| Answer {

@@ -139,6 +139,14 @@ fn annotations_are_answered_in_the_rule_that_asks() {
 }
 
 #[test]
+fn queries_have_our_built_ins_and_template_strings() {
+    let program = compiled(&["package t\np := 1\n"], Options::default()).unwrap();
+    let facts = Facts { input: Value::Undefined, now_ns: 0, budget: Duration::from_secs(10) };
+    let rows = program.evaluator().query("$\"{crypto.md5(\"a\")} {data.t.p}\"", facts).unwrap();
+    assert_eq!(rows[0].expressions[0].value, Value::from("0cc175b9c0f1b6a831c399e269772661 1"));
+}
+
+#[test]
 fn a_literal_that_lacks_the_key_is_warned_about() {
     let program = compiled(&["package t\np := {\"a\": 1}.b\n"], Options::default()).unwrap();
     let codes: Vec<&str> = program.warnings().iter().map(|warning| warning.code).collect();

@@ -281,7 +281,7 @@ impl Lowering<'_> {
                         at,
                         "builtin_missing",
                         format!("built-in `{name}` is known to OPA but not available here"),
-                        "the gateway resolves tokens, certificates and addresses before the policy runs: use `input`",
+                        "compute it outside the policy, and give it as data or input",
                     );
                     return Target::Unknown;
                 }
