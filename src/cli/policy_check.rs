@@ -16,7 +16,8 @@ pub struct CheckArgs {
     /// Directories and files with policies, data and tests.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Make errors of warnings: unused imports and variables, packages in large data.
+    /// Make errors of warnings (unused imports and variables, packages in large data), and tell which rules run on the
+    /// interpreter instead of a decision plan, and why.
     #[arg(short = 'S', long)]
     pub strict: bool,
     /// The input the policies are written for.

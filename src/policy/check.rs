@@ -10,6 +10,7 @@ use super::{
 use crate::contract::decision::Phase;
 use crate::rego::{
     fault::{BundleErrors, Fault},
+    plan::reason::NotPlanned,
     program::{Options, Program},
     tree::{ModuleId, Rule, Term, TermKind, Tree, walk_rule},
 };
@@ -81,9 +82,23 @@ pub fn check(bundle: &Bundle, contract: InputContract, decisions: Decisions<'_>,
     let undecided = decisions.flat_map(|(entrypoint, phase)| result::check(&program, &entrypoint, phase));
     let undecided = undecided.map(|fault| Finding { severity: Severity::Error, fault });
     let mut findings: Vec<Finding> = unknown.chain(undecided).chain(warnings).collect();
+    if strict {
+        findings
+            .extend(off_plan(bundle).into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
+    }
     findings.sort_by(|left, right| left.fault.cmp(&right.fault));
     findings.dedup();
     Report { findings, compiles: true }
+}
+
+/// The rules that decide and that run on the interpreter: right, but many times slower. A warning even when strict.
+fn off_plan(bundle: &Bundle) -> Vec<Fault> {
+    let Ok(program) = bundle.compile(Options::default()) else { return Vec::new() };
+    let fault = |NotPlanned { rule, place, reason }| {
+        let message = format!("`{rule}` is evaluated by the interpreter, which is slower: {reason}");
+        Fault::new(place, "off_plan", message)
+    };
+    program.not_planned().into_iter().map(fault).collect()
 }
 
 /// Input paths a program reads that the contract does not know.
@@ -214,6 +229,16 @@ mod tests {
             got,
             [("2:34", Severity::Error, "bad_decision"), ("3:13", Severity::Error, "bad_decision")]
         );
+    }
+
+    #[test]
+    fn rules_off_the_plan_are_told_when_strict_and_are_no_errors() {
+        let text = "package a\np if { print(input.api) }\n";
+        assert_eq!(findings(text, false), []);
+        let found = findings(text, true);
+        let found: Vec<_> =
+            found.iter().map(|(place, severity, code)| (place.as_str(), *severity, *code)).collect();
+        assert_eq!(found, [("2:8", Severity::Warning, "off_plan")]);
     }
 
     #[test]
