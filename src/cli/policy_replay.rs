@@ -76,6 +76,10 @@ pub fn run(
         ReplayFormat::Pretty => pretty(&report, paint, out)?,
         ReplayFormat::Json => writeln!(out, "{:#}", document(&report))?,
     }
+    if report.events > 0 && report.replayed() == 0 {
+        writeln!(notes, "no event could be replayed, so nothing is known of the candidate")?;
+        return Ok(Exit::No);
+    }
     Ok(if report.changes() > 0 && !args.allow_changes { Exit::No } else { Exit::Fine })
 }
 

@@ -17,6 +17,7 @@ use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
 use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
 use crate::policy::bundle::{self, Bundle, Packed, Purpose};
+use crate::policy::check::{self, InputContract};
 use crate::policy::decide::{self, Rules};
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
@@ -223,6 +224,14 @@ fn build_policy(
         PolicyContract::GatewayV1 => Contract::GatewayV1,
         PolicyContract::EnvoyV3 => Contract::EnvoyV3,
     };
+    // A mistyped path is never there: under `not` it would open a door.
+    let form = match contract {
+        Contract::GatewayV1 => InputContract::GatewayV1,
+        Contract::EnvoyV3 => InputContract::EnvoyV3,
+    };
+    let unknown = check::unknown_inputs(&program, form);
+    let known = if unknown.is_empty() { Ok(()) } else { Err(of_bundle(BundleErrors::from(unknown))) };
+    faults.take(known)?;
     let mut entrypoint = |path: &[String], phase| {
         let path = path.join("/");
         let missing = |source| BuildError::Entrypoint { policy: name(), source };

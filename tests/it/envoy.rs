@@ -204,6 +204,19 @@ fn what_the_gateway_does_not_provide_is_refused_at_load() {
 }
 
 #[test]
+fn a_mistyped_input_path_is_refused_at_load() {
+    // Under `not`, what is never there opens the door.
+    let told = refused(ALLOW, "package envoy.authz\n\nallow if not input.attributes.request.http.heders.x\n");
+    assert!(told.contains("p.rego:3:") && told.contains("headers"), "{told}");
+    let own = "version: 1\nlisteners: [{name: public, address: \"127.0.0.1:0\"}]\n\
+        upstreams: {up: {endpoints: [\"http://127.0.0.1:9\"]}}\npolicies: {main: {bundle: policy}}\n\
+        apis: [{name: all, policy: main, upstream: up}]\n";
+    let rego = "package gateway\n\ndecision if not input.request.heders.x\n";
+    let Err(error) = TestGateway::try_start(own, &[("policy/p.rego", rego)]) else { panic!("it is served") };
+    assert!(error.to_string().contains("did you mean `input.request.headers`?"), "{error}");
+}
+
+#[test]
 fn case_files_can_be_written_for_it() {
     let root = files(&[
         ("p.rego", RESULT),

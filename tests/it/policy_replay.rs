@@ -119,7 +119,9 @@ decision := false if input.request.query.debug[0] == "1"
 
 else := input.request.headers["x-admin"] == "yes"
 "#;
-    let report = replay(&gateway, candidate, &["-f", "json"]).json();
+    let ran = replay(&gateway, candidate, &["-f", "json"]);
+    assert_eq!(ran.code, Some(2), "a gate that has checked nothing does not open");
+    let report = ran.json();
     assert_eq!(report["replayed"], 0);
     let skipped = &report["not_replayed"][0];
     assert_eq!((&skipped["reason"], &skipped["count"]), (&json!("not_recorded"), &json!(6)));
