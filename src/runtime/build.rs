@@ -22,7 +22,7 @@ use crate::policy::decide::{self, Rules};
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::fault::BundleErrors;
-use crate::rego::program::Options;
+use crate::rego::program::{Options, Program};
 use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
 use crate::runtime::bundles::Candidates;
 use crate::runtime::bundles::archive::Archive;
@@ -191,6 +191,16 @@ fn options(config: &Config) -> Options {
     Options { runtime, ..Options::default() }
 }
 
+/// A mistyped input path is never there: under `not` it would open a door.
+fn known_inputs(program: &Program, contract: Contract) -> Result<(), BundleErrors> {
+    let form = match contract {
+        Contract::GatewayV1 => InputContract::GatewayV1,
+        Contract::EnvoyV3 => InputContract::EnvoyV3,
+    };
+    let unknown = check::unknown_inputs(program, form);
+    if unknown.is_empty() { Ok(()) } else { Err(BundleErrors::from(unknown)) }
+}
+
 /// Who must have signed the policy's bundle.
 fn verification_of(policy: &model::Policy) -> Result<Option<Verification>, BuildError> {
     let verification = policy.signing.as_ref().map(verification).transpose();
@@ -224,14 +234,7 @@ fn build_policy(
         PolicyContract::GatewayV1 => Contract::GatewayV1,
         PolicyContract::EnvoyV3 => Contract::EnvoyV3,
     };
-    // A mistyped path is never there: under `not` it would open a door.
-    let form = match contract {
-        Contract::GatewayV1 => InputContract::GatewayV1,
-        Contract::EnvoyV3 => InputContract::EnvoyV3,
-    };
-    let unknown = check::unknown_inputs(&program, form);
-    let known = if unknown.is_empty() { Ok(()) } else { Err(of_bundle(BundleErrors::from(unknown))) };
-    faults.take(known)?;
+    faults.take(known_inputs(&program, contract).map_err(of_bundle))?;
     let mut entrypoint = |path: &[String], phase| {
         let path = path.join("/");
         let missing = |source| BuildError::Entrypoint { policy: name(), source };
