@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::cli::output::{Exit, Paint};
 use crate::contract::decision::Phase;
+use crate::contract::form::Contract;
 use crate::policy::bundle::{self, Purpose};
-use crate::policy::check::{self, Finding, InputContract, Severity};
+use crate::policy::check::{self, Finding, Severity};
 
 /// Compile policies and report what is wrong with them: names, recursion, unknown input fields.
 #[derive(Debug, clap::Args)]
@@ -66,14 +67,14 @@ pub fn run(
     notes: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
     let contract = match args.contract {
-        ContractArg::GatewayV1 => InputContract::GatewayV1,
-        ContractArg::EnvoyV3 => InputContract::EnvoyV3,
-        ContractArg::Any => InputContract::Any,
+        ContractArg::GatewayV1 => Some(Contract::GatewayV1),
+        ContractArg::EnvoyV3 => Some(Contract::EnvoyV3),
+        ContractArg::Any => None,
     };
     let requests = args.decision.iter().map(|path| (path.as_str(), Phase::Request));
     let responses = args.response.iter().map(|path| (path.as_str(), Phase::Response));
     // Other contracts have other results.
-    let is_ours = contract == InputContract::GatewayV1;
+    let is_ours = contract == Some(Contract::GatewayV1);
     let decisions: Vec<_> = requests.chain(responses).filter(|_| is_ours).collect();
     let report = match bundle::load(&args.paths, Purpose::Develop) {
         Ok(bundle) => check::check(&bundle, contract, &decisions, args.strict),

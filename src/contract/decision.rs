@@ -222,7 +222,7 @@ impl Decision {
             match key {
                 "allow" => allow = Some(boolean(value, key)?),
                 "reason" => denied.reason = Some(text(value, key)?.to_owned()),
-                "status" => denied.status = deny_status(value)?,
+                "status" => denied.status = deny_status(value, key)?,
                 "headers" => denied.headers = header_map(value)?,
                 "body" => denied.body = Some(deny_body(value)?),
                 "expose_reason" => denied.expose_reason = boolean(value, key)?,
@@ -363,7 +363,7 @@ fn same_folded(a: &str, b: &str) -> bool {
 }
 
 /// Headers of the connection and of routing, which a policy cannot set: they would make the message ambiguous.
-pub(crate) fn is_reserved(name: &HeaderName) -> bool {
+pub(super) fn is_reserved(name: &HeaderName) -> bool {
     const RESERVED: [HeaderName; 9] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,
@@ -378,7 +378,7 @@ pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     RESERVED.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
-fn error(path: impl Into<String>, problem: Problem) -> DecisionError {
+pub(super) fn error(path: impl Into<String>, problem: Problem) -> DecisionError {
     DecisionError { path: path.into(), problem }
 }
 
@@ -398,7 +398,7 @@ fn boolean(value: &Value, path: &str) -> Result<bool, DecisionError> {
     value.as_bool().copied().map_err(|_| error(path, Problem::Type("a boolean")))
 }
 
-fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, DecisionError> {
+pub(super) fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, DecisionError> {
     value.as_string().map(|text| &**text).map_err(|_| error(path, Problem::Type("a string")))
 }
 
@@ -420,17 +420,18 @@ fn list<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a Value>, DecisionErro
     }
 }
 
-fn any_object(value: &Value, path: &str) -> Result<Value, DecisionError> {
+pub(super) fn any_object(value: &Value, path: &str) -> Result<Value, DecisionError> {
     value.as_object().map_err(|_| error(path, Problem::Type("an object")))?;
     Ok(value.clone())
 }
 
-fn deny_status(value: &Value) -> Result<StatusCode, DecisionError> {
-    let number = value.as_u16().map_err(|_| error("status", Problem::Type("a whole number")))?;
+/// A denial that says 200 would look like an answer of the upstream.
+pub(super) fn deny_status(value: &Value, path: &str) -> Result<StatusCode, DecisionError> {
+    let number = value.as_u16().map_err(|_| error(path, Problem::Type("a whole number")))?;
     if !(300..=599).contains(&number) {
-        return Err(error("status", Problem::Invalid("must be from 300 to 599: a denial is no success")));
+        return Err(error(path, Problem::Invalid("must be from 300 to 599: a denial is no success")));
     }
-    StatusCode::from_u16(number).map_err(|_| error("status", Problem::Invalid("is not an HTTP status")))
+    StatusCode::from_u16(number).map_err(|_| error(path, Problem::Invalid("is not an HTTP status")))
 }
 
 fn deny_body(value: &Value) -> Result<Body, DecisionError> {

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use regorus::Value;
 
 use crate::base::clock;
 use crate::contract::decision::{
-    Allow, Body, Decision, DecisionError, Deny, HeaderEdits, Problem, is_reserved,
+    Allow, Body, Decision, DecisionError, Deny, HeaderEdits, Problem, any_object, deny_status, error,
+    is_reserved, text,
 };
 use crate::contract::input::{Facts, InputBuilder, query_value_of_all};
 use crate::contract::reads::Reads;
@@ -212,21 +213,16 @@ pub fn parse(result: &Value) -> Result<Decision, DecisionError> {
     let allowed = field("allowed").ok_or_else(|| error("allowed", Problem::Missing))?;
     let allowed = *allowed.as_bool().map_err(|_| error("allowed", Problem::Type("a boolean")))?;
     let headers = field("headers").map(|value| pairs(value, "headers")).transpose()?.unwrap_or_default();
-    let metadata = field("dynamic_metadata").map(|value| {
-        value
-            .as_object()
-            .map(|_| value.clone())
-            .map_err(|_| error("dynamic_metadata", Problem::Type("an object")))
-    });
-    let metadata = metadata.transpose()?;
+    let metadata =
+        field("dynamic_metadata").map(|value| any_object(value, "dynamic_metadata")).transpose()?;
     // The plugin does not know it, many policies give it, and the log is better for it.
     let reason = field("reason").and_then(|reason| reason.as_string().ok()).map(ToString::to_string);
     let body = field("body").map(|body| text(body, "body").map(str::to_owned)).transpose()?;
-    let status = field("http_status").map(status).transpose()?;
+    let status = field("http_status").map(|status| deny_status(status, "http_status")).transpose()?;
     let added = field("response_headers_to_add");
     let added = added.map(|value| pairs(value, "response_headers_to_add")).transpose()?.unwrap_or_default();
     let removed = field("request_headers_to_remove");
-    let removed = removed.map(|value| names(value, "request_headers_to_remove")).transpose()?;
+    let removed = removed.map(|value| texts(value, "request_headers_to_remove")).transpose()?;
     let query_set = field("query_parameters_to_set").map(query_parameters).transpose()?;
     let query_remove = field("query_parameters_to_remove");
     let query_remove = query_remove.map(|value| texts(value, "query_parameters_to_remove")).transpose()?;
@@ -280,10 +276,6 @@ fn pairs(value: &Value, path: &'static str) -> Result<Vec<(HeaderName, HeaderVal
     Ok(found)
 }
 
-fn names(value: &Value, path: &'static str) -> Result<Vec<String>, DecisionError> {
-    texts(value, path)
-}
-
 /// One text or a list of them.
 fn texts(value: &Value, path: &'static str) -> Result<Vec<String>, DecisionError> {
     let of = |value: &Value| text(value, path).map(str::to_owned);
@@ -308,24 +300,4 @@ fn query_parameters(value: &Value) -> Result<Vec<(String, String)>, DecisionErro
         found.extend(texts(value, PATH)?.into_iter().map(|value| (name.to_owned(), value)));
     }
     Ok(found)
-}
-
-fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, DecisionError> {
-    value.as_string().map(|text| &**text).map_err(|_| error(path, Problem::Type("a string")))
-}
-
-fn status(value: &Value) -> Result<StatusCode, DecisionError> {
-    let number = value.as_u16().map_err(|_| error("http_status", Problem::Type("a whole number")))?;
-    // A denial that says 200 would look like an answer of the upstream.
-    if !(300..=599).contains(&number) {
-        return Err(error(
-            "http_status",
-            Problem::Invalid("must be from 300 to 599: a denial is no success"),
-        ));
-    }
-    StatusCode::from_u16(number).map_err(|_| error("http_status", Problem::Invalid("is not an HTTP status")))
-}
-
-fn error(path: impl Into<String>, problem: Problem) -> DecisionError {
-    DecisionError { path: path.into(), problem }
 }

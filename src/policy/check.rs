@@ -8,23 +8,13 @@ use super::{
     result,
 };
 use crate::contract::decision::Phase;
+use crate::contract::form::Contract;
 use crate::rego::{
     fault::{BundleErrors, Fault},
     plan::reason::NotPlanned,
     program::{Options, Program},
     tree::{ModuleId, Rule, Term, TermKind, Tree, walk_rule},
 };
-
-/// The input a bundle's policies are written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InputContract {
-    /// Section 3 of the contract.
-    GatewayV1,
-    /// That of opa-envoy-plugin.
-    EnvoyV3,
-    /// Any input: no path is checked.
-    Any,
-}
 
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,9 +55,9 @@ impl Report {
 /// rule is passed over: a bundle may be a library, and whoever serves it names its entry points.
 pub type Decisions<'a> = &'a [(&'a str, Phase)];
 
-/// Compiles a bundle, tests included, and lists what is wrong with it. `strict` makes errors of
-/// warnings.
-pub fn check(bundle: &Bundle, contract: InputContract, decisions: Decisions<'_>, strict: bool) -> Report {
+/// Compiles a bundle, tests included, and lists what is wrong with it. Without a contract no input path is checked.
+/// `strict` makes errors of warnings.
+pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'_>, strict: bool) -> Report {
     let program = match bundle.compile_with_tests(Options::default()) {
         Ok(program) => program,
         Err(errors) => return Report::of_errors(&errors),
@@ -101,12 +91,12 @@ fn off_plan(bundle: &Bundle) -> Vec<Fault> {
     program.not_planned().into_iter().map(fault).collect()
 }
 
-/// Input paths a program reads that the contract does not know.
-pub fn unknown_inputs(program: &Program, contract: InputContract) -> Vec<Fault> {
+/// Input paths a program reads that the contract does not know; without a contract every path is known.
+pub fn unknown_inputs(program: &Program, contract: Option<Contract>) -> Vec<Fault> {
     let fields = match contract {
-        InputContract::GatewayV1 => &GATEWAY_V1,
-        InputContract::EnvoyV3 => &ENVOY_V3,
-        InputContract::Any => return Vec::new(),
+        Some(Contract::GatewayV1) => &GATEWAY_V1,
+        Some(Contract::EnvoyV3) => &ENVOY_V3,
+        None => return Vec::new(),
     };
     let tree = program.tree();
     let mut faults = Vec::new();
@@ -190,7 +180,7 @@ mod tests {
             case_files: Vec::new(),
             data: regorus::Value::new_object(),
         };
-        let found = check(&bundle, InputContract::GatewayV1, DECISIONS, strict).findings;
+        let found = check(&bundle, Some(Contract::GatewayV1), DECISIONS, strict).findings;
         found
             .into_iter()
             .map(|found| {

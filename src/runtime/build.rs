@@ -17,7 +17,7 @@ use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
 use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
 use crate::policy::bundle::{self, Bundle, Packed, Purpose};
-use crate::policy::check::{self, InputContract};
+use crate::policy::check;
 use crate::policy::decide::{self, Rules};
 use crate::policy::result;
 use crate::policy::testing::{self, Outcome, TestOptions};
@@ -193,11 +193,7 @@ fn options(config: &Config) -> Options {
 
 /// A mistyped input path is never there: under `not` it would open a door.
 fn known_inputs(program: &Program, contract: Contract) -> Result<(), BundleErrors> {
-    let form = match contract {
-        Contract::GatewayV1 => InputContract::GatewayV1,
-        Contract::EnvoyV3 => InputContract::EnvoyV3,
-    };
-    let unknown = check::unknown_inputs(program, form);
+    let unknown = check::unknown_inputs(program, Some(contract));
     if unknown.is_empty() { Ok(()) } else { Err(BundleErrors::from(unknown)) }
 }
 
