@@ -181,7 +181,7 @@ fn check_reports_unknown_inputs_with_places_and_hints() {
     assert_eq!(ran.code, Some(2));
     assert_eq!(
         ran.out,
-        "./p.rego:3:12: error: the input has no `input.method`\n  hint: did you mean `input.request.method`?\n"
+        "./p.rego:3:12: error[unknown_input]: the input has no `input.method`\n  hint: did you mean `input.request.method`?\n"
     );
     let ran = gatewayctl(root.path(), &["policy", "check", ".", "--contract", "any"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""));
@@ -200,7 +200,7 @@ fn strict_makes_errors_of_warnings() {
     let root = files(&[("p.rego", "package p\n\nimport data.q\n\nr := 1\n")]);
     let ran = gatewayctl(root.path(), &["policy", "check", "."]);
     assert_eq!(ran.code, Some(0));
-    assert!(ran.out.contains("warning: import `q` is not used"), "{}", ran.out);
+    assert!(ran.out.contains("warning[unused_import]: import `q` is not used"), "{}", ran.out);
     assert_eq!(gatewayctl(root.path(), &["policy", "check", ".", "--strict"]).code, Some(2));
 }
 
@@ -302,7 +302,7 @@ fn tap_numbers_every_test_and_says_why() {
 fn github_annotates_the_line_that_fails() {
     let root = files(&[("p.rego", POLICY), ("p_test.rego", FAILING)]);
     let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "github"]);
-    let want = "::error file=./p_test.rego,line=8,col=2,title=data.gateway_test.test_post::\
+    let want = "::error file=p_test.rego,line=8,col=2,title=data.gateway_test.test_post::\
         ./p_test.rego:8:2: does not hold: input.x == 1 with input.x as 2%0Ainput.x = 2\n";
     assert!(ran.out.starts_with(want), "{}", ran.out);
     assert!(ran.out.contains("PASS: 1/3"), "{}", ran.out);

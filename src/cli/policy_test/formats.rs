@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::pretty;
 use super::report::failed_text;
+use crate::cli::github;
 use crate::cli::output::Paint;
 use crate::policy::testing::{Outcome, TestReport};
 
@@ -42,25 +43,11 @@ pub(super) fn github(report: &TestReport, verbose: bool, coverage: bool) -> Stri
             }
             Outcome::Errored(message) => (&test.place, message.clone()),
         };
-        let _infallible = writeln!(
-            out,
-            "::error file={},line={},col={},title={}::{}",
-            property(&place.file),
-            place.line,
-            place.column,
-            property(&test.full_name()),
-            data(&message)
-        );
+        let at = github::At { file: &place.file, line: place.line, column: place.column };
+        out.push_str(&github::annotation("error", at, &test.full_name(), &message));
+        out.push('\n');
     }
     out + &pretty::render(report, verbose, coverage, Paint::plain())
-}
-
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-fn property(text: &str) -> String {
-    data(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 /// The coverage as Cobertura XML, one class a file.
