@@ -240,7 +240,8 @@ fn replayed(candidate: &str, more: &[&str]) -> (Option<i32>, String, Vec<serde_j
     let address = gateway.address("public");
     get(address, "/people/1?lang=en", "");
     for headers in ["", "X-Admin: yes\r\n"] {
-        let request = format!("DELETE /people/1?lang=en HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{headers}\r\n");
+        let request =
+            format!("DELETE /people/1?lang=en HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{headers}\r\n");
         ask(address, request);
     }
     let events = gateway.events(3);
@@ -273,7 +274,8 @@ fn recorded_objects_are_replayed_as_the_decisions_they_were() {
 
 #[test]
 fn a_candidate_whose_object_envoy_would_refuse_fails() {
-    let candidate = "package envoy.authz\n\nresult := {\"allow\": true} if input.attributes.request.http.method\n";
+    let candidate =
+        "package envoy.authz\n\nresult := {\"allow\": true} if input.attributes.request.http.method\n";
     let (code, out, _) = replayed(candidate, &[]);
     assert_eq!(code, Some(2), "{out}");
     assert!(out.contains("allow -> failure: 2\n"), "{out}");

@@ -229,7 +229,10 @@ mod tests {
     #[test]
     fn locals_hide_those_around_them() {
         let variable = |at| format!("p:6:{at}: variable `x` hides the variable `x` around it");
-        check("p(x) if { y := [1 | x := 2; x]; y }", &["p:6:21: variable `x` hides the argument `x` around it"]);
+        check(
+            "p(x) if { y := [1 | x := 2; x]; y }",
+            &["p:6:21: variable `x` hides the argument `x` around it"],
+        );
         check("p if { x := 1; every x in [1] { x } }", &[&variable(22)]);
         check("p if { x := 1; x == count({1 | x := 2; x}) }", &[&variable(32)]);
     }

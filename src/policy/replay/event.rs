@@ -155,7 +155,8 @@ mod tests {
             ("{}", r#"{"allowed": true}"#, Contract::EnvoyV3),
             ("{}", r#"{"allow": true}"#, Contract::GatewayV1),
         ] {
-            let line = format!(r#"{{"timestamp": "2026-01-01T00:00:00Z", "input": {input}, "result": {result}}}"#);
+            let line =
+                format!(r#"{{"timestamp": "2026-01-01T00:00:00Z", "input": {input}, "result": {result}}}"#);
             let recorded = Recorded::parse(line.as_bytes()).unwrap();
             assert_eq!(recorded.contract(&Value::from_json_str(input).unwrap()), want, "{line}");
         }

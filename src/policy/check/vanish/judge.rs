@@ -132,9 +132,11 @@ impl<'a> Judge<'a> {
                     considered.extend(needs.iter().cloned());
                     for path in needs.difference(&tested) {
                         let Some(When::Missing) = self.when(denial, path, true) else { continue };
+                        let is_list = matches!(&term.kind, TermKind::Membership { collection, .. }
+                            if of(collection).needs.contains(path));
                         let hint = format!(
                             "read it by `{}`, or give the condition a rule of its own and write `not` before that",
-                            getter(path, "\"\"")
+                            getter(path, if is_list { "[]" } else { "\"\"" })
                         );
                         let because = ", for what a negated call is given comes before the `not`";
                         faults.push(self.fault(denial, statement, path, When::Missing, because, &hint));
