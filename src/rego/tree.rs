@@ -400,6 +400,16 @@ impl Term {
         if let TermKind::Scalar(Value::String(key)) = &self.kind { Some(key) } else { None }
     }
 
+    /// The value of a scalar literal.
+    pub(crate) fn as_scalar(&self) -> Option<&Value> {
+        if let TermKind::Scalar(value) = &self.kind { Some(value) } else { None }
+    }
+
+    /// Whether it is an array, a set or an object, written out.
+    pub(crate) fn is_collection(&self) -> bool {
+        matches!(self.kind, TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_))
+    }
+
     /// The name of a local variable.
     pub(crate) fn as_local(&self) -> Option<&str> {
         if let TermKind::Local(name) = &self.kind { Some(name) } else { None }

@@ -38,7 +38,8 @@ settled := 1
 settled := 2 if input.request.path == "/"
 "#;
 
-const LIB: &str = "package lib\n\nknown(path) if {\n\tsome prefix in [\"/a\", \"/b\"]\n\tstartswith(path, prefix)\n}\n";
+const LIB: &str =
+    "package lib\n\nknown(path) if {\n\tsome prefix in [\"/a\", \"/b\"]\n\tstartswith(path, prefix)\n}\n";
 
 fn found(json: &serde_json::Value) -> Vec<String> {
     let findings = json["findings"].as_array().unwrap().iter();
@@ -78,12 +79,21 @@ fn a_decision_without_a_default_is_a_warning() {
     let root = files(&[("p.rego", policy)]);
     let ran = gatewayctl(root.path(), &["policy", "check", ".", "--strict"]);
     assert_eq!(ran.code, Some(0), "{}", ran.out);
-    assert!(ran.out.starts_with("./p.rego:3:1: warning[no_default]: `data.gateway.decision` can be undefined"), "{}", ran.out);
+    assert!(
+        ran.out.starts_with("./p.rego:3:1: warning[no_default]: `data.gateway.decision` can be undefined"),
+        "{}",
+        ran.out
+    );
     assert!(ran.out.contains("hint: add `default decision := false`"), "{}", ran.out);
-    let part = "package gateway\n\ndecision := {\"allow\": allow}\n\nallow if input.request.method == \"GET\"\n";
+    let part =
+        "package gateway\n\ndecision := {\"allow\": allow}\n\nallow if input.request.method == \"GET\"\n";
     let root = files(&[("p.rego", part)]);
     let ran = gatewayctl(root.path(), &["policy", "check", ".", "--strict"]);
-    assert!(ran.out.contains("and the request then fails with 503: `allow` at line 3 may be\n"), "{}", ran.out);
+    assert!(
+        ran.out.contains("and the request then fails with 503: `allow` at line 3 may be\n"),
+        "{}",
+        ran.out
+    );
     let whole = format!("{part}\ndefault allow := false\n");
     let root = files(&[("p.rego", &whole)]);
     assert_eq!(gatewayctl(root.path(), &["policy", "check", ".", "--strict"]).out, "");
@@ -97,7 +107,12 @@ fn envoys_entry_point_and_annotated_ones_are_entry_points_too() {
     let envoy = ["--contract", "envoy/v3", "--decision", "envoy/authz/allow", "-f", "json"];
     let ran = gatewayctl(root.path(), &[&["policy", "check", ".", "--strict"][..], &envoy].concat());
     assert_eq!(found(&ran.json()), ["7:vanishing_deny", "13:unread_rule"], "{}", ran.out);
-    assert!(ran.json()["findings"][0]["hint"].as_str().unwrap().contains("object.get(input, [\"parsed_body\", \"amount\"], null)"));
+    assert!(
+        ran.json()["findings"][0]["hint"]
+            .as_str()
+            .unwrap()
+            .contains("object.get(input, [\"parsed_body\", \"amount\"], null)")
+    );
 }
 
 #[test]

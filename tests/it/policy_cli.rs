@@ -314,7 +314,11 @@ fn cobertura_has_a_line_for_each_expression() {
     let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "cobertura"]);
     assert_eq!(ran.code, Some(0), "{}", ran.notes);
     assert!(ran.out.contains("filename=\"p.rego\" line-rate="), "{}", ran.out);
-    assert!(ran.out.contains("<line number=\"7\" hits=\"1\"/>"), "{}", ran.out);
+    assert!(
+        ran.out.contains("<line number=\"7\" hits=\"1\" branch=\"true\" condition-coverage=\"100% (2/2)\"/>"),
+        "{}",
+        ran.out
+    );
     assert_eq!(ran.out.matches("<class ").count(), 1, "tests are not covered by themselves");
 }
 
@@ -378,7 +382,11 @@ fn conditions_seen_one_way_only_are_told() {
     let root = files(&[("p.rego", policy), ("p_test.rego", tests)]);
     let ran = gatewayctl(root.path(), &["policy", "test", ".", "--coverage"]);
     assert_eq!(ran.code, Some(0), "{}", ran.notes);
-    assert!(ran.out.contains("./p.rego:5:2: never false: input.b == 2\nseen both ways: 1/2\n"), "{}", ran.out);
+    assert!(
+        ran.out.contains("./p.rego:5:2: never false: input.b == 2\nseen both ways: 1/2\n"),
+        "{}",
+        ran.out
+    );
     let json = gatewayctl(root.path(), &["policy", "test", ".", "-f", "conditions"]).json();
     assert_eq!(json["conditions"][1]["lack"], json!("never false"));
     assert_eq!((&json["covered_conditions"], &json["not_covered_conditions"]), (&json!(1), &json!(1)));

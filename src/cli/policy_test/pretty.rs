@@ -171,7 +171,7 @@ pub(super) fn ranges(lines: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
     ranges
 }
 
-/// `   10000	      1234 ns/op`, as Go prints what it has measured.
+/// Evaluations and nanoseconds for each, as Go prints what it has measured.
 pub(super) fn per_evaluation(measured: &Benchmark) -> String {
     let nanos = measured.nanos_each();
     let decimals = match nanos {

@@ -95,10 +95,9 @@ fn is_settled(rule: &Rule) -> bool {
         Shape::Value => true,
         Shape::Function(arguments) => {
             let mut names = BTreeSet::new();
-            arguments.iter().all(|argument| match &argument.kind {
-                TermKind::Wildcard => true,
-                TermKind::Local(name) => names.insert(name),
-                _ => false,
+            arguments.iter().all(|argument| {
+                matches!(argument.kind, TermKind::Wildcard)
+                    || argument.as_local().is_some_and(|name| names.insert(name))
             })
         }
         Shape::Set => false,
@@ -111,20 +110,13 @@ fn is_settled(rule: &Rule) -> bool {
 }
 
 fn is_literal(term: &Term) -> bool {
-    match &term.kind {
-        TermKind::Scalar(_) => true,
-        TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_) => {
-            term.children().into_iter().all(is_literal)
-        }
-        _ => false,
-    }
+    term.as_scalar().is_some() || (term.is_collection() && term.children().into_iter().all(is_literal))
 }
 
 fn same_value(left: &Rule, right: &Rule) -> bool {
-    let scalar = |rule: &Rule| match rule.value.as_ref().map(|value| &value.kind) {
+    let scalar = |rule: &Rule| match &rule.value {
         None => Some(regorus::Value::from(true)),
-        Some(TermKind::Scalar(value)) => Some(value.clone()),
-        Some(_) => None,
+        Some(value) => value.as_scalar().cloned(),
     };
     left.branches.len() <= 1 && scalar(left).is_some() && scalar(left) == scalar(right)
 }

@@ -97,24 +97,19 @@ impl<'a> Recorded<'a> {
     /// What the policy that decided was written for. Its input says so by its fields, few as they may be; where it read
     /// none, the result does.
     pub(super) fn contract(&self, input: &Value) -> Contract {
-        let has = |document: &Value, key: &str| match document {
-            Value::Object(fields) => fields.get(&Value::from(key)).is_some(),
-            _ => false,
+        let field = |document: &Value, key: &str| {
+            if let Value::Object(fields) = document { fields.get(&Value::from(key)).cloned() } else { None }
         };
-        let Value::Object(fields) = input else { return Contract::GatewayV1 };
-        if ENVOY_ONLY.iter().any(|key| has(input, key)) {
-            return Contract::EnvoyV3;
-        }
         let says_allowed = || {
             let result = self.result.and_then(|result| Value::from_json_str(result.get()).ok());
-            result.is_some_and(|result| has(&result, "allowed") && !has(&result, "allow"))
+            result.is_some_and(|result| {
+                field(&result, "allowed").is_some() && field(&result, "allow").is_none()
+            })
         };
-        match fields.get(&Value::from("version")) {
-            Some(Value::Object(_)) => Contract::EnvoyV3,
-            Some(_) => Contract::GatewayV1,
-            None if fields.is_empty() && says_allowed() => Contract::EnvoyV3,
-            None => Contract::GatewayV1,
-        }
+        let is_envoys = ENVOY_ONLY.iter().any(|key| field(input, key).is_some())
+            || matches!(field(input, "version"), Some(Value::Object(_)))
+            || (*input == Value::new_object() && says_allowed());
+        if is_envoys { Contract::EnvoyV3 } else { Contract::GatewayV1 }
     }
 
     /// When it was decided, in nanoseconds since 1970.

@@ -126,7 +126,9 @@ impl<'t> Writer<'t> {
         }
         let mut bound = BTreeSet::new();
         if let Shape::Function(arguments) = &rule.shape {
-            arguments.iter().for_each(|argument| locals(argument, &mut bound));
+            for argument in arguments {
+                locals(argument, &mut bound);
+            }
         }
         for branch in &rule.branches {
             self.body(rule, &branch.body, &bound);

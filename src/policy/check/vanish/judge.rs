@@ -358,10 +358,8 @@ fn looked_up(tree: &Tree, denial: &Denial<'_>, term: &Term) -> Option<ReadPath> 
     if name != "object.get" {
         return None;
     }
-    let keys = match &key.kind {
-        TermKind::Array(keys) => keys.as_slice(),
-        _ => std::slice::from_ref(key),
-    };
+    let keys =
+        if let TermKind::Array(keys) = &key.kind { keys.as_slice() } else { std::slice::from_ref(key) };
     let mut path = reads(tree, &denial.locals, base).is?;
     path.extend(keys.iter().map(|key| match key.constant_key() {
         Some(key) => Segment::Key(key.to_owned()),

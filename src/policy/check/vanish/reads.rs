@@ -150,9 +150,10 @@ pub(super) fn reads(tree: &Tree, locals: &Locals<'_>, term: &Term) -> Reads {
             locals.known.get(name.as_str()).map(|local| local.reads.clone()).unwrap_or_default()
         }
         TermKind::Reference { base, steps } => {
-            let found = match &base.kind {
-                TermKind::Data => of_document(tree, locals, steps),
-                _ => reads(tree, locals, base).below(steps),
+            let found = if matches!(base.kind, TermKind::Data) {
+                of_document(tree, locals, steps)
+            } else {
+                reads(tree, locals, base).below(steps)
             };
             // What is looked up has to be known too.
             steps.iter().fold(found, |found, step| {
@@ -250,7 +251,19 @@ impl Assured {
                 vec![left, right]
             }
             TermKind::Membership { value, .. } => vec![value],
-            _ => Vec::new(),
+            TermKind::Scalar(_)
+            | TermKind::Wildcard
+            | TermKind::Local(_)
+            | TermKind::Input
+            | TermKind::Data
+            | TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Array(_)
+            | TermKind::Set(_)
+            | TermKind::Object(_)
+            | TermKind::Comprehension { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Negative(_) => Vec::new(),
         };
         self.typed.extend(tested.into_iter().filter_map(|term| reads(tree, locals, term).is));
     }
@@ -298,7 +311,7 @@ pub(super) fn exact_rules<'t>(tree: &'t Tree, term: &Term) -> Option<&'t [usize]
 }
 
 pub(super) fn is_false(rule: &Rule) -> bool {
-    matches!(rule.value.as_ref().map(|value| &value.kind), Some(TermKind::Scalar(value)) if *value == regorus::Value::from(false))
+    rule.value.as_ref().and_then(Term::as_scalar) == Some(&regorus::Value::from(false))
 }
 
 /// Whether a negated term may be undefined within, so that `not` holds.

@@ -1,10 +1,13 @@
+use std::time::Duration;
+
 use regorus::Value;
 
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::policy::bundle::Bundle;
 use crate::policy::check::check;
-use crate::rego::program::Module;
+use crate::rego::evaluator::Facts;
+use crate::rego::program::{Module, Options, compile};
 
 fn vanishing(rules: &str) -> Vec<String> {
     let text = format!("package gateway\n{rules}\n");
@@ -176,4 +179,79 @@ fn what_denies_is_found_behind_every_form_of_no() {
     // Nothing allows where this does not hold.
     check_all("default decision := false\ndecision if input.request.body.n > 5", &[]);
     check_all("default decision := false\ndecision := false if input.request.body.n > 5", &[]);
+}
+
+/// Whether `deny` has an element for an input.
+fn denies(rules: &str, input: &str) -> bool {
+    let text = format!("package gateway\n{rules}\n");
+    let modules = [Module { path: "p".into(), text }];
+    let program =
+        compile(&modules, Value::new_object(), Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let facts =
+        Facts { input: Value::from_json_str(input).unwrap(), now_ns: 0, budget: Duration::from_secs(5) };
+    let answer = program.evaluator().evaluate(&program.entrypoint("gateway/deny").unwrap(), facts).unwrap();
+    answer.is_some_and(|deny| deny != Value::new_set())
+}
+
+#[test]
+fn what_is_reported_does_vanish_and_what_is_proposed_does_not() {
+    let amount = "deny contains \"x\" if input.request.body.amount < 18";
+    let amount_too =
+        "deny contains \"y\" if not is_number(object.get(input, [\"request\", \"body\", \"amount\"], null))";
+    let bearer = "deny contains \"x\" if not startswith(input.request.headers.authorization, \"Bearer \")";
+    let bearer_too = "deny contains \"x\" if not startswith(object.get(input, [\"request\", \"headers\", \"authorization\"], \"\"), \"Bearer \")";
+    let tier = "deny contains \"x\" if input.request.headers.tier != \"gold\"";
+    let tier_too = "deny contains \"x\" if not input.request.headers.tier == \"gold\"";
+    let roles = "deny contains \"x\" if not \"admin\" in input.identity.roles";
+    let roles_too =
+        "deny contains \"x\" if not \"admin\" in object.get(input, [\"identity\", \"roles\"], [])";
+    let message =
+        "deny contains sprintf(\"%v\", [input.identity.subject]) if input.request.method == \"PUT\"";
+    let message_too = "deny contains sprintf(\"%v\", [object.get(input, [\"identity\", \"subject\"], \"unknown\")]) if input.request.method == \"PUT\"";
+    let text = "deny contains \"x\" if contains(input.request.body.q, \"drop\")";
+    let text_too =
+        "deny contains \"y\" if not is_string(object.get(input, [\"request\", \"body\", \"q\"], \"\"))";
+    for (vanishing, safe, denied, malformed) in [
+        (
+            amount.to_owned(),
+            format!("{amount}\n{amount_too}"),
+            r#"{"request": {"body": {"amount": 5}}}"#,
+            "{}",
+        ),
+        (
+            amount.to_owned(),
+            format!("{amount}\n{amount_too}"),
+            r#"{"request": {"body": {"amount": 5}}}"#,
+            r#"{"request": {"body": {"amount": "5"}}}"#,
+        ),
+        (
+            bearer.to_owned(),
+            bearer_too.to_owned(),
+            r#"{"request": {"headers": {"authorization": "x"}}}"#,
+            "{}",
+        ),
+        (tier.to_owned(), tier_too.to_owned(), r#"{"request": {"headers": {"tier": "tin"}}}"#, "{}"),
+        (roles.to_owned(), roles_too.to_owned(), r#"{"identity": {"roles": []}}"#, "{}"),
+        (
+            message.to_owned(),
+            message_too.to_owned(),
+            r#"{"request": {"method": "PUT"}, "identity": {"subject": "a"}}"#,
+            r#"{"request": {"method": "PUT"}}"#,
+        ),
+        (
+            text.to_owned(),
+            format!("{text}\n{text_too}"),
+            r#"{"request": {"body": {"q": "drop"}}}"#,
+            r#"{"request": {"body": {"q": ["drop"]}}}"#,
+        ),
+    ] {
+        assert_eq!(vanishing_of(&vanishing).len(), 1, "{vanishing}");
+        assert_eq!(vanishing_of(&safe), [] as [&str; 0], "{safe}");
+        assert!(denies(&vanishing, denied) && denies(&safe, denied), "{vanishing}");
+        assert!(!denies(&vanishing, malformed) && denies(&safe, malformed), "{vanishing} on {malformed}");
+    }
+}
+
+fn vanishing_of(rules: &str) -> Vec<String> {
+    vanishing(&format!("{ALLOW}{rules}"))
 }

@@ -241,11 +241,8 @@ impl Sense {
 /// What a value says: `true` allows, `false` denies; nothing where it has to be computed.
 fn verdict(value: Option<&Term>) -> Option<bool> {
     let Some(term) = value else { return Some(true) };
-    let scalar = |term: &Term| match &term.kind {
-        TermKind::Scalar(value) => Some(*value != Value::from(false)),
-        _ => None,
-    };
-    scalar(term).or_else(|| scalar(allow_of(term)?))
+    let value = term.as_scalar().or_else(|| allow_of(term)?.as_scalar())?;
+    Some(*value != Value::from(false))
 }
 
 /// The `allow` of `gateway/v1`'s decisions, the `allowed` of `envoy/v3`'s.
@@ -256,11 +253,7 @@ fn allow_of(term: &Term) -> Option<&Term> {
 }
 
 fn is_constant(term: &Term) -> bool {
-    match &term.kind {
-        TermKind::Scalar(_) => true,
-        TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_) => term.children().is_empty(),
-        _ => false,
-    }
+    term.as_scalar().is_some() || (term.is_collection() && term.children().is_empty())
 }
 
 fn swapped(operator: Operator) -> Operator {
@@ -283,11 +276,8 @@ fn swapped(operator: Operator) -> Operator {
 
 /// What a comparison is about, and whether it says that this holds (is `true`, has elements) or that it does not.
 fn compared<'t>(what: &'t Term, constant: &Term, operator: Operator) -> Option<(&'t Term, bool)> {
-    let is_equal = match operator {
-        Operator::Equal => Some(true),
-        Operator::NotEqual => Some(false),
-        _ => None,
-    };
+    let equality = matches!(operator, Operator::Equal | Operator::NotEqual);
+    let is_equal = equality.then_some(operator == Operator::Equal);
     let TermKind::Scalar(value) = &constant.kind else {
         // An empty collection.
         return is_equal.map(|is_equal| (what, !is_equal));
