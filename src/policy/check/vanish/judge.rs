@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::reads::{Assured, Reads, is_lazy, reads};
+use super::reads::{Assured, Reads, before_not, reads};
 use super::walk::{Denial, What};
 use crate::contract::form::Contract;
 use crate::policy::fields::promise;
@@ -67,11 +67,10 @@ impl<'a> Judge<'a> {
     fn guard(&mut self, denial: &Denial<'_>, body: &Body) {
         for statement in &body.statements {
             if let StatementKind::Not(term) = &statement.kind {
-                let found = reads(self.tree, &denial.locals, term);
-                if is_lazy(term) {
-                    self.guards.present.extend(found.needs);
-                    self.guards.learn_rule(self.tree, &denial.locals, term);
-                }
+                let first = before_not(self.tree, &denial.locals, term);
+                let needs = reads(self.tree, &denial.locals, term).needs;
+                self.guards.present.extend(needs.difference(&first).cloned());
+                self.guards.learn_rule(self.tree, &denial.locals, term);
                 for argument in type_tested(term) {
                     self.guards.typed.extend(reads(self.tree, &denial.locals, argument).is);
                     self.guards.typed.extend(looked_up(self.tree, denial, argument));
@@ -127,8 +126,8 @@ impl<'a> Judge<'a> {
                     }
                 }
                 StatementKind::Holds(term) => self.text_test(denial, statement, term, &typed, faults),
-                StatementKind::Not(term) if !is_lazy(term) => {
-                    let needs = of(term).needs;
+                StatementKind::Not(term) => {
+                    let needs = before_not(self.tree, &denial.locals, term);
                     considered.extend(needs.iter().cloned());
                     for path in needs.difference(&tested) {
                         let Some(When::Missing) = self.when(denial, path, true) else { continue };
@@ -138,14 +137,12 @@ impl<'a> Judge<'a> {
                             "read it by `{}`, or give the condition a rule of its own and write `not` before that",
                             getter(path, if is_list { "[]" } else { "\"\"" })
                         );
-                        let because = ", for what a negated call is given comes before the `not`";
+                        let because =
+                            ": what a call, an operator or a look-up is given comes before the `not`";
                         faults.push(self.fault(denial, statement, path, When::Missing, because, &hint));
                     }
                 }
-                StatementKind::Declare(_)
-                | StatementKind::SomeIn { .. }
-                | StatementKind::Not(_)
-                | StatementKind::Every { .. } => {}
+                StatementKind::Declare(_) | StatementKind::SomeIn { .. } | StatementKind::Every { .. } => {}
             }
         }
         self.message(denial, body, head, &considered, faults);
@@ -179,7 +176,7 @@ impl<'a> Judge<'a> {
                 let Some(When::Missing) = self.when(denial, &path, true) else { continue };
                 let path = &path;
                 let message = format!(
-                    "this denial vanishes where the input has no `{}`, which none of its conditions tests",
+                    "this denial vanishes where the input has no `{}`, which is read here and not tested",
                     shown(path)
                 );
                 let hint = format!("read it by `{}`", getter(path, "\"unknown\""));

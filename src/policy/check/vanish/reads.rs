@@ -232,10 +232,7 @@ impl Assured {
                 self.learn_rule(tree, locals, term);
             }
             StatementKind::Not(term) => {
-                // Of a negated call the arguments come first; a reference and the sides of an equation do not.
-                if !is_lazy(term) {
-                    self.present.extend(reads(tree, locals, term).needs);
-                }
+                self.present.extend(before_not(tree, locals, term));
             }
         }
     }
@@ -314,24 +311,30 @@ pub(super) fn is_false(rule: &Rule) -> bool {
     rule.value.as_ref().and_then(Term::as_scalar) == Some(&regorus::Value::from(false))
 }
 
-/// Whether a negated term may be undefined within, so that `not` holds.
-pub(super) fn is_lazy(term: &Term) -> bool {
+/// What a negated term needs before the `not`: what a call, an operator or a look-up is given. A reference itself, and the
+/// sides of an equation that are references, may be undefined within: then `not` holds.
+pub(super) fn before_not(tree: &Tree, locals: &Locals<'_>, term: &Term) -> BTreeSet<ReadPath> {
     match &term.kind {
-        TermKind::Reference { .. }
-        | TermKind::Local(_)
+        TermKind::Reference { base, steps } => {
+            let base = if base.is_computed() { reads(tree, locals, base).needs } else { BTreeSet::new() };
+            let looked_up = steps.iter().flat_map(|step| reads(tree, locals, step).needs);
+            looked_up.chain(base).collect()
+        }
+        TermKind::Infix { operator: Operator::Equal, left, right } | TermKind::Unify { left, right, .. } => {
+            [left, right].into_iter().flat_map(|side| before_not(tree, locals, side)).collect()
+        }
+        TermKind::Local(_)
         | TermKind::Input
         | TermKind::Data
         | TermKind::Scalar(_)
         | TermKind::Wildcard
-        | TermKind::Comprehension { .. }
-        | TermKind::Infix { operator: Operator::Equal, .. }
-        | TermKind::Unify { .. } => true,
+        | TermKind::Comprehension { .. } => BTreeSet::new(),
         TermKind::Call { .. }
         | TermKind::Array(_)
         | TermKind::Set(_)
         | TermKind::Object(_)
         | TermKind::Infix { .. }
         | TermKind::Membership { .. }
-        | TermKind::Negative(_) => false,
+        | TermKind::Negative(_) => reads(tree, locals, term).needs,
     }
 }

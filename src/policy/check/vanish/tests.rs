@@ -77,10 +77,18 @@ fn comparisons_vanish_with_what_they_compare() {
 fn negated_calls_vanish_with_what_they_are_given() {
     check_deny(
         "deny contains \"x\" if not startswith(input.request.headers.authorization, \"Bearer \")",
-        &["is then undefined, for what a negated call is given comes before the `not`"],
+        &["is then undefined: what a call, an operator or a look-up is given comes before the `not`"],
     );
     check_deny(
         "deny contains \"x\" if not input.identity.subject in data.known",
+        &["no `input.identity.subject`"],
+    );
+    check_deny(
+        "deny contains \"x\" if not data.known[input.identity.subject]",
+        &["no `input.identity.subject`"],
+    );
+    check_deny(
+        "deny contains \"x\" if not lower(input.identity.subject) == \"a\"",
         &["no `input.identity.subject`"],
     );
     check_deny("deny contains \"x\" if not input.identity.subject == \"a\"", &[]);
@@ -91,7 +99,7 @@ fn negated_calls_vanish_with_what_they_are_given() {
 fn messages_take_the_denial_with_them() {
     check_deny(
         "deny contains msg if { input.request.method == \"PUT\"; msg := sprintf(\"%v may not\", [input.identity.subject]) }",
-        &["the input has no `input.identity.subject`, which none of its conditions tests"],
+        &["the input has no `input.identity.subject`, which is read here and not tested"],
     );
     check_deny(
         "deny contains input.request.content_type if input.request.method == \"PUT\"",
@@ -205,6 +213,9 @@ fn what_is_reported_does_vanish_and_what_is_proposed_does_not() {
     let roles = "deny contains \"x\" if not \"admin\" in input.identity.roles";
     let roles_too =
         "deny contains \"x\" if not \"admin\" in object.get(input, [\"identity\", \"roles\"], [])";
+    let known = "deny contains \"x\" if not data.known[input.identity.subject]";
+    let known_too =
+        "deny contains \"x\" if not data.known[object.get(input, [\"identity\", \"subject\"], \"\")]";
     let message =
         "deny contains sprintf(\"%v\", [input.identity.subject]) if input.request.method == \"PUT\"";
     let message_too = "deny contains sprintf(\"%v\", [object.get(input, [\"identity\", \"subject\"], \"unknown\")]) if input.request.method == \"PUT\"";
@@ -232,6 +243,7 @@ fn what_is_reported_does_vanish_and_what_is_proposed_does_not() {
         ),
         (tier.to_owned(), tier_too.to_owned(), r#"{"request": {"headers": {"tier": "tin"}}}"#, "{}"),
         (roles.to_owned(), roles_too.to_owned(), r#"{"identity": {"roles": []}}"#, "{}"),
+        (known.to_owned(), known_too.to_owned(), r#"{"identity": {"subject": "eve"}}"#, "{}"),
         (
             message.to_owned(),
             message_too.to_owned(),
