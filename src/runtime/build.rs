@@ -276,7 +276,7 @@ fn build_policy(
         decision_path,
         response_path,
         program,
-        rules: Rules { decision, response, budget: policy.budget, contract },
+        rules: Rules { decision, response, budget: policy.budget, contract, cache: policy.decision_cache },
         on_error: policy.on_error,
     })
 }
