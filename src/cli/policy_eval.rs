@@ -118,7 +118,7 @@ impl Asked<'_> {
             Some(EvalEngine::Interpreter) => EngineKind::Interpreter,
             Some(EvalEngine::Plan) | None => EngineKind::Auto,
         };
-        let options = Options { strict_builtin_errors, engine, ..Options::default() };
+        let options = Options { strict_builtin_errors, engine, ..Options::developing() };
         let program = match bundle.compile(options) {
             Ok(program) => program,
             Err(errors) => return Ok(Err(errors.to_string())),
@@ -179,7 +179,7 @@ fn unservable(bundle: &Bundle, query: &str) -> Option<String> {
     let text = format!("package postern_query\n\nanswer if {{\n{query}\n}}\n");
     let mut with_query = bundle.clone();
     with_query.modules.push(Module { path: "<query>".to_owned(), text });
-    let errors = with_query.compile(Options::default()).err()?;
+    let errors = with_query.compile(Options::developing()).err()?;
     let fault = errors.faults().first()?;
     Some(
         fault

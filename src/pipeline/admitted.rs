@@ -17,6 +17,9 @@ use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::UpstreamRequestBody;
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
+use crate::policy::decide::{Ruling, Unanswered};
+use crate::rego::outside::Settled;
+use crate::runtime::outside::Spent;
 
 /// A request that the policy has allowed.
 ///
@@ -51,10 +54,10 @@ impl Admitted {
 
 impl Inspected {
     /// Asks the policy.
-    pub(crate) fn decide(self) -> Result<Admitted, Reject> {
+    pub(crate) async fn decide(self) -> Result<Admitted, Reject> {
         let Self { mut exchange, from, target, identity, facts, body } = self;
         let asked = Asked { from, target, identity, facts };
-        match ask(&mut exchange, &asked, None) {
+        match ask(&mut exchange, &asked, None).await {
             Ok(obligations) => Ok(Admitted { exchange, asked, body, obligations }),
             Err(cause) => Err(Reject::new(exchange, cause)),
         }
@@ -62,14 +65,30 @@ impl Inspected {
 }
 
 /// Asks the policy about the request, or about the response where there is one.
-pub(crate) fn ask(
+pub(crate) async fn ask(
     exchange: &mut Exchange,
     asked: &Asked,
     response: Option<ResponseFacts<'_>>,
 ) -> Result<Box<Allow>, Cause> {
+    let phase = if response.is_some() { Phase::Response } else { Phase::Request };
+    let mut settled = Settled::default();
+    let ruling = match evaluate(exchange, asked, response, &mut settled)? {
+        Ok(ruling) => ruling,
+        // Few policies ask outside, and all requests would carry the room for it.
+        Err(unanswered) => Box::pin(ask_outside(exchange, asked, response, *unanswered, settled)).await?,
+    };
+    conclude(exchange, asked, phase, ruling)
+}
+
+/// Evaluates the policy with what is settled so far. Its question comes back where it must be told more.
+fn evaluate(
+    exchange: &mut Exchange,
+    asked: &Asked,
+    response: Option<ResponseFacts<'_>>,
+    settled: &mut Settled,
+) -> Result<Result<Ruling, Box<Unanswered>>, Cause> {
     let local = Rc::clone(&exchange.local);
     let (api, route) = local.resolve(asked.target.api, asked.target.route).ok_or(Cause::Internal)?;
-    let policy = local.runtime().policies.get(api.policy).ok_or(Cause::Internal)?;
     let decider = local.decider(api.policy).ok_or(Cause::Internal)?;
     let phase = if response.is_some() { Phase::Response } else { Phase::Request };
     let started = Instant::now();
@@ -91,8 +110,46 @@ pub(crate) fn ask(
         identity: &asked.identity,
         response,
     };
-    let ruling = decider.borrow_mut().decide(&facts, phase);
+    let ruling = decider.borrow_mut().decide_settled(&facts, phase, settled);
     exchange.evidence.timings.policy_us += micros(started.elapsed());
+    Ok(ruling)
+}
+
+/// Answers the policy's questions, one after the other, until it rules. How many there may be, and how long they may
+/// take, is bounded by who answers: the last answer is a refusal.
+async fn ask_outside(
+    exchange: &mut Exchange,
+    asked: &Asked,
+    response: Option<ResponseFacts<'_>>,
+    first: Unanswered,
+    mut settled: Settled,
+) -> Result<Ruling, Cause> {
+    let local = Rc::clone(&exchange.local);
+    let (api, _) = local.resolve(asked.target.api, asked.target.route).ok_or(Cause::Internal)?;
+    let Some(asker) = local.asker(api.policy) else { return Ok(first.into_ruling()) };
+    let mut spent = Spent::new(exchange.evidence.outside);
+    let mut unanswered = first;
+    loop {
+        let reply = asker.answer(&unanswered.question, &mut spent, exchange.evidence.received_at).await;
+        exchange.evidence.outside = spent.told();
+        settled.answer(unanswered.question, reply);
+        match evaluate(exchange, asked, response, &mut settled)? {
+            Ok(ruling) => return Ok(ruling),
+            Err(next) => unanswered = *next,
+        }
+    }
+}
+
+/// Notes what the policy has ruled, and what that means.
+fn conclude(
+    exchange: &mut Exchange,
+    asked: &Asked,
+    phase: Phase,
+    ruling: Ruling,
+) -> Result<Box<Allow>, Cause> {
+    let local = Rc::clone(&exchange.local);
+    let (api, _) = local.resolve(asked.target.api, asked.target.route).ok_or(Cause::Internal)?;
+    let policy = local.runtime().policies.get(api.policy).ok_or(Cause::Internal)?;
     exchange.evidence.ruled(phase, &ruling);
     let fail_open = ruling.decision.is_err() && policy.on_error == OnError::Allow;
     exchange.count_decision(api.policy, &ruling.decision, fail_open);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::base::id::DecisionId;
 use crate::contract::decision::{Decision, Log, Phase};
-use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
+use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Outside, Timings};
 use crate::contract::identity::{Failure, Identity};
 use crate::contract::request::RequestHead;
 use crate::identity::chain::Chain;
@@ -59,6 +59,8 @@ pub(crate) struct Evidence {
     pub(crate) policy_error: Option<String>,
     pub(crate) limits: SmallVec<[LimitTaken; 2]>,
     pub(crate) fail_open: bool,
+    /// What the policy asked outside, as far as it got.
+    pub(crate) outside: Outside,
     pub(crate) log: Log,
     /// Values of the headers that carry credentials, once the headers themselves have gone upstream.
     pub(crate) credentials: SmallVec<[HeaderValue; 1]>,
@@ -95,6 +97,7 @@ impl Evidence {
             policy_error: None,
             limits: SmallVec::new(),
             fail_open: false,
+            outside: Outside::default(),
             log: Log::default(),
             credentials: SmallVec::new(),
             upstream: None,
@@ -220,6 +223,7 @@ impl Exchange {
                 fail_open: evidence.fail_open,
                 response_bytes: evidence.response_bytes,
                 aborted: !evidence.completed,
+                outside: evidence.outside,
                 timings: evidence.timings,
             },
             level: evidence.log.level,

@@ -58,7 +58,7 @@ pub type Decisions<'a> = &'a [(&'a str, Phase)];
 /// Compiles a bundle, tests included, and lists what is wrong with it. Without a contract no input path is checked.
 /// `strict` makes errors of warnings.
 pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'_>, strict: bool) -> Report {
-    let program = match bundle.compile_with_tests(Options::default()) {
+    let program = match bundle.compile_with_tests(Options::developing()) {
         Ok(program) => program,
         Err(errors) => return Report::of_errors(&errors),
     };
@@ -83,7 +83,7 @@ pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'
 
 /// The rules that decide and that run on the interpreter: right, but many times slower. A warning even when strict.
 fn off_plan(bundle: &Bundle) -> Vec<Fault> {
-    let Ok(program) = bundle.compile(Options::default()) else { return Vec::new() };
+    let Ok(program) = bundle.compile(Options::developing()) else { return Vec::new() };
     let fault = |NotPlanned { rule, place, reason }| {
         let message = format!("`{rule}` is evaluated by the interpreter, which is slower: {reason}");
         Fault::new(place, "off_plan", message)

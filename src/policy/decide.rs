@@ -11,6 +11,7 @@ use crate::contract::input;
 use crate::contract::reads::Reads;
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
+use crate::rego::outside::{Question as OutsideQuestion, Settled};
 use crate::rego::program::{Entrypoint, Program};
 
 /// Time of an evaluation for which no request waits; those of other connections of the worker do.
@@ -47,6 +48,15 @@ pub struct Ruling {
     pub decision: Result<Decision, Failure>,
     /// Details of a failure, for the event.
     pub error: Option<String>,
+}
+
+/// What a policy must know from outside before it can rule.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    /// What it asks.
+    pub question: OutsideQuestion,
+    /// The ruling if nobody answers.
+    failed: Ruling,
 }
 
 /// How a policy failed to decide. All of them fail closed.
@@ -111,21 +121,37 @@ impl Decider {
         &mut self.evaluator
     }
 
-    /// Asks about `facts`. In a phase without a rule the answer is a plain allow.
+    /// Asks about `facts`. In a phase without a rule the answer is a plain allow. A policy that asks outside fails.
     pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase) -> Ruling {
+        self.decide_settled(facts, phase, &mut Settled::default()).unwrap_or_else(|unanswered| unanswered.into_ruling())
+    }
+
+    /// Asks about `facts` with what is `settled` for this decision so far. Where the policy asks outside, its question comes
+    /// back: once that is answered in `settled`, the same may be asked again. The budget is that of each evaluation.
+    pub fn decide_settled(
+        &mut self,
+        facts: &input::Facts<'_>,
+        phase: Phase,
+        settled: &mut Settled,
+    ) -> Result<Ruling, Box<Unanswered>> {
         let question = match phase {
             Phase::Request => &self.request,
             Phase::Response => match &self.response {
                 Some(question) => question,
-                None => return Ruling::unasked(),
+                None => return Ok(Ruling::unasked()),
             },
         };
         if let Some(constant) = &question.constant {
-            return constant.clone();
+            return Ok(constant.clone());
         }
-        let input = question.inputs.build(facts);
-        let budget = self.budget;
-        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, budget, (self.contract, phase))
+        let asked = Asked {
+            entrypoint: &question.entrypoint,
+            input: question.inputs.build(facts),
+            now: facts.time,
+            budget: self.budget,
+            form: (self.contract, phase),
+        };
+        asked.of(&mut self.evaluator, settled)
     }
 }
 
@@ -142,7 +168,9 @@ fn answer_to_all(
     budget: Duration,
     form: (Contract, Phase),
 ) -> Ruling {
-    ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, form)
+    let input = Value::new_object();
+    let asked = Asked { entrypoint, input, now: Duration::ZERO, budget, form };
+    asked.of(evaluator, &mut Settled::default()).unwrap_or_else(|unanswered| unanswered.into_ruling())
 }
 
 // === impl Question ===
@@ -165,7 +193,7 @@ impl Question {
         let constant = constant.filter(|ruling| ruling.decision.is_ok());
         if constant.is_none() {
             // The first evaluation pays for what later ones find ready; no request should.
-            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, WARM_UP_BUDGET, form);
+            answer_to_all(evaluator, entrypoint, WARM_UP_BUDGET, form);
         }
         Self { entrypoint: entrypoint.clone(), inputs, constant }
     }
@@ -176,6 +204,15 @@ impl Question {
 impl Ruling {
     fn unasked() -> Self {
         Self { input: None, result: None, decision: Ok(Decision::Allow(Box::default())), error: None }
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    /// The ruling if nobody answers: a failure.
+    pub fn into_ruling(self) -> Ruling {
+        self.failed
     }
 }
 
@@ -202,36 +239,51 @@ impl From<&EvalError> for Failure {
         match error {
             EvalError::BudgetExceeded { .. } => Self::Budget,
             EvalError::Panic { .. } => Self::Panic,
-            EvalError::Rule { .. } | EvalError::Conflict { .. } | EvalError::LimitExceeded { .. } => {
-                Self::Error
-            }
+            EvalError::Rule { .. }
+            | EvalError::Conflict { .. }
+            | EvalError::LimitExceeded { .. }
+            | EvalError::Unanswered { .. } => Self::Error,
             EvalError::UndefinedInside { .. } => Self::Result,
         }
     }
 }
 
-fn ask(
-    evaluator: &mut Evaluator,
-    entrypoint: &Entrypoint,
+/// One evaluation, and how its value is to be read.
+struct Asked<'a> {
+    entrypoint: &'a Entrypoint,
     input: Value,
     now: Duration,
     budget: Duration,
-    (contract, phase): (Contract, Phase),
-) -> Ruling {
-    let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
-    let evaluated = evaluator.evaluate(entrypoint, evaluator::Facts { input: input.clone(), now_ns, budget });
-    let (result, decision, error) = match evaluated {
-        Err(error) => (None, Err(Failure::from(&error)), Some(error.to_string())),
-        Ok(None) => {
-            let error = format!("`{}` is undefined", entrypoint.name());
-            (None, Err(Failure::Undefined), Some(error))
-        }
-        Ok(Some(result)) => match contract.parse(&result, phase) {
-            Ok(decision) => (Some(result), Ok(decision), None),
-            Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
-        },
-    };
-    Ruling { input: Some(input), result, decision, error }
+    form: (Contract, Phase),
+}
+
+impl Asked<'_> {
+    fn of(self, evaluator: &mut Evaluator, settled: &mut Settled) -> Result<Ruling, Box<Unanswered>> {
+        let Self { entrypoint, input, now, budget, form: (contract, phase) } = self;
+        let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
+        let facts = evaluator::Facts { input: input.clone(), now_ns, budget };
+        let (result, decision, error) = match evaluator.evaluate_settled(entrypoint, facts, settled) {
+            Err(error) => {
+                let ruling = Ruling {
+                    input: Some(input),
+                    result: None,
+                    decision: Err(Failure::from(&error)),
+                    error: Some(error.to_string()),
+                };
+                let EvalError::Unanswered { question, .. } = error else { return Ok(ruling) };
+                return Err(Box::new(Unanswered { question: *question, failed: ruling }));
+            }
+            Ok(None) => {
+                let error = format!("`{}` is undefined", entrypoint.name());
+                (None, Err(Failure::Undefined), Some(error))
+            }
+            Ok(Some(result)) => match contract.parse(&result, phase) {
+                Ok(decision) => (Some(result), Ok(decision), None),
+                Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
+            },
+        };
+        Ok(Ruling { input: Some(input), result, decision, error })
+    }
 }
 
 /// What an entry point reads of its input.

@@ -19,7 +19,7 @@ use self::event::{Recorded, Unreadable};
 use self::tally::{Bits, Compared, Outcome, Tally};
 pub use self::tally::{Change, Changed, Report, Side, Skipped};
 use crate::contract::decision::{Decision, Phase};
-use crate::rego::evaluator::{Evaluator, Facts};
+use crate::rego::evaluator::{EvalError, Evaluator, Facts};
 use crate::rego::footprint::{Footprint, Segment, Shown};
 use crate::rego::program::{Entrypoint, Program};
 
@@ -231,6 +231,9 @@ impl<'a> Replayer<'a> {
                 let decision = Decision::parse(&result, phase);
                 (result, decision)
             })),
+            Err(EvalError::Unanswered { question, .. }) => {
+                return Err(Skipped::Outside { builtin: question.builtin.name() });
+            }
             Err(_) => Outcome::Failed,
         };
         let change = before.outcome.change(&after, before.is_partial);

@@ -18,6 +18,7 @@ use super::{
     coverage::FileCoverage,
     desugar,
     fault::Place,
+    outside::{Question, Settled},
     parse,
     plan::{Entry, Plan, Scratch},
     program::{self, Entrypoint, Program},
@@ -85,6 +86,14 @@ pub enum EvalError {
         /// Which, and what bound.
         message: String,
     },
+    /// The policy asks something that lies outside, and that is not settled for this decision.
+    #[error("{place}: {question} has no answer here: mock it, `with {} as ...`", .question.builtin.name())]
+    Unanswered {
+        /// Where.
+        place: Place,
+        /// What it asks.
+        question: Box<Question>,
+    },
     /// The result holds an undefined value, which has no JSON.
     #[error("result of `{entrypoint}` holds an undefined value")]
     UndefinedInside {
@@ -107,6 +116,7 @@ impl EvalError {
             Self::Conflict { .. } => "conflict",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::LimitExceeded { .. } => "limit_exceeded",
+            Self::Unanswered { .. } => "unanswered",
             Self::UndefinedInside { .. } => "undefined_inside",
             Self::Panic { .. } => "panic",
         }
@@ -161,10 +171,26 @@ impl Evaluator {
 
     /// Evaluates an entry point; `None` is undefined.
     pub fn evaluate(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
-        if let Some(entry) = self.entry(entrypoint) {
-            return self.evaluate_plan(entrypoint, entry, facts);
+        self.evaluate_settled(entrypoint, facts, &mut Settled::default())
+    }
+
+    /// Evaluates an entry point with what is `settled` for the decision so far. Where that does not do, the error holds the
+    /// question: once it is answered in `settled`, the same may be evaluated again.
+    pub fn evaluate_settled(
+        &mut self,
+        entrypoint: &Entrypoint,
+        facts: Facts,
+        settled: &mut Settled,
+    ) -> Result<Option<Value>, EvalError> {
+        let known = std::mem::take(settled);
+        let answer = match self.entry(entrypoint) {
+            Some(entry) => self.evaluate_plan(entrypoint, entry, facts, known),
+            None => self.interpret_settled(entrypoint, facts, known),
+        };
+        if let Err(EvalError::Unanswered { .. }) = answer {
+            *settled = builtin::take_settled();
         }
-        self.interpret(entrypoint, facts)
+        answer
     }
 
     /// Evaluates an entry point on the interpreter, whatever plans there are.
@@ -173,8 +199,17 @@ impl Evaluator {
         entrypoint: &Entrypoint,
         facts: Facts,
     ) -> Result<Option<Value>, EvalError> {
+        self.interpret_settled(entrypoint, facts, Settled::default())
+    }
+
+    fn interpret_settled(
+        &mut self,
+        entrypoint: &Entrypoint,
+        facts: Facts,
+        settled: Settled,
+    ) -> Result<Option<Value>, EvalError> {
         let name = entrypoint.name().to_owned();
-        let value = self.guarded(facts, |engine| {
+        let value = self.guarded(facts, settled, |engine| {
             if entrypoint.is_rule() {
                 return engine.eval_rule(name);
             }
@@ -211,10 +246,11 @@ impl Evaluator {
         entrypoint: &Entrypoint,
         entry: Entry,
         facts: Facts,
+        settled: Settled,
     ) -> Result<Option<Value>, EvalError> {
         let Some(plan) = &self.plan else { return Ok(None) };
         let Facts { input, now_ns, budget } = facts;
-        builtin::start(now_ns, &self.runtime);
+        builtin::start(now_ns, &self.runtime, settled);
         let strict = self.program.options().strict_builtin_errors;
         let scratch = &mut self.scratch;
         let run = || plan.evaluate(entry, &input, budget, strict, scratch);
@@ -237,7 +273,8 @@ impl Evaluator {
 
     /// Answers a query in Rego: one row for each way it holds.
     pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
-        let results = self.guarded(facts, |engine| engine.eval_query(desugar::readable(query), false));
+        let asked = |engine: &mut Engine| engine.eval_query(desugar::readable(query), false);
+        let results = self.guarded(facts, Settled::default(), asked);
         let results = results.map_err(|error| placed_in(query, error))?;
         let rows = results.result.into_iter().map(|row| {
             let expressions = row.expressions.into_iter().map(|expression| Answer {
@@ -279,10 +316,11 @@ impl Evaluator {
     fn guarded<T>(
         &mut self,
         facts: Facts,
+        settled: Settled,
         evaluate: impl FnOnce(&mut Engine) -> anyhow::Result<T>,
     ) -> Result<T, EvalError> {
         let Facts { input, now_ns, budget } = facts;
-        builtin::start(now_ns, &self.runtime);
+        builtin::start(now_ns, &self.runtime, settled);
         self.engine.set_input(input);
         self.engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: budget,
@@ -296,10 +334,17 @@ impl Evaluator {
             self.engine = self.pristine.clone();
             EvalError::Panic { message: panic_message(&*payload) }
         })?;
-        // The engine may swallow an error inside a function that has another definition, so both
+        // The engine may swallow an error inside a function that has another definition, so all
         // are looked at even when there is an answer.
         if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
+        }
+        if let Some(question) = builtin::take_question() {
+            let place = match &answer {
+                Ok(_) => Place::whole("policy"),
+                Err(error) => self.program.locate("eval_error", &error.to_string()).place,
+            };
+            return Err(EvalError::Unanswered { place, question });
         }
         if took > budget {
             return Err(EvalError::BudgetExceeded { budget });

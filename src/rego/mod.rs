@@ -19,6 +19,7 @@ mod graph;
 mod lift;
 mod lower;
 mod normalise;
+pub mod outside;
 mod parse;
 pub mod plan;
 pub mod program;

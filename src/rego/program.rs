@@ -17,7 +17,9 @@ use super::{
     graph::CallGraph,
     lift,
     lower::{self, Lowered},
-    normalise, parse,
+    normalise,
+    outside::Permitted,
+    parse,
     plan::{Plan, reason::NotPlanned},
     source::{Edit, Text, apply, original_offset},
     tree::{ModuleId, Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
@@ -47,6 +49,8 @@ pub struct Options {
     pub runtime: Value,
     /// What evaluates.
     pub engine: EngineKind,
+    /// The built-ins whose answer lies outside that may be called; by default none.
+    pub outside: Permitted,
 }
 
 /// What evaluates a policy; the answers are the same.
@@ -66,7 +70,15 @@ impl Default for Options {
             coverage: false,
             runtime: Value::new_object(),
             engine: EngineKind::Auto,
+            outside: Permitted::default(),
         }
+    }
+}
+
+impl Options {
+    /// For who writes and tries policies: every built-in may be called, and what lies outside has to be mocked.
+    pub fn developing() -> Self {
+        Self { outside: Permitted::ALL, ..Self::default() }
     }
 }
 
@@ -149,7 +161,7 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
     }
     // With a module missing, every name it defines would be reported as unknown.
     let parsed = BundleErrors::unless_empty(parsed, faults)?;
-    let Lowered { tree, mut faults, mut warnings } = lower::lower(parsed);
+    let Lowered { tree, mut faults, mut warnings } = lower::lower(parsed, options.outside);
     faults.extend(check::rules(&tree));
     faults.extend(check::data(&tree, &data));
     faults.extend(CallGraph::new(&tree).check(&tree));

@@ -26,6 +26,7 @@ use crate::rego::program::{Options, Program};
 use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
 use crate::runtime::bundles::Candidates;
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::outside::Outbound;
 use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
@@ -225,7 +226,11 @@ fn build_policy(
         }
     };
     let bundle = faults.take(bundle.map_err(of_bundle))?;
-    let program = faults.take(bundle.compile(options.clone()).map_err(of_bundle))?;
+    let outbound = Outbound::build(policy.http_send.as_ref(), policy.lookup.as_ref());
+    let outbound = faults.take(outbound.map_err(|source| BuildError::Outbound { policy: name(), source }))?;
+    let outside = Outbound::permitted(policy.http_send.as_ref(), policy.lookup.as_ref());
+    let options = Options { outside, ..options.clone() };
+    let program = faults.take(bundle.compile(options).map_err(of_bundle))?;
     let contract = match policy.contract {
         PolicyContract::GatewayV1 => Contract::GatewayV1,
         PolicyContract::EnvoyV3 => Contract::EnvoyV3,
@@ -277,6 +282,7 @@ fn build_policy(
         response_path,
         program,
         rules: Rules { decision, response, budget: policy.budget, contract },
+        outbound: outbound.map(Arc::new),
         on_error: policy.on_error,
     })
 }

@@ -24,6 +24,7 @@ mod edge_support;
 mod envoy;
 mod examples;
 mod gateway;
+mod http_send;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;

@@ -120,7 +120,7 @@ fn difference(case: &Json, engine: EngineKind, planned: &mut Option<bool>) -> Op
     if let Asked::Query(names) = &asked {
         modules.push(asking(query, names));
     }
-    let options = Options { strict_builtin_errors: strict, engine, ..Options::default() };
+    let options = Options { strict_builtin_errors: strict, engine, ..Options::developing() };
     let program = match compile(&modules, data, options) {
         Ok(program) => program,
         Err(_) if wants_error => return None,

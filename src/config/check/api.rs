@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::value::is_host;
+use crate::base::host_port::is_host;
 use super::{Check, Known, all};
 use crate::base::path::{CanonicalPath, PathRules};
 use crate::config::model::{Api, BadCredential, Lifecycle};

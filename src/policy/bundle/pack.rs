@@ -155,7 +155,7 @@ impl Contents {
 
 /// Compiles what would be packed, with its tests, so that no broken bundle leaves the house.
 pub fn check(paths: &[impl AsRef<Path>]) -> Result<(), BundleErrors> {
-    super::load(paths, Purpose::Develop)?.compile_with_tests(Options::default()).map(|_| ())
+    super::load(paths, Purpose::Develop)?.compile_with_tests(Options::developing()).map(|_| ())
 }
 
 fn own(name: &str, bytes: Vec<u8>) -> File {

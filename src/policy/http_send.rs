@@ -1,0 +1,524 @@
+//! `http.send` as OPA has it: what its argument asks for, and what an answer becomes.
+//!
+//! Pure: nothing here sends. Whatever the argument says is either honoured or refused; nothing is passed over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri};
+use regorus::Value;
+
+use crate::fetch::exchange::{Outgoing, Received};
+use crate::rego::builtin;
+use crate::rego::outside::Reply;
+
+/// Retries of one send.
+const RETRIES_MAX: u64 = 10;
+/// Longest time an answer may be kept.
+const KEPT_SECONDS_MAX: u64 = 86_400 * 30;
+/// Largest body of a request.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Parameters that OPA knows and that are refused here, with what to do instead.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("tls_ca_cert", "configure `ca`"),
+    ("tls_ca_cert_file", "configure `ca`"),
+    ("tls_ca_cert_env_variable", "configure `ca`"),
+    ("tls_client_cert", "configure `client_tls`"),
+    ("tls_client_cert_file", "configure `client_tls`"),
+    ("tls_client_cert_env_variable", "configure `client_tls`"),
+    ("tls_client_key", "configure `client_tls`"),
+    ("tls_client_key_file", "configure `client_tls`"),
+    ("tls_client_key_env_variable", "configure `client_tls`"),
+    ("tls_server_name", "use the name that is in the server's certificate"),
+];
+
+const SUPPORTED: &[&str] = &[
+    "body",
+    "cache",
+    "cache_ignored_headers",
+    "caching_mode",
+    "enable_redirect",
+    "force_cache",
+    "force_cache_duration_seconds",
+    "force_json_decode",
+    "force_yaml_decode",
+    "headers",
+    "max_retry_attempts",
+    "method",
+    "raise_error",
+    "raw_body",
+    "timeout",
+    "tls_insecure_skip_verify",
+    "tls_use_system_certs",
+    "url",
+];
+
+/// Headers that frame a message or belong to the connection: the client sets them.
+const FRAMING: &[HeaderName] = &[
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What a call asks for.
+#[derive(Debug, Clone)]
+pub struct Send {
+    /// What goes to the server.
+    pub request: Outgoing,
+    /// Redirects are followed.
+    pub follows: bool,
+    /// The call's own timeout.
+    pub timeout: Option<Duration>,
+    /// Further tries after a failure to get an answer.
+    pub retries: u32,
+    /// Whether an answer may be kept for other decisions.
+    pub keeping: Keeping,
+    /// How to read a body.
+    pub decoding: Decoding,
+    /// What an error becomes.
+    pub raising: Raising,
+}
+
+/// Whether an answer may be kept for other decisions, and by what name.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Keeping {
+    /// It may not.
+    No,
+    /// As long as the server's headers say.
+    AsToldBy(Value),
+    /// As long as the policy says, whatever the server says.
+    For(Value, Duration),
+}
+
+/// How to read a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Decoding {
+    json: bool,
+    yaml: bool,
+}
+
+/// What an error becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Raising {
+    /// An error of the call.
+    Error,
+    /// A result with `error` and the status code 0.
+    Result,
+}
+
+/// The kinds of errors that OPA tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// No answer.
+    Network,
+    /// Anything else.
+    Internal,
+}
+
+/// Reads the argument of a call, or says what the call is answered without sending anything.
+pub fn parse(argument: &Value) -> Result<Send, Reply> {
+    let Value::Object(fields) = argument else {
+        return Err(Reply::Error("the request must be an object".to_owned()));
+    };
+    let raising = match fields.get(&Value::from("raise_error")) {
+        None | Some(Value::Bool(true)) => Raising::Error,
+        Some(Value::Bool(false)) => Raising::Result,
+        Some(_) => return Err(Reply::Error("invalid value for raise_error field".to_owned())),
+    };
+    let reader = Reader { argument };
+    reader.send(raising).map_err(|fault| match fault {
+        Fault::Invalid(message) => raising.reply(Kind::Internal, &message),
+        Fault::Unsupported(message) => Reply::Refused(message),
+    })
+}
+
+/// The result of a call that was answered.
+pub fn result(received: &Received, decoding: Decoding) -> Value {
+    let text = String::from_utf8_lossy(&received.body);
+    let status = format!("{} {}", received.status.as_u16(), received.reason);
+    let mut headers: BTreeMap<Value, Value> = BTreeMap::new();
+    for name in received.headers.keys() {
+        let values = received.headers.get_all(name).iter();
+        let values = values.map(|value| Value::from(&*String::from_utf8_lossy(value.as_bytes())));
+        headers.insert(Value::from(name.as_str()), Value::from(values.collect::<Vec<_>>()));
+    }
+    object([
+        ("status", Value::from(status.trim_end())),
+        ("status_code", Value::from(u64::from(received.status.as_u16()))),
+        ("body", decoding.body(&received.headers, &text)),
+        ("raw_body", Value::from(&*text)),
+        ("headers", Value::from(headers)),
+    ])
+}
+
+/// Where a redirect leads; `None` if the answer is none.
+pub fn redirect(from: &Outgoing, received: &Received) -> Option<Result<Outgoing, String>> {
+    let keeps_method = match received.status.as_u16() {
+        301..=303 => false,
+        307 | 308 => true,
+        _ => return None,
+    };
+    let location = received.headers.get(header::LOCATION)?;
+    Some(follow(from, location, keeps_method))
+}
+
+fn follow(from: &Outgoing, location: &HeaderValue, keeps_method: bool) -> Result<Outgoing, String> {
+    let wrong = || "the server redirects to something that is not a URL".to_owned();
+    let location = location.to_str().map_err(|_| wrong())?;
+    let url = resolved(&from.url, location).ok_or_else(wrong)?;
+    if from.url.scheme_str() == Some("https") && url.scheme_str() != Some("https") {
+        return Err("the server redirects from `https` to `http`".to_owned());
+    }
+    let mut next = Outgoing { url, ..from.clone() };
+    if !keeps_method && !matches!(next.method, Method::GET | Method::HEAD) {
+        next.method = Method::GET;
+        next.body = Bytes::new();
+        next.headers.remove(header::CONTENT_TYPE);
+    }
+    if next.url.authority() != from.url.authority() || next.url.scheme() != from.url.scheme() {
+        // What was meant for one server is not shown to another.
+        for name in [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::HOST] {
+            next.headers.remove(name);
+        }
+    }
+    Ok(next)
+}
+
+/// A reference relative to a URL (RFC 3986 section 5.2), but for `..`, which the server resolves.
+fn resolved(base: &Uri, reference: &str) -> Option<Uri> {
+    let reference = reference.split('#').next().unwrap_or_default();
+    if reference.contains("://") {
+        return reference.parse().ok().filter(is_web);
+    }
+    let path = if reference.starts_with("//") {
+        return format!("{}:{reference}", base.scheme_str()?).parse().ok().filter(is_web);
+    } else if reference.starts_with('/') {
+        reference.to_owned()
+    } else if reference.starts_with('?') {
+        format!("{}{reference}", base.path())
+    } else {
+        let directory = base.path().rsplit_once('/').map_or("", |(directory, _)| directory);
+        format!("{directory}/{reference}")
+    };
+    let mut parts = base.clone().into_parts();
+    parts.path_and_query = Some(path.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+fn is_web(url: &Uri) -> bool {
+    matches!(url.scheme_str(), Some("http" | "https"))
+        && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+}
+
+/// Why a request cannot be read.
+enum Fault {
+    /// OPA has an error here too.
+    Invalid(String),
+    /// OPA does this, and we do not: never passed over.
+    Unsupported(String),
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Self {
+        Self::Invalid(message)
+    }
+}
+
+/// Reads the fields of an argument.
+struct Reader<'a> {
+    argument: &'a Value,
+}
+
+impl<'a> Reader<'a> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        if let Value::Object(fields) = self.argument { fields.get(&Value::from(name)) } else { None }
+    }
+
+    fn send(&self, raising: Raising) -> Result<Send, Fault> {
+        self.check_names()?;
+        let url = self.url()?;
+        let method = self.text("method")?.unwrap_or_default().to_uppercase();
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("invalid method `{method}`"))?;
+        if method == Method::CONNECT {
+            return Err(Fault::Unsupported("the method `CONNECT` is not supported".to_owned()));
+        }
+        if self.flag("tls_insecure_skip_verify")? {
+            let message = "`tls_insecure_skip_verify` is not supported: configure `ca`";
+            return Err(Fault::Unsupported(message.to_owned()));
+        }
+        self.flag("tls_use_system_certs")?;
+        let headers = self.headers(&url)?;
+        let body = self.body()?;
+        let retries = self.number("max_retry_attempts")?.unwrap_or(0);
+        if retries > RETRIES_MAX {
+            return Err(Fault::Unsupported(format!("`max_retry_attempts` is {RETRIES_MAX} at most")));
+        }
+        Ok(Send {
+            request: Outgoing { method, url, headers, body },
+            follows: self.flag("enable_redirect")?,
+            timeout: self.get("timeout").map(timeout).transpose()?,
+            retries: u32::try_from(retries).unwrap_or(0),
+            keeping: self.keeping()?,
+            decoding: Decoding {
+                json: self.flag("force_json_decode")?,
+                yaml: self.flag("force_yaml_decode")?,
+            },
+            raising,
+        })
+    }
+
+    fn check_names(&self) -> Result<(), Fault> {
+        let Value::Object(fields) = self.argument else { return Ok(()) };
+        let names = fields.iter().map(|(name, _)| name);
+        let unknown: Vec<String> = names
+            .filter(|name| {
+                name.as_string().map_or(true, |name| {
+                    let is = |known: &&str| **known == **name;
+                    !SUPPORTED.iter().any(is) && !UNSUPPORTED.iter().any(|(known, _)| is(known))
+                })
+            })
+            .map(ToString::to_string)
+            .collect();
+        if !unknown.is_empty() {
+            let message = format!("invalid request parameters(s): {{{}}}", unknown.join(", "));
+            return Err(Fault::Invalid(message));
+        }
+        if let Some((name, instead)) = UNSUPPORTED.iter().find(|(name, _)| self.get(name).is_some()) {
+            return Err(Fault::Unsupported(format!("`{name}` is not supported: {instead}")));
+        }
+        for name in ["method", "url"] {
+            if self.get(name).is_none() {
+                return Err(Fault::Invalid(format!("missing required request parameters(s): {{\"{name}\"}}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(format!("\"{name}\" must be a string")),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, String> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(format!("invalid value for \"{name}\" field")),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = if let Value::Number(_) = value { value.as_u64().ok() } else { None };
+        number.map(Some).ok_or_else(|| format!("invalid value {value} for field \"{name}\""))
+    }
+
+    fn url(&self) -> Result<Uri, Fault> {
+        let text = self.text("url")?.unwrap_or_default();
+        // The text is not quoted: it may hold credentials.
+        let url: Uri = text.parse().map_err(|_| "`url` is not a URL".to_owned())?;
+        match url.scheme_str() {
+            Some("http" | "https") => {}
+            Some("unix") => {
+                return Err(Fault::Unsupported("a `unix` URL is not supported".to_owned()));
+            }
+            Some(_) | None => return Err(Fault::Invalid("`url` is neither `http` nor `https`".to_owned())),
+        }
+        if !is_web(&url) {
+            let message = "user name and password in `url` are not supported: use `headers`";
+            return Err(Fault::Unsupported(message.to_owned()));
+        }
+        Ok(url)
+    }
+
+    fn headers(&self, url: &Uri) -> Result<HeaderMap, Fault> {
+        let mut headers = HeaderMap::new();
+        match self.get("headers") {
+            None => {}
+            Some(Value::Object(fields)) => {
+                for (name, value) in fields.iter() {
+                    let (name, value) = header(name, value)?;
+                    if FRAMING.contains(&name) {
+                        return Err(Fault::Unsupported(format!("the header `{name}` cannot be set")));
+                    }
+                    let is_own = url.authority().is_some_and(|own| own.as_str() == value);
+                    if name == header::HOST && url.scheme_str() == Some("https") && !is_own {
+                        let message = "a `Host` other than that of an `https` URL is not supported";
+                        return Err(Fault::Unsupported(message.to_owned()));
+                    }
+                    headers.append(name, value);
+                }
+            }
+            Some(_) => return Err(Fault::Invalid("invalid type for headers key".to_owned())),
+        }
+        headers
+            .entry(header::USER_AGENT)
+            .or_insert(HeaderValue::from_static(concat!("postern/", env!("CARGO_PKG_VERSION"))));
+        Ok(headers)
+    }
+
+    fn body(&self) -> Result<Bytes, Fault> {
+        let body = match (self.text("raw_body")?, self.get("body")) {
+            (Some(text), _) => text.to_owned(),
+            (None, Some(value)) => {
+                let marshal = builtin::lookup("json.marshal");
+                let text = marshal.and_then(|marshal| marshal.call(&[value.clone()], true).ok());
+                let text = text.and_then(|text| text.as_string().map(|text| text.to_string()).ok());
+                text.ok_or_else(|| "`body` has no JSON form".to_owned())?
+            }
+            (None, None) => String::new(),
+        };
+        if body.len() > BODY_BYTES_MAX {
+            let message = format!("the body is larger than {} MiB", BODY_BYTES_MAX >> 20);
+            return Err(Fault::Unsupported(message));
+        }
+        Ok(Bytes::from(body))
+    }
+
+    fn keeping(&self) -> Result<Keeping, Fault> {
+        match self.text("caching_mode")? {
+            None | Some("serialized" | "deserialized") => {}
+            Some(other) => {
+                let message = format!("invalid value specified for \"caching_mode\" field: {other}");
+                return Err(Fault::Invalid(message));
+            }
+        }
+        let (cache, force) = (self.flag("cache")?, self.flag("force_cache")?);
+        let name = self.name_of_kept()?;
+        if !force {
+            return Ok(if cache { Keeping::AsToldBy(name) } else { Keeping::No });
+        }
+        let seconds = self.number("force_cache_duration_seconds")?.ok_or_else(|| {
+            "'force_cache' set but 'force_cache_duration_seconds' parameter is missing".to_owned()
+        })?;
+        Ok(if seconds == 0 {
+            Keeping::AsToldBy(name)
+        } else {
+            Keeping::For(name, Duration::from_secs(seconds.min(KEPT_SECONDS_MAX)))
+        })
+    }
+
+    /// The request without the headers that do not matter.
+    fn name_of_kept(&self) -> Result<Value, String> {
+        let Value::Object(fields) = self.argument else { return Ok(self.argument.clone()) };
+        let ignored = match self.get("cache_ignored_headers") {
+            None => return Ok(self.argument.clone()),
+            Some(Value::Array(names)) if names.iter().all(|name| name.as_string().is_ok()) => names,
+            Some(_) => return Err("invalid value for \"cache_ignored_headers\" field".to_owned()),
+        };
+        let kept = fields.iter().filter(|(name, _)| **name != Value::from("cache_ignored_headers"));
+        let kept = kept.map(|(name, value)| match value {
+            Value::Object(headers) if *name == Value::from("headers") => {
+                let matters = headers.iter().filter(|(header, _)| !ignored.contains(header));
+                let matters = matters.map(|(header, value)| (header.clone(), value.clone()));
+                (name.clone(), Value::from(matters.collect::<BTreeMap<_, _>>()))
+            }
+            _ => (name.clone(), value.clone()),
+        });
+        Ok(Value::from(kept.collect::<BTreeMap<_, _>>()))
+    }
+}
+
+fn header(name: &Value, value: &Value) -> Result<(HeaderName, HeaderValue), String> {
+    let (Value::String(name), Value::String(value)) = (name, value) else {
+        return Err("invalid type for headers value".to_owned());
+    };
+    // The value is not quoted: it may be a credential.
+    let wrong = || format!("the header `{}` is not valid", name.escape_default());
+    let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
+    value.set_sensitive(true);
+    Ok((HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?, value))
+}
+
+/// Nanoseconds, or a duration as Go writes it.
+fn timeout(value: &Value) -> Result<Duration, String> {
+    let wrong = || format!("invalid timeout value {value}");
+    let nanos = match value {
+        Value::Number(_) => value.as_i64().ok(),
+        Value::String(text) => text.parse().ok(),
+        _ => return Err("'timeout' must be one of {string, number}".to_owned()),
+    };
+    let nanos = match nanos {
+        Some(nanos) => nanos,
+        None => {
+            let parse = builtin::lookup("time.parse_duration_ns").ok_or_else(wrong)?;
+            let parsed = parse.call(&[value.clone()], false).map_err(|_| wrong())?;
+            parsed.as_i64().map_err(|_| wrong())?
+        }
+    };
+    // As in Go, 0 is no timeout of its own, and a negative one is over at once.
+    Ok(if nanos == 0 { Duration::MAX } else { Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)) })
+}
+
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::from(BTreeMap::from(fields.map(|(name, value)| (Value::from(name), value))))
+}
+
+// === impl Keeping ===
+
+impl std::fmt::Debug for Keeping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The name is the whole request, with its credentials.
+        f.write_str(match self {
+            Self::No => "No",
+            Self::AsToldBy(_) => "AsToldBy",
+            Self::For(..) => "For",
+        })
+    }
+}
+
+// === impl Decoding ===
+
+impl Decoding {
+    /// The decoded body; null where it cannot be decoded, as in OPA.
+    fn body(self, headers: &HeaderMap, text: &str) -> Value {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or_default();
+        if self.json || is_json(content_type) {
+            return Value::from_json_str(text).unwrap_or(Value::Null);
+        }
+        let is_yaml = ["application/yaml", "application/x-yaml"].iter().any(|kind| content_type.contains(kind));
+        if self.yaml || is_yaml {
+            // The table's built-in has bounds.
+            let decoded = builtin::lookup("yaml.unmarshal")
+                .and_then(|decode| decode.call(&[Value::from(text)], false).ok())
+                .filter(|value| *value != Value::Undefined);
+            return decoded.unwrap_or(Value::Null);
+        }
+        Value::Null
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.strip_prefix("application/")
+        .is_some_and(|kind| !kind.contains('/') && (kind == "json" || kind.ends_with("+json")))
+}
+
+// === impl Raising ===
+
+impl Raising {
+    /// What a call is answered where there is no answer.
+    pub fn reply(self, kind: Kind, message: &str) -> Reply {
+        if self == Self::Error {
+            return Reply::Error(message.to_owned());
+        }
+        let code = match kind {
+            Kind::Network => "eval_http_send_network_error",
+            Kind::Internal => "eval_http_send_internal_error",
+        };
+        let error = object([("code", Value::from(code)), ("message", Value::from(message))]);
+        Reply::Value(object([("status_code", Value::from(0_u64)), ("error", error)]))
+    }
+}
+
