@@ -11,9 +11,10 @@ use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::rego::{
     fault::{BundleErrors, Fault},
+    outside::Outside,
     plan::reason::NotPlanned,
     program::{Options, Program},
-    tree::{ModuleId, Rule, Term, TermKind, Tree, walk_rule},
+    tree::{ModuleId, Rule, Target, Term, TermKind, Tree, walk_rule},
 };
 
 /// How serious a finding is.
@@ -76,9 +77,31 @@ pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'
         findings
             .extend(off_plan(bundle).into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
     }
+    let outside = asks_outside(bundle, &program).into_iter();
+    findings.extend(outside.map(|fault| Finding { severity: Severity::Warning, fault }));
     findings.sort_by(|left, right| left.fault.cmp(&right.fault));
     findings.dedup();
     Report { findings, compiles: true }
+}
+
+/// Calls, tests aside, that a gateway refuses unless it is told whom they may ask. A warning even when strict.
+fn asks_outside(bundle: &Bundle, program: &Program) -> Vec<Fault> {
+    let tree = program.tree();
+    let mut faults = Vec::new();
+    for rule in &tree.rules {
+        walk_rule(rule, &mut |term| {
+            let TermKind::Call { callee, .. } = &term.kind else { return };
+            let Target::Builtin(name) = &callee.target else { return };
+            let Some(outside) = Outside::named(name) else { return };
+            let place = tree.place(rule.module, callee.extent.start);
+            if !bundle.tests.iter().any(|test| *test.path == *place.file) {
+                let message = format!("`{name}` asks outside, which a gateway has to be told to allow");
+                let hint = format!("configure `{}` for the policy, with whom it may ask", outside.setting());
+                faults.push(Fault::new(place, "asks_outside", message).hint(&hint));
+            }
+        });
+    }
+    faults
 }
 
 /// The rules that decide and that run on the interpreter: right, but many times slower. A warning even when strict.
@@ -174,6 +197,7 @@ mod tests {
     fn findings(text: &str, strict: bool) -> Vec<(String, Severity, &'static str)> {
         let modules = vec![Module { path: "p.rego".into(), text: text.into() }];
         let bundle = Bundle {
+            v0: std::sync::Arc::default(),
             revision: String::new(),
             modules,
             tests: Vec::new(),

@@ -312,6 +312,7 @@ mod tests {
             modules,
             tests,
             case_files: Vec::new(),
+            v0: std::sync::Arc::default(),
             data: Value::from_json_str(r#"{"limits": {"gold": 10}}"#).unwrap(),
         }
     }

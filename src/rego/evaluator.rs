@@ -273,8 +273,21 @@ impl Evaluator {
 
     /// Answers a query in Rego: one row for each way it holds.
     pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
+        self.query_settled(query, facts, &mut Settled::default())
+    }
+
+    /// As [`Evaluator::query`], with what is `settled`, as [`Evaluator::evaluate_settled`].
+    pub fn query_settled(
+        &mut self,
+        query: &str,
+        facts: Facts,
+        settled: &mut Settled,
+    ) -> Result<Vec<Row>, EvalError> {
         let asked = |engine: &mut Engine| engine.eval_query(desugar::readable(query), false);
-        let results = self.guarded(facts, Settled::default(), asked);
+        let results = self.guarded(facts, std::mem::take(settled), asked);
+        if let Err(EvalError::Unanswered { .. }) = results {
+            *settled = builtin::take_settled();
+        }
         let results = results.map_err(|error| placed_in(query, error))?;
         let rows = results.result.into_iter().map(|row| {
             let expressions = row.expressions.into_iter().map(|expression| Answer {

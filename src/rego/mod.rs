@@ -25,4 +25,5 @@ pub mod plan;
 pub mod program;
 mod source;
 pub(crate) mod tree;
+pub mod v0;
 mod wrapper;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::TestGateway;
 use crate::live_support::{Authority, rustls_pem_key, send};
+use crate::policy_cli::{files, gatewayctl};
 use crate::wire::{self, RawResponse, RecordingUpstream};
 
 /// Sends what the header `x-send` says, and tells what came of it in `x-got`.
@@ -597,5 +598,63 @@ test_value if not data.gateway.response.allow with http.send as {"body": {"n": 2
     // The bundle's own tests have run.
     assert_eq!(server.seen().len(), 0);
     assert_eq!(wire::get(gateway.address("public"), "/", "").status, 200);
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn eval_asks_only_whom_its_arguments_allow() {
+    let server = Server::start();
+    let policy = format!(
+        "package gateway\n\ndecision := http.send({{\"method\": \"GET\", \"url\": \"{}\"}}).body.n == 1\n",
+        server.url("/json")
+    );
+    let root = files(&[("p.rego", &policy)]);
+    let eval = |more: &[&str]| gatewayctl(root.path(), &[&["policy", "eval", "p.rego"], more].concat());
+    let ran = eval(&[]);
+    assert_eq!(ran.code, Some(1));
+    let notes = ran.notes;
+    assert!(notes.contains("p.rego:3:13: `http.send` to ") && notes.contains("--allow-http HOST:PORT"), "{notes}");
+    assert_eq!(server.seen().len(), 0);
+    let ran = eval(&["--allow-http", &server.address.to_string()]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "true\n"), "{}", ran.notes);
+    let query = format!("http.send({{\"method\": \"GET\", \"url\": \"{}\"}}).status_code", server.url("/json"));
+    let ran = eval(&["--allow-http", &server.address.to_string(), "--query", &query]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "200\n"), "{}", ran.notes);
+    let ran = eval(&["--allow-http", "127.0.0.1:1"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.notes.contains("is not among the servers in `allow`"), "{}", ran.notes);
+    assert_eq!(eval(&["--allow-http", "http://a"]).code, Some(64));
+    let ran = eval(&["--query", "net.lookup_ip_addr(\"localhost\")", "--allow-lookup", "localhost"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.notes);
+}
+
+#[test]
+fn tests_must_mock_it_and_check_says_what_to_configure() {
+    let policy = "package gateway\n\ndecision := http.send({\"method\": \"GET\", \"url\": \"http://a.test/?key=s3cret\"}).body.n == 1\n";
+    let tests = "package gateway_test\n\nimport data.gateway\n\ntest_mocked if gateway.decision with http.send as {\"body\": {\"n\": 1}}\n\ntest_bare if gateway.decision\n";
+    let root = files(&[("p.rego", policy), ("p_test.rego", tests)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", "."]);
+    assert_eq!(ran.code, Some(2), "{}", ran.notes);
+    assert!(ran.out.contains("PASS: 1/2"), "{}", ran.out);
+    let said = "`http.send` to `http://a.test/` has no answer here: mock it, `with http.send as ...`";
+    assert!(ran.out.contains(said) && !ran.out.contains("s3cret"), "{}", ran.out);
+    let ran = gatewayctl(root.path(), &["policy", "check", "--strict", "."]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.notes);
+    assert!(ran.out.contains("p.rego:3:13") && ran.out.contains("configure `http_send`"), "{}", ran.out);
+    let ran = gatewayctl(root.path(), &["policy", "footprint", "."]);
+    assert!(ran.out.contains("http.send"), "{}", ran.out);
+}
+
+#[test]
+fn a_decision_that_asked_outside_cannot_be_replayed() {
+    let server = Server::start();
+    let gateway = gateway(POLICY, &allowing(&[&server], ""), &[]);
+    got(&gateway, &json!({"method": "GET", "url": server.url("/json")}));
+    assert_eq!(wire::get(gateway.address("public"), "/plain", "").status, 200);
+    gateway.events(2);
+    let root = gateway.path("");
+    let ran = gatewayctl(&root, &["policy", "replay", "decisions.jsonl", "--against", "policy", "--format", "json"]);
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{}{}", ran.out, ran.notes));
+    assert!(ran.out.contains("the candidate calls `http.send`, whose answers are not recorded"), "{report:#}");
     assert_eq!(server.seen().len(), 1);
 }

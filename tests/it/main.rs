@@ -53,6 +53,7 @@ mod rego_golden;
 mod rego_oracle;
 mod rego_plan;
 mod rego_traps;
+mod rego_v0;
 mod run_command;
 mod schema;
 mod tidy;
