@@ -98,7 +98,8 @@ mod tests {
         ] {
             check(HostPort::parse(text).as_ref(), Some(want));
         }
-        let wrong = ["api", "api:", "api:0", "api:+80", "api:65536", "::1:80", "[api]:80", "http://a:80", "a:80/"];
+        let wrong =
+            ["api", "api:", "api:0", "api:+80", "api:65536", "::1:80", "[api]:80", "http://a:80", "a:80/"];
         for text in wrong.into_iter().chain(["", ":80", "*.a:80", "u@a:80", "a b:80"]) {
             check(HostPort::parse(text).as_ref(), None);
         }

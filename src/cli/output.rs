@@ -6,8 +6,6 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::rego::v0::RegoVersion;
-
 /// How a command ended; the numbers are part of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -85,11 +83,6 @@ impl Paint {
     fn wrap(self, code: &str, text: &str) -> String {
         if self.is_on { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
-}
-
-/// The Rego of files of which no manifest speaks.
-pub(super) fn rego_version(v0_compatible: bool) -> RegoVersion {
-    if v0_compatible { RegoVersion::V0 } else { RegoVersion::V1 }
 }
 
 /// Reads a duration such as `250ms`, `5s` or `1m`.

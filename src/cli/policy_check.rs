@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli::output::{Exit, Paint, rego_version};
+use crate::cli::output::{Exit, Paint};
+use crate::cli::rego_args::RegoArgs;
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::policy::bundle::{self, Purpose};
@@ -30,9 +31,9 @@ pub struct CheckArgs {
     /// A rule that is asked for each response; may be repeated.
     #[arg(long, value_name = "RULE", default_value = "gateway/response")]
     pub response: Vec<String>,
-    /// Read files as Rego v0 where no manifest says otherwise.
-    #[arg(long)]
-    pub v0_compatible: bool,
+    /// How policies are read.
+    #[command(flatten)]
+    pub rego: RegoArgs,
     /// How to report.
     #[arg(short, long, value_enum, default_value_t = CheckFormat::Pretty)]
     pub format: CheckFormat,
@@ -79,7 +80,7 @@ pub fn run(
     // Other contracts have other results.
     let is_ours = contract == Some(Contract::GatewayV1);
     let decisions: Vec<_> = requests.chain(responses).filter(|_| is_ours).collect();
-    let report = match bundle::load_as(&args.paths, Purpose::Develop, rego_version(args.v0_compatible)) {
+    let report = match bundle::load_as(&args.paths, Purpose::Develop, args.rego.version()) {
         Ok(bundle) => check::check(&bundle, contract, &decisions, args.strict),
         Err(errors) => check::Report::of_errors(&errors),
     };

@@ -1,5 +1,6 @@
 //! `gatewayctl policy eval`: asks policies one question about one input.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use serde_json::{Map, json};
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
 use crate::base::host_port::HostPort;
 use crate::base::size::ByteLimit;
-use crate::cli::output::{Exit, parse_duration, rego_version};
+use crate::cli::output::{Exit, parse_duration};
+use crate::cli::rego_args::RegoArgs;
+use crate::config::model::{HttpSend, Lookup};
+use crate::contract::event::Outside as Told;
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::eval;
-use crate::config::model::{HttpSend, Lookup};
 use crate::rego::evaluator::{EvalError, Evaluator, Facts, Row};
 use crate::rego::outside::{Outside, Settled};
 use crate::rego::program::{EngineKind, Module, Options, Program};
@@ -51,9 +54,9 @@ pub struct EvalArgs {
     /// What evaluates a rule's path: its decision plan, or the interpreter. Default: the plan, where there is one.
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Option<EvalEngine>,
-    /// Read files as Rego v0 where no manifest says otherwise.
-    #[arg(long)]
-    pub v0_compatible: bool,
+    /// How policies are read.
+    #[command(flatten)]
+    pub rego: RegoArgs,
     /// A server that `http.send` may really ask; may be repeated. Default: none, and a call that is not mocked fails.
     #[arg(long, value_name = "HOST:PORT", value_parser = server)]
     pub allow_http: Vec<HostPort>,
@@ -89,9 +92,9 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
         Some(path) => read_input(path)?,
         None => Value::Undefined,
     };
-    let asked =
-        Asked { args, input, now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX) };
-    let bundle = match bundle::load_as(&args.paths, Purpose::Develop, rego_version(args.v0_compatible)) {
+    let now_ns = i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX);
+    let asked = Asked { args, input, now_ns, settled: RefCell::default() };
+    let bundle = match bundle::load_as(&args.paths, Purpose::Develop, args.rego.version()) {
         Ok(bundle) => bundle,
         Err(errors) => {
             writeln!(notes, "{errors}")?;
@@ -119,6 +122,8 @@ struct Asked<'a> {
     args: &'a EvalArgs,
     input: Value,
     now_ns: i64,
+    /// What was asked outside already: asking again must not send again.
+    settled: RefCell<Settled>,
 }
 
 impl Asked<'_> {
@@ -158,15 +163,11 @@ impl Asked<'_> {
     }
 
     /// Evaluates, and asks outside whom the arguments allow to be asked.
-    fn ask(
-        &self,
-        evaluator: &mut Evaluator,
-        facts: &Facts,
-    ) -> anyhow::Result<Result<Vec<Row>, EvalError>> {
-        let mut settled = Settled::default();
+    fn ask(&self, evaluator: &mut Evaluator, facts: &Facts) -> anyhow::Result<Result<Vec<Row>, EvalError>> {
         let mut outside: Option<(Asker, tokio::runtime::Runtime)> = None;
-        let mut spent = Spent::default();
+        let (mut spent, mut told) = (Spent::default(), Told::default());
         loop {
+            let mut settled = self.settled.borrow().clone();
             let answer = eval::eval_settled(evaluator, &self.args.query, facts.clone(), &mut settled);
             let Err(EvalError::Unanswered { question, .. }) = &answer else { return Ok(answer) };
             let may_ask = match question.builtin {
@@ -176,16 +177,16 @@ impl Asked<'_> {
             if !may_ask {
                 return Ok(answer);
             }
-            let (asker, runtime) = match &outside {
-                Some(ready) => ready,
-                None => {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                    outside.insert((self.asker()?, runtime))
-                }
+            let (asker, runtime) = if let Some(ready) = &outside {
+                ready
+            } else {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                outside.insert((self.asker()?, runtime))
             };
             let now = Duration::from_nanos(u64::try_from(facts.now_ns).unwrap_or(0));
-            let reply = runtime.block_on(asker.answer(question, &mut spent, now));
+            let reply = runtime.block_on(asker.answer(question, &mut spent, &mut told, now));
             settled.answer((**question).clone(), reply);
+            *self.settled.borrow_mut() = settled;
         }
     }
 

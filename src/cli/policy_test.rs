@@ -11,7 +11,8 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
-use crate::cli::output::{Exit, Paint, parse_duration, rego_version};
+use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::cli::rego_args::RegoArgs;
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
 use crate::runtime::watch::{Sighting, Watch};
@@ -41,9 +42,9 @@ pub struct TestArgs {
     /// How to report.
     #[arg(short, long, value_enum, default_value_t = TestFormat::Pretty)]
     pub format: TestFormat,
-    /// Read files as Rego v0 where no manifest says otherwise.
-    #[arg(long)]
-    pub v0_compatible: bool,
+    /// How policies are read.
+    #[command(flatten)]
+    pub rego: RegoArgs,
     /// Threads to run tests on. Default: one for each core.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: Option<u16>,
@@ -116,9 +117,8 @@ fn run_once(
         parallel: args.parallel.map_or(cores, usize::from),
         now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
     };
-    let tested =
-        bundle::load_as(&args.paths, Purpose::Develop, rego_version(args.v0_compatible))
-            .and_then(|bundle| testing::run(&bundle, &options));
+    let tested = bundle::load_as(&args.paths, Purpose::Develop, args.rego.version())
+        .and_then(|bundle| testing::run(&bundle, &options));
     let report = match tested {
         Ok(report) => report,
         Err(errors) => {

@@ -118,8 +118,11 @@ impl Exchanger {
     /// May be dropped at any time; the connection is then closed.
     pub async fn exchange(&self, request: Outgoing, bytes_max: usize) -> Result<Received, ExchangeError> {
         let Outgoing { method, url, headers, body } = request;
-        let mut request =
-            Request::builder().method(method).uri(url).body(Full::new(body)).map_err(ExchangeError::Request)?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url)
+            .body(Full::new(body))
+            .map_err(ExchangeError::Request)?;
         request.headers_mut().extend(headers);
         let response = self.client.request(request).await.map_err(ExchangeError::Unreachable)?;
         let (parts, body) = response.into_parts();

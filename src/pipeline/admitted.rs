@@ -126,12 +126,14 @@ async fn ask_outside(
 ) -> Result<Ruling, Cause> {
     let local = Rc::clone(&exchange.local);
     let (api, _) = local.resolve(asked.target.api, asked.target.route).ok_or(Cause::Internal)?;
-    let Some(asker) = local.asker(api.policy) else { return Ok(first.into_ruling()) };
-    let mut spent = Spent::new(exchange.evidence.outside);
+    let Some(outbound) = local.outbound(api.policy) else { return Ok(first.into_ruling()) };
+    let mut spent = Spent::default();
+    let now = exchange.evidence.received_at;
     let mut unanswered = first;
     loop {
-        let reply = asker.answer(&unanswered.question, &mut spent, exchange.evidence.received_at).await;
-        exchange.evidence.outside = spent.told();
+        // CANCEL: what was sent is in the evidence, whether or not anybody waits for the answer.
+        let told = &mut exchange.evidence.outside;
+        let reply = outbound.answer(&unanswered.question, &mut spent, told, now).await;
         settled.answer(unanswered.question, reply);
         match evaluate(exchange, asked, response, &mut settled)? {
             Ok(ruling) => return Ok(ruling),

@@ -123,7 +123,8 @@ impl Decider {
 
     /// Asks about `facts`. In a phase without a rule the answer is a plain allow. A policy that asks outside fails.
     pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase) -> Ruling {
-        self.decide_settled(facts, phase, &mut Settled::default()).unwrap_or_else(|unanswered| unanswered.into_ruling())
+        self.decide_settled(facts, phase, &mut Settled::default())
+            .unwrap_or_else(|unanswered| unanswered.into_ruling())
     }
 
     /// Asks about `facts` with what is `settled` for this decision so far. Where the policy asks outside, its question comes

@@ -245,7 +245,8 @@ impl<'a> Reader<'a> {
         self.check_names()?;
         let url = self.url()?;
         let method = self.text("method")?.unwrap_or_default().to_uppercase();
-        let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("invalid method `{method}`"))?;
+        let method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| format!("invalid method `{method}`"))?;
         if method == Method::CONNECT {
             return Err(Fault::Unsupported("the method `CONNECT` is not supported".to_owned()));
         }
@@ -295,7 +296,9 @@ impl<'a> Reader<'a> {
         }
         for name in ["method", "url"] {
             if self.get(name).is_none() {
-                return Err(Fault::Invalid(format!("missing required request parameters(s): {{\"{name}\"}}")));
+                return Err(Fault::Invalid(format!(
+                    "missing required request parameters(s): {{\"{name}\"}}"
+                )));
             }
         }
         Ok(())
@@ -372,8 +375,8 @@ impl<'a> Reader<'a> {
             (Some(text), _) => text.to_owned(),
             (None, Some(value)) => {
                 let marshal = builtin::lookup("json.marshal");
-                let text = marshal.and_then(|marshal| marshal.call(&[value.clone()], true).ok());
-                let text = text.and_then(|text| text.as_string().map(|text| text.to_string()).ok());
+                let text = marshal.and_then(|marshal| marshal.call(std::slice::from_ref(value), true).ok());
+                let text = text.and_then(|text| text.as_string().map(ToString::to_string).ok());
                 text.ok_or_else(|| "`body` has no JSON form".to_owned())?
             }
             (None, None) => String::new(),
@@ -417,13 +420,13 @@ impl<'a> Reader<'a> {
             Some(_) => return Err("invalid value for \"cache_ignored_headers\" field".to_owned()),
         };
         let kept = fields.iter().filter(|(name, _)| **name != Value::from("cache_ignored_headers"));
-        let kept = kept.map(|(name, value)| match value {
-            Value::Object(headers) if *name == Value::from("headers") => {
-                let matters = headers.iter().filter(|(header, _)| !ignored.contains(header));
-                let matters = matters.map(|(header, value)| (header.clone(), value.clone()));
-                (name.clone(), Value::from(matters.collect::<BTreeMap<_, _>>()))
-            }
-            _ => (name.clone(), value.clone()),
+        let kept = kept.map(|(name, value)| {
+            let (true, Value::Object(headers)) = (*name == Value::from("headers"), value) else {
+                return (name.clone(), value.clone());
+            };
+            let matters = headers.iter().filter(|(header, _)| !ignored.contains(header));
+            let matters = matters.map(|(header, value)| (header.clone(), value.clone()));
+            (name.clone(), Value::from(matters.collect::<BTreeMap<_, _>>()))
         });
         Ok(Value::from(kept.collect::<BTreeMap<_, _>>()))
     }
@@ -444,20 +447,26 @@ fn header(name: &Value, value: &Value) -> Result<(HeaderName, HeaderValue), Stri
 fn timeout(value: &Value) -> Result<Duration, String> {
     let wrong = || format!("invalid timeout value {value}");
     let nanos = match value {
-        Value::Number(_) => value.as_i64().ok(),
-        Value::String(text) => text.parse().ok(),
-        _ => return Err("'timeout' must be one of {string, number}".to_owned()),
-    };
-    let nanos = match nanos {
-        Some(nanos) => nanos,
-        None => {
-            let parse = builtin::lookup("time.parse_duration_ns").ok_or_else(wrong)?;
-            let parsed = parse.call(&[value.clone()], false).map_err(|_| wrong())?;
-            parsed.as_i64().map_err(|_| wrong())?
-        }
+        Value::Number(_) => value.as_i64().map_err(|_| wrong())?,
+        Value::String(text) => match text.parse() {
+            Ok(nanos) => nanos,
+            Err(_) => nanos_of(value).ok_or_else(wrong)?,
+        },
+        Value::Null
+        | Value::Bool(_)
+        | Value::Array(_)
+        | Value::Set(_)
+        | Value::Object(_)
+        | Value::Undefined => return Err("'timeout' must be one of {string, number}".to_owned()),
     };
     // As in Go, 0 is no timeout of its own, and a negative one is over at once.
     Ok(if nanos == 0 { Duration::MAX } else { Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)) })
+}
+
+/// A duration as Go writes it, `1.5s`.
+fn nanos_of(written: &Value) -> Option<i64> {
+    let parse = builtin::lookup("time.parse_duration_ns")?;
+    parse.call(std::slice::from_ref(written), false).ok()?.as_i64().ok()
 }
 
 fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
@@ -487,7 +496,8 @@ impl Decoding {
         if self.json || is_json(content_type) {
             return Value::from_json_str(text).unwrap_or(Value::Null);
         }
-        let is_yaml = ["application/yaml", "application/x-yaml"].iter().any(|kind| content_type.contains(kind));
+        let is_yaml =
+            ["application/yaml", "application/x-yaml"].iter().any(|kind| content_type.contains(kind));
         if self.yaml || is_yaml {
             // The table's built-in has bounds.
             let decoded = builtin::lookup("yaml.unmarshal")
@@ -522,3 +532,88 @@ impl Raising {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    fn sent(json: &str) -> Send {
+        parse(&Value::from_json_str(json).unwrap()).unwrap_or_else(|reply| panic!("{json}: {reply:?}"))
+    }
+
+    #[test]
+    fn a_redirect_leads_where_the_reference_says() {
+        let base: Uri = "https://a.test:8443/x/y?q=1".parse().unwrap();
+        let check = |reference: &str, want: Option<&str>| {
+            let got = resolved(&base, reference).map(|url| url.to_string());
+            assert_eq!(got.as_deref(), want, "{reference}");
+        };
+        check("/z", Some("https://a.test:8443/z"));
+        check("z?r=2#f", Some("https://a.test:8443/x/z?r=2"));
+        check("?r=2", Some("https://a.test:8443/x/y?r=2"));
+        check("//b.test/z", Some("https://b.test/z"));
+        check("http://b.test/z", Some("http://b.test/z"));
+        check("https://u:p@b.test/z", None);
+        check("//u@b.test/z", None);
+        check("ftp://b.test/z", None);
+    }
+
+    #[test]
+    fn only_some_answers_are_redirects_and_none_leaves_tls() {
+        let from = sent(r#"{"method": "PUT", "url": "https://a.test/", "raw_body": "x"}"#).request;
+        let answer = |status: u16, location: &str| {
+            let headers =
+                HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_str(location).unwrap())]);
+            let status = StatusCode::from_u16(status).unwrap();
+            Received { status, reason: String::new(), headers, body: Bytes::new() }
+        };
+        for (status, method, body) in [(303, Method::GET, ""), (308, Method::PUT, "x")] {
+            let next = redirect(&from, &answer(status, "/z")).unwrap().unwrap();
+            assert_eq!((next.method, &*next.body), (method, body.as_bytes()), "{status}");
+        }
+        assert!(redirect(&from, &answer(304, "/z")).is_none());
+        assert!(redirect(&from, &answer(302, "http://a.test/")).unwrap().is_err());
+    }
+
+    #[test]
+    fn timeouts_are_those_of_go() {
+        let check = |written: &str, want: Duration| {
+            let send = sent(&format!(r#"{{"method": "GET", "url": "http://a", "timeout": {written}}}"#));
+            assert_eq!(send.timeout, Some(want), "{written}");
+        };
+        check("1000000", Duration::from_millis(1));
+        check("\"1000000\"", Duration::from_millis(1));
+        check("\"1.5s\"", Duration::from_millis(1500));
+        check("0", Duration::MAX);
+        check("-5", Duration::ZERO);
+    }
+
+    #[test]
+    fn a_kept_answer_is_named_by_all_that_matters() {
+        let name = |json: &str| match sent(json).keeping {
+            Keeping::No => None,
+            Keeping::AsToldBy(name) | Keeping::For(name, _) => Some(name),
+        };
+        let with = |headers: &str, ignored: &str| {
+            name(&format!(
+                r#"{{"method": "GET", "url": "http://a", "cache": true, "headers": {headers}, "cache_ignored_headers": {ignored}}}"#
+            ))
+        };
+        assert_eq!(with(r#"{"a": "1", "b": "1"}"#, r#"["b"]"#), with(r#"{"a": "1", "b": "2"}"#, r#"["b"]"#));
+        assert_ne!(with(r#"{"a": "1", "b": "1"}"#, r#"["b"]"#), with(r#"{"a": "2", "b": "1"}"#, r#"["b"]"#));
+        assert_eq!(name(r#"{"method": "GET", "url": "http://a"}"#), None);
+        let forced =
+            r#"{"method": "GET", "url": "http://a", "force_cache": true, "force_cache_duration_seconds": 5}"#;
+        assert!(matches!(sent(forced).keeping, Keeping::For(_, duration) if duration.as_secs() == 5));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let send = sent(
+            r#"{"method": "GET", "url": "http://a/?k=s3cret", "headers": {"Authorization": "s3cret"}, "raw_body": "s3cret", "cache": true}"#,
+        );
+        let shown = format!("{send:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}

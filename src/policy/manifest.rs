@@ -80,7 +80,9 @@ impl Manifest {
         let mut own = self.file_versions.iter().filter(|(pattern, _)| pattern.is_match(&path));
         let Some((_, first)) = own.next() else { return Ok(self.version) };
         if own.any(|(_, other)| other != first) {
-            return Err(format!("`file_rego_versions` says of `{path}` both that it is v0 and that it is v1"));
+            return Err(format!(
+                "`file_rego_versions` says of `{path}` both that it is v0 and that it is v1"
+            ));
         }
         Ok(Some(*first))
     }

@@ -122,7 +122,8 @@ impl TestReport {
 /// Runs the tests of a bundle.
 pub fn run(bundle: &Bundle, options: &TestOptions) -> Result<TestReport, BundleErrors> {
     let started = Instant::now();
-    let program = bundle.compile_with_tests(Options { coverage: options.coverage, ..Options::developing() })?;
+    let program =
+        bundle.compile_with_tests(Options { coverage: options.coverage, ..Options::developing() })?;
     let tests: Vec<Test> = find(&program)
         .into_iter()
         .filter(|test| options.run.as_ref().is_none_or(|run| run.is_match(test.entrypoint.name())))

@@ -283,7 +283,8 @@ mod tests {
     use crate::rego::v0::RegoVersion;
 
     fn gathered(texts: &[&str]) -> (Annotations, Vec<Fault>) {
-        let modules: Vec<Parsed> = texts.iter().map(|text| parse("p.rego", text, RegoVersion::V1).unwrap()).collect();
+        let modules: Vec<Parsed> =
+            texts.iter().map(|text| parse("p.rego", text, RegoVersion::V1).unwrap()).collect();
         let mut faults = Vec::new();
         (Annotations::gather(&modules, &mut faults), faults)
     }

@@ -82,7 +82,10 @@ fn newlines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rego::{lower::lower, normalise::normalise, outside::Permitted, parse::parse, source::apply, v0::RegoVersion, wrapper::Wrappers};
+    use crate::rego::{
+        lower::lower, normalise::normalise, outside::Permitted, parse::parse, source::apply, v0::RegoVersion,
+        wrapper::Wrappers,
+    };
 
     #[test]
     fn rules_move_with_their_lines_and_their_names_in_full() {

@@ -102,10 +102,9 @@ impl Permitted {
 impl Question {
     /// Whom it is for, as a message may show it: never headers, bodies, queries or user information.
     fn addressee(&self) -> Option<String> {
-        let named = match &self.argument {
-            Value::Object(request) => request.get(&Value::from("url"))?,
-            other => other,
-        };
+        let url = Value::from("url");
+        let named =
+            if let Value::Object(request) = &self.argument { request.get(&url)? } else { &self.argument };
         let text = named.as_string().ok()?;
         let shown = text.split(['?', '#']).next().unwrap_or_default();
         let shown = match shown.split_once("://") {
@@ -173,14 +172,14 @@ mod tests {
 
     #[test]
     fn messages_show_whom_a_question_is_for_and_nothing_secret() {
-        let check = |argument: Value, builtin, shown: &str| {
+        let check = |argument: Value, builtin, want: &str| {
             let question = Question { builtin, argument };
-            assert_eq!(question.to_string(), shown);
-            assert_eq!(format!("{question:?}"), shown);
+            assert_eq!(question.to_string(), want);
+            assert_eq!(format!("{question:?}"), want);
         };
         let send = |url: &str| Value::from(BTreeMap::from([(Value::from("url"), Value::from(url))]));
-        let sent = "`http.send` to `https://a.test:8443/x`";
-        check(send("https://user:pw@a.test:8443/x?token=s#f"), Outside::HttpSend, sent);
+        let shown = "`http.send` to `https://a.test:8443/x`";
+        check(send("https://user:pw@a.test:8443/x?token=s#f"), Outside::HttpSend, shown);
         check(send("nonsense"), Outside::HttpSend, "`http.send` to `nonsense`");
         check(Value::new_object(), Outside::HttpSend, "`http.send`");
         check(Value::from("a.test"), Outside::LookupIpAddr, "`net.lookup_ip_addr` to `a.test`");

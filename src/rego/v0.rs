@@ -160,9 +160,8 @@ impl<'a> Reader<'a> {
 
     fn bracket(&mut self, word: &str) {
         let close = self.closing(self.at);
-        let opens_body = word == "{"
-            && self.part != Part::Statement
-            && (self.after_operand || self.before() == "else");
+        let opens_body =
+            word == "{" && self.part != Part::Statement && (self.after_operand || self.before() == "else");
         if opens_body {
             self.finish_head();
             // Only the first body needs one.
@@ -268,7 +267,10 @@ mod tests {
             "p = 1 { a } else = 2 { b } else { true }\na = 1\nb = a",
             "p = 1  if { a } else = 2  if { b } else  if { true }\na = 1\nb = a",
         );
-        check("p = 1 { false } else = {\"x\": 2}\nq { p }", "p = 1  if { false } else = {\"x\": 2}\nq  if { p }");
+        check(
+            "p = 1 { false } else = {\"x\": 2}\nq { p }",
+            "p = 1  if { false } else = {\"x\": 2}\nq  if { p }",
+        );
         check("default p = false\np { true }", "default p = false\np  if { true }");
     }
 

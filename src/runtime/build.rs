@@ -204,6 +204,19 @@ fn verification_of(policy: &model::Policy) -> Result<Option<Verification>, Build
     verification.map_err(|source| BuildError::Signing { policy: Arc::clone(&policy.name), source })
 }
 
+/// Whom the policy may ask outside.
+fn outbound_of(policy: &model::Policy) -> Result<Option<Outbound>, BuildError> {
+    let outbound = Outbound::build(policy.http_send.as_ref(), policy.lookup.as_ref());
+    outbound.map_err(|source| BuildError::Outbound { policy: Arc::clone(&policy.name), source })
+}
+
+fn contract_of(policy: &model::Policy) -> Contract {
+    match policy.contract {
+        PolicyContract::GatewayV1 => Contract::GatewayV1,
+        PolicyContract::EnvoyV3 => Contract::EnvoyV3,
+    }
+}
+
 /// Builds a policy from `archive`, or else from the path in its configuration.
 fn build_policy(
     policy: &model::Policy,
@@ -226,15 +239,11 @@ fn build_policy(
         }
     };
     let bundle = faults.take(bundle.map_err(of_bundle))?;
-    let outbound = Outbound::build(policy.http_send.as_ref(), policy.lookup.as_ref());
-    let outbound = faults.take(outbound.map_err(|source| BuildError::Outbound { policy: name(), source }))?;
+    let outbound = faults.take(outbound_of(policy))?;
     let outside = Outbound::permitted(policy.http_send.as_ref(), policy.lookup.as_ref());
     let options = Options { outside, ..options.clone() };
     let program = faults.take(bundle.compile(options).map_err(of_bundle))?;
-    let contract = match policy.contract {
-        PolicyContract::GatewayV1 => Contract::GatewayV1,
-        PolicyContract::EnvoyV3 => Contract::EnvoyV3,
-    };
+    let contract = contract_of(policy);
     faults.take(known_inputs(&program, contract).map_err(of_bundle))?;
     let mut entrypoint = |path: &[String], phase| {
         let path = path.join("/");

@@ -81,7 +81,6 @@ pub struct Spent {
     lookups: u32,
     sending: Duration,
     looking_up: Duration,
-    told: Told,
 }
 
 /// What came of sending.
@@ -122,7 +121,10 @@ impl Http {
     fn build(settings: &model::HttpSend) -> Result<Self, OutboundError> {
         let issuers = settings.ca.as_ref().map(|file| pem::certificates(file)).transpose()?;
         let certificate = settings.client.as_ref().map(|files| -> Result<_, PemError> {
-            Ok(ClientCertificate { chain: pem::certificates(&files.cert)?, key: pem::private_key(&files.key)? })
+            Ok(ClientCertificate {
+                chain: pem::certificates(&files.cert)?,
+                key: pem::private_key(&files.key)?,
+            })
         });
         let trust = match Trust::new(issuers, certificate.transpose()?) {
             // Whoever asks plain servers needs no issuers; a TLS server is then not trusted.
@@ -147,8 +149,8 @@ impl Http {
     }
 
     fn kept(&self, name: &Value, now: Duration) -> Option<(Kept, bool)> {
-        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        shelf.get(name).map(|kept| (kept.clone(), kept.is_fresh(now)))
+        let mut answers = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.get(name).map(|kept| (kept.clone(), kept.is_fresh(now)))
     }
 
     fn keep(&self, send: &Send, received: &Received, now: Duration) {
@@ -157,11 +159,11 @@ impl Http {
             Keeping::AsToldBy(name) => (name, Kept::as_told(received, now)),
             Keeping::For(name, duration) => (name, Kept::until(received, now.saturating_add(*duration))),
         };
-        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         match kept {
-            Some(kept) => shelf.put(name.clone(), kept, now),
+            Some(kept) => answers.put(name.clone(), kept, now),
             // What was kept before is no longer what the server says.
-            None => shelf.remove(name),
+            None => answers.remove(name),
         }
     }
 }
@@ -174,26 +176,32 @@ impl Asker {
         Self { outbound, exchanger: OnceCell::new() }
     }
 
-    /// Asks, at `now` since the Unix epoch, within what the decision has not `spent` yet.
+    /// Asks, at `now` since the Unix epoch, within what the decision has not `spent` yet; what is done is `told` at once.
     ///
     /// # Cancel safety
     /// May be dropped at any time; what was sent stays sent.
-    pub async fn answer(&self, question: &Question, spent: &mut Spent, now: Duration) -> Reply {
+    pub async fn answer(
+        &self,
+        question: &Question,
+        spent: &mut Spent,
+        told: &mut Told,
+        now: Duration,
+    ) -> Reply {
         let started = Instant::now();
         let reply = match question.builtin {
-            Outside::HttpSend => self.send(&question.argument, spent, now).await,
-            Outside::LookupIpAddr => self.look_up(&question.argument, spent).await,
+            Outside::HttpSend => self.send(&question.argument, spent, told, now).await,
+            Outside::LookupIpAddr => self.look_up(&question.argument, spent, told).await,
         };
         let took = started.elapsed();
         match question.builtin {
             Outside::HttpSend => spent.sending += took,
             Outside::LookupIpAddr => spent.looking_up += took,
         }
-        spent.told.us += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        told.us += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         reply
     }
 
-    async fn send(&self, argument: &Value, spent: &mut Spent, now: Duration) -> Reply {
+    async fn send(&self, argument: &Value, spent: &mut Spent, told: &mut Told, now: Duration) -> Reply {
         let Some(http) = &self.outbound.http else {
             return Reply::Refused("`http_send` is not configured".to_owned());
         };
@@ -214,14 +222,14 @@ impl Asker {
             // Nothing is sent that nobody would wait for.
             late()
         } else {
-            let answered = timeout(limit, self.exchange(http, &send, now, &mut spent.told)).await;
+            let answered = timeout(limit, self.exchange(http, &send, now, told)).await;
             answered.unwrap_or_else(|_| late())
         };
         match answered {
             Ok(received) => Reply::Value(http_send::result(&received, send.decoding)),
             Err(Failed::Refused(reason)) => Reply::Refused(reason),
             Err(Failed::Unanswered(kind, message)) => {
-                spent.told.failed += 1;
+                told.failed += 1;
                 send.raising.reply(kind, &format!("{shown}: {message}"))
             }
         }
@@ -295,11 +303,11 @@ impl Asker {
         Err(Failed::Unanswered(Kind::Network, message))
     }
 
-    async fn look_up(&self, argument: &Value, spent: &mut Spent) -> Reply {
+    async fn look_up(&self, argument: &Value, spent: &mut Spent, told: &mut Told) -> Reply {
         let Some(lookups) = &self.outbound.lookups else {
             return Reply::Refused("`lookup` is not configured".to_owned());
         };
-        let written = argument.as_string().map(|name| name.to_string()).unwrap_or_default();
+        let written = argument.as_string().map(ToString::to_string).unwrap_or_default();
         let name = written.strip_suffix('.').unwrap_or(&written).to_ascii_lowercase();
         let Some(addresses) = lookups.names.get(&name) else {
             let shown: String = written.escape_default().take(100).collect();
@@ -309,7 +317,7 @@ impl Asker {
         if spent.lookups > LOOKUPS_MAX {
             return Reply::Refused(format!("one decision may look up {LOOKUPS_MAX} different names"));
         }
-        spent.told.lookups += 1;
+        told.lookups += 1;
         let left = lookups.timeout.saturating_sub(spent.looking_up);
         let failed = match timeout(left, addresses.get()).await {
             Ok(Ok(found)) => {
@@ -319,22 +327,8 @@ impl Asker {
             Ok(Err(_)) => "not found",
             Err(_) => "no answer in time",
         };
-        spent.told.failed += 1;
+        told.failed += 1;
         Reply::Error(format!("lookup {name}: {failed}"))
-    }
-}
-
-// === impl Spent ===
-
-impl Spent {
-    /// Nothing yet in this phase, after what was `told` of an earlier one.
-    pub fn new(told: Told) -> Self {
-        Self { told, ..Self::default() }
-    }
-
-    /// For the event.
-    pub fn told(&self) -> Told {
-        self.told
     }
 }
 

@@ -159,7 +159,7 @@ impl Local {
     }
 
     /// The way outside of the policy at `index`, if it has one.
-    pub fn asker(&self, index: usize) -> Option<&Asker> {
+    pub fn outbound(&self, index: usize) -> Option<&Asker> {
         self.askers.get(index)?.as_ref()
     }
 

@@ -9,7 +9,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::gateway::TestGateway;
-use crate::live_support::{Authority, rustls_pem_key, send};
+use crate::live_support::{Authority, metric, rustls_pem_key, send};
 use crate::policy_cli::{files, gatewayctl};
 use crate::wire::{self, RawResponse, RecordingUpstream};
 
@@ -120,7 +120,9 @@ fn serve(mut stream: impl Read + Write, state: &State) {
                 return;
             }
             "/redirect" => whole("302 Found", "Location: /json\r\n", ""),
-            "/away" => whole("307 Gone Elsewhere", &format!("Location: {}\r\n", state.away.lock().unwrap()), ""),
+            "/away" => {
+                whole("307 Gone Elsewhere", &format!("Location: {}\r\n", state.away.lock().unwrap()), "")
+            }
             "/yaml" => whole("200 OK", "Content-Type: application/yaml\r\n", "a: [1, 2]\n"),
             "/bad" => whole("200 OK", "Content-Type: application/json\r\n", "{"),
             "/kept" => {
@@ -136,7 +138,11 @@ fn serve(mut stream: impl Read + Write, state: &State) {
                 let headers = format!("Date: {now}\r\nCache-Control: max-age=0\r\nETag: \"v1\"\r\n");
                 whole("200 OK", &headers, "named")
             }
-            _ => whole("200 Fine", "Content-Type: application/json; charset=utf-8\r\nX-Two: a\r\nX-Two: b\r\n", "{\"n\": 1}"),
+            _ => whole(
+                "200 Fine",
+                "Content-Type: application/json; charset=utf-8\r\nX-Two: a\r\nX-Two: b\r\n",
+                "{\"n\": 1}",
+            ),
         };
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
@@ -245,6 +251,22 @@ fn a_policy_asks_a_server_and_gets_what_opa_gets() {
     for (name, count) in [("sends", 1), ("cached", 0), ("lookups", 0), ("failed", 0)] {
         assert_eq!(told[name], count, "{name}");
     }
+    assert_eq!(metric(&gateway, "postern_policy_outside_total{policy=\"main\",kind=\"sent\"}"), Some(1));
+    assert_eq!(metric(&gateway, "postern_policy_outside_total{policy=\"main\",kind=\"failed\"}"), Some(0));
+}
+
+#[test]
+fn what_was_sent_is_told_even_where_the_client_does_not_wait() {
+    let server = Server::start();
+    let gateway = gateway(POLICY, &allowing(&[&server], ", timeout: 20s"), &[]);
+    let mut client = wire::connect(gateway.address("public"));
+    let request = json!({"method": "GET", "url": server.url("/held")});
+    write!(client, "GET / HTTP/1.1\r\nHost: gw.test\r\nX-Send: {request}\r\n\r\n").unwrap();
+    server.wait_for(1);
+    drop(client);
+    let told = &gateway.events(1)[0]["gateway"];
+    assert_eq!((&told["reason"], &told["outside"]["sends"]), (&json!("client_gone"), &json!(1)), "{told}");
+    server.release();
 }
 
 #[test]
@@ -449,7 +471,8 @@ fn answers_are_kept_where_the_policy_asks_for_it() {
     check("/json", &json!({"force_cache": true, "force_cache_duration_seconds": 60}), 1);
     // Asked for each time, answered with 304: the body is the kept one.
     check("/named", &json!({"cache": true, "force_yaml_decode": true}), 3);
-    let named = json!({"method": "GET", "url": server.url("/named"), "cache": true, "force_yaml_decode": true});
+    let named =
+        json!({"method": "GET", "url": server.url("/named"), "cache": true, "force_yaml_decode": true});
     assert_eq!(got(&gateway, &named)["body"], "named");
     assert!(server.seen().last().unwrap().to_ascii_lowercase().contains("if-none-match: \"v1\""));
     let with = |id: &str| json!({"cache": true, "headers": {"X-Id": id}, "cache_ignored_headers": ["X-Id"]});
@@ -613,11 +636,15 @@ fn eval_asks_only_whom_its_arguments_allow() {
     let ran = eval(&[]);
     assert_eq!(ran.code, Some(1));
     let notes = ran.notes;
-    assert!(notes.contains("p.rego:3:13: `http.send` to ") && notes.contains("--allow-http HOST:PORT"), "{notes}");
+    assert!(
+        notes.contains("p.rego:3:13: `http.send` to ") && notes.contains("--allow-http HOST:PORT"),
+        "{notes}"
+    );
     assert_eq!(server.seen().len(), 0);
     let ran = eval(&["--allow-http", &server.address.to_string()]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "true\n"), "{}", ran.notes);
-    let query = format!("http.send({{\"method\": \"GET\", \"url\": \"{}\"}}).status_code", server.url("/json"));
+    let query =
+        format!("http.send({{\"method\": \"GET\", \"url\": \"{}\"}}).status_code", server.url("/json"));
     let ran = eval(&["--allow-http", &server.address.to_string(), "--query", &query]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "200\n"), "{}", ran.notes);
     let ran = eval(&["--allow-http", "127.0.0.1:1"]);
@@ -653,8 +680,14 @@ fn a_decision_that_asked_outside_cannot_be_replayed() {
     assert_eq!(wire::get(gateway.address("public"), "/plain", "").status, 200);
     gateway.events(2);
     let root = gateway.path("");
-    let ran = gatewayctl(&root, &["policy", "replay", "decisions.jsonl", "--against", "policy", "--format", "json"]);
+    let ran = gatewayctl(
+        &root,
+        &["policy", "replay", "decisions.jsonl", "--against", "policy", "--format", "json"],
+    );
     let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{}{}", ran.out, ran.notes));
-    assert!(ran.out.contains("the candidate calls `http.send`, whose answers are not recorded"), "{report:#}");
+    assert!(
+        ran.out.contains("the candidate calls `http.send`, whose answers are not recorded"),
+        "{report:#}"
+    );
     assert_eq!(server.seen().len(), 1);
 }

@@ -360,7 +360,11 @@ fn what_lies_outside_is_asked_once_and_in_order_on_both_engines() {
     check("r := 5 if not ask(1)\nelse := ask(2)", &["1", "2"], "2");
     check("r := [x | some n in [3, 4]; x := ask(n)]", &["3", "4"], "[1,2]");
     // What chance draws stays drawn, or the question would be another each time.
-    check("r := [uuid.rfc4122(\"k\") == uuid.rfc4122(\"k\"), ask(1)]\nq := ask(uuid.rfc4122(\"k\"))", &["1"], "[true,1]");
+    check(
+        "r := [uuid.rfc4122(\"k\") == uuid.rfc4122(\"k\"), ask(1)]\nq := ask(uuid.rfc4122(\"k\"))",
+        &["1"],
+        "[true,1]",
+    );
 }
 
 #[test]

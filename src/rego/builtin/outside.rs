@@ -7,8 +7,7 @@ use regorus::Value;
 use super::{Entry, Failure, argument, evaluation};
 use crate::rego::outside::{Outside, Question, Reply};
 
-pub(super) const TABLE: &[Entry] =
-    &[("http.send", 1, http_send), ("net.lookup_ip_addr", 1, lookup_ip_addr)];
+pub(super) const TABLE: &[Entry] = &[("http.send", 1, http_send), ("net.lookup_ip_addr", 1, lookup_ip_addr)];
 
 fn http_send(arguments: &[Value]) -> Result<Value, Failure> {
     argument::object(arguments, 0)?;

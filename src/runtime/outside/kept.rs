@@ -232,7 +232,8 @@ mod tests {
         shelf.put(Value::from("a"), kept(9), NOW);
         shelf.put(Value::from("b"), kept(0), NOW);
         shelf.put(Value::from("c"), kept(9), NOW);
-        let has = |shelf: &mut Shelf| ["a", "b", "c", "d"].map(|name| shelf.get(&Value::from(name)).is_some());
+        let has =
+            |shelf: &mut Shelf| ["a", "b", "c", "d"].map(|name| shelf.get(&Value::from(name)).is_some());
         assert_eq!(has(&mut shelf), [true, false, true, false]);
         shelf.get(&Value::from("a"));
         shelf.put(Value::from("d"), kept(9), NOW);
@@ -250,6 +251,9 @@ mod tests {
         assert_eq!(headers.get("if-none-match").unwrap(), "\"a\"");
         let renewed = kept.renewed(&received(304, &[("x", "2")]));
         assert_eq!(renewed.status, StatusCode::OK);
-        assert_eq!((renewed.headers["x"].as_bytes(), renewed.headers["y"].as_bytes()), (&b"2"[..], &b"1"[..]));
+        assert_eq!(
+            (renewed.headers["x"].as_bytes(), renewed.headers["y"].as_bytes()),
+            (&b"2"[..], &b"1"[..])
+        );
     }
 }
