@@ -23,7 +23,7 @@ use postern::contract::input::{Facts, InputBuilder};
 use postern::contract::reads::Reads;
 use postern::contract::request::{ApiFacts, BodyFacts, RequestHead, Source};
 use postern::policy::bundle::{self, Purpose};
-use postern::policy::decide::{Decider, Rules, reads};
+use postern::policy::decide::{Decider, Keep, Rules, reads};
 use postern::rego::program::{Options, Program};
 use regorus::Value;
 
@@ -141,7 +141,8 @@ fn decision(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let request = turn.next().unwrap();
-                let ruling = decider.decide(&facts(request, &mut ids, &lifecycle), Phase::Request);
+                let ruling =
+                    decider.decide(&facts(request, &mut ids, &lifecycle), Phase::Request, Keep::Nothing);
                 assert!(ruling.decision.is_ok(), "{:?}", ruling.error);
                 black_box(ruling)
             });

@@ -20,8 +20,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::{ClientCertificate, HEAD_BYTES_MAX, TrustError, connector, roots_of, system_roots, tls};
 
-/// How long an idle connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an idle connection is kept: less than servers usually do, so that a request seldom meets one that is just
+/// being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Idle connections kept for each server.
 const IDLE_MAX: usize = 16;

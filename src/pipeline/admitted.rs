@@ -17,7 +17,7 @@ use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::UpstreamRequestBody;
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
-use crate::policy::decide::{Ruling, Unanswered};
+use crate::policy::decide::{Keep, Ruling, Unanswered};
 use crate::rego::outside::Settled;
 use crate::runtime::outside::Spent;
 
@@ -110,7 +110,8 @@ fn evaluate(
         identity: &asked.identity,
         response,
     };
-    let ruling = decider.borrow_mut().decide_settled(&facts, phase, settled);
+    let keep = if exchange.is_recorded() { Keep::Input } else { Keep::Nothing };
+    let ruling = decider.borrow_mut().decide_settled(&facts, phase, keep, settled);
     exchange.evidence.timings.policy_us += micros(started.elapsed());
     Ok(ruling)
 }

@@ -1,5 +1,6 @@
 //! Asking a policy: facts in, decision out. The one way to a decision, for the server, test cases and replay.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use regorus::Value;
@@ -7,10 +8,11 @@ use regorus::Value;
 use crate::base::clock::saturating_nanos;
 use crate::contract::decision::{Decision, Phase};
 use crate::contract::form::{Contract, Inputs};
-use crate::contract::input;
+use crate::contract::input::{self, InputBuilder, Selector};
 use crate::contract::reads::Reads;
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
+use crate::rego::input::{InputSource, below};
 use crate::rego::outside::{Question as OutsideQuestion, Settled};
 use crate::rego::program::{Entrypoint, Program};
 
@@ -33,14 +35,40 @@ pub struct Decider {
 struct Question {
     entrypoint: Entrypoint,
     inputs: Inputs,
+    /// The single values its plan asks for; `None` where it needs the document.
+    selectors: Option<Vec<Chosen>>,
     /// The answer, where it depends on nothing.
     constant: Option<Ruling>,
+}
+
+/// A value of the input, and the keys to follow inside it.
+#[derive(Debug)]
+struct Chosen {
+    selector: Selector,
+    rest: Vec<Value>,
+}
+
+/// The input of one request, value by value.
+#[derive(Debug)]
+struct Values<'a> {
+    inputs: &'a InputBuilder,
+    chosen: &'a [Chosen],
+    facts: &'a input::Facts<'a>,
+}
+
+/// Whether the caller wants the input document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It will be recorded.
+    Input,
+    /// Nobody reads it: where the plan can, it decides without one.
+    Nothing,
 }
 
 /// What came of asking.
 #[derive(Debug, Clone)]
 pub struct Ruling {
-    /// The input as the policy saw it.
+    /// The input as the policy saw it, where it was to be kept.
     pub input: Option<Value>,
     /// The rule's value.
     pub result: Option<Value>,
@@ -122,8 +150,8 @@ impl Decider {
     }
 
     /// Asks about `facts`. In a phase without a rule the answer is a plain allow. A policy that asks outside fails.
-    pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase) -> Ruling {
-        self.decide_settled(facts, phase, &mut Settled::default())
+    pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase, keep: Keep) -> Ruling {
+        self.decide_settled(facts, phase, keep, &mut Settled::default())
             .unwrap_or_else(|unanswered| unanswered.into_ruling())
     }
 
@@ -133,6 +161,7 @@ impl Decider {
         &mut self,
         facts: &input::Facts<'_>,
         phase: Phase,
+        keep: Keep,
         settled: &mut Settled,
     ) -> Result<Ruling, Box<Unanswered>> {
         let question = match phase {
@@ -145,14 +174,18 @@ impl Decider {
         if let Some(constant) = &question.constant {
             return Ok(constant.clone());
         }
-        let asked = Asked {
-            entrypoint: &question.entrypoint,
-            input: question.inputs.build(facts),
-            now: facts.time,
-            budget: self.budget,
-            form: (self.contract, phase),
-        };
-        asked.of(&mut self.evaluator, settled)
+        let form = (self.contract, phase);
+        if keep == Keep::Nothing
+            && let (Inputs::Gateway(inputs), Some(chosen)) = (&question.inputs, &question.selectors)
+        {
+            let source = Values { inputs, chosen, facts };
+            let (now_ns, budget) = (now_ns(facts.time), self.budget);
+            let evaluated =
+                self.evaluator.evaluate_from(&question.entrypoint, &source, now_ns, budget, settled);
+            return ruling(None, evaluated, &question.entrypoint, form);
+        }
+        let input = question.inputs.build(facts);
+        ask(&mut self.evaluator, &question.entrypoint, input, (facts.time, self.budget), form, settled)
     }
 }
 
@@ -169,9 +202,9 @@ fn answer_to_all(
     budget: Duration,
     form: (Contract, Phase),
 ) -> Ruling {
-    let input = Value::new_object();
-    let asked = Asked { entrypoint, input, now: Duration::ZERO, budget, form };
-    asked.of(evaluator, &mut Settled::default()).unwrap_or_else(|unanswered| unanswered.into_ruling())
+    let times = (Duration::ZERO, budget);
+    ask(evaluator, entrypoint, Value::new_object(), times, form, &mut Settled::default())
+        .unwrap_or_else(|unanswered| unanswered.into_ruling())
 }
 
 // === impl Question ===
@@ -196,7 +229,36 @@ impl Question {
             // The first evaluation pays for what later ones find ready; no request should.
             answer_to_all(evaluator, entrypoint, WARM_UP_BUDGET, form);
         }
-        Self { entrypoint: entrypoint.clone(), inputs, constant }
+        let selectors = match (&inputs, evaluator.input_paths(entrypoint)) {
+            (Inputs::Gateway(inputs), Some(paths)) => {
+                Some(paths.iter().map(|path| Chosen::new(inputs, path)).collect())
+            }
+            (Inputs::Gateway(_) | Inputs::Envoy(_), _) => None,
+        };
+        Self { entrypoint: entrypoint.clone(), inputs, selectors, constant }
+    }
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    fn new(inputs: &InputBuilder, path: &[Value]) -> Self {
+        let selector = inputs.selector(path);
+        let rest = path.get(selector.covers()..).unwrap_or_default().to_vec();
+        Self { selector, rest }
+    }
+}
+
+// === impl Values ===
+
+impl InputSource for Values<'_> {
+    fn at(&self, path: usize) -> Option<Cow<'_, Value>> {
+        let Chosen { selector, rest } = self.chosen.get(path)?;
+        below(self.inputs.select(selector, self.facts)?, rest)
+    }
+
+    fn document(&self) -> Value {
+        self.inputs.build(self.facts)
     }
 }
 
@@ -249,42 +311,47 @@ impl From<&EvalError> for Failure {
     }
 }
 
-/// One evaluation, and how its value is to be read.
-struct Asked<'a> {
-    entrypoint: &'a Entrypoint,
+fn ask(
+    evaluator: &mut Evaluator,
+    entrypoint: &Entrypoint,
     input: Value,
-    now: Duration,
-    budget: Duration,
+    (now, budget): (Duration, Duration),
     form: (Contract, Phase),
+    settled: &mut Settled,
+) -> Result<Ruling, Box<Unanswered>> {
+    let facts = evaluator::Facts { input: input.clone(), now_ns: now_ns(now), budget };
+    let evaluated = evaluator.evaluate_settled(entrypoint, facts, settled);
+    ruling(Some(input), evaluated, entrypoint, form)
 }
 
-impl Asked<'_> {
-    fn of(self, evaluator: &mut Evaluator, settled: &mut Settled) -> Result<Ruling, Box<Unanswered>> {
-        let Self { entrypoint, input, now, budget, form: (contract, phase) } = self;
-        let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
-        let facts = evaluator::Facts { input: input.clone(), now_ns, budget };
-        let (result, decision, error) = match evaluator.evaluate_settled(entrypoint, facts, settled) {
-            Err(error) => {
-                let ruling = Ruling {
-                    input: Some(input),
-                    result: None,
-                    decision: Err(Failure::from(&error)),
-                    error: Some(error.to_string()),
-                };
-                let EvalError::Unanswered { question, .. } = error else { return Ok(ruling) };
-                return Err(Box::new(Unanswered { question: *question, failed: ruling }));
-            }
-            Ok(None) => {
-                let error = format!("`{}` is undefined", entrypoint.name());
-                (None, Err(Failure::Undefined), Some(error))
-            }
-            Ok(Some(result)) => match contract.parse(&result, phase) {
-                Ok(decision) => (Some(result), Ok(decision), None),
-                Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
-            },
-        };
-        Ok(Ruling { input: Some(input), result, decision, error })
-    }
+fn now_ns(now: Duration) -> i64 {
+    i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX)
+}
+
+/// What an evaluation means.
+fn ruling(
+    input: Option<Value>,
+    evaluated: Result<Option<Value>, EvalError>,
+    entrypoint: &Entrypoint,
+    (contract, phase): (Contract, Phase),
+) -> Result<Ruling, Box<Unanswered>> {
+    let (result, decision, error) = match evaluated {
+        Err(error) => {
+            let decision = Err(Failure::from(&error));
+            let ruling = Ruling { input, result: None, decision, error: Some(error.to_string()) };
+            let EvalError::Unanswered { question, .. } = error else { return Ok(ruling) };
+            return Err(Box::new(Unanswered { question: *question, failed: ruling }));
+        }
+        Ok(None) => {
+            let error = format!("`{}` is undefined", entrypoint.name());
+            (None, Err(Failure::Undefined), Some(error))
+        }
+        Ok(Some(result)) => match contract.parse(&result, phase) {
+            Ok(decision) => (Some(result), Ok(decision), None),
+            Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
+        },
+    };
+    Ok(Ruling { input, result, decision, error })
 }
 
 /// What an entry point reads of its input.

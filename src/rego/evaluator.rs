@@ -18,9 +18,10 @@ use super::{
     coverage::FileCoverage,
     desugar,
     fault::Place,
+    input::InputSource,
     outside::{Question, Settled},
     parse,
-    plan::{Entry, Plan, Scratch},
+    plan::{Entry, Input, Plan, Scratch},
     program::{self, Entrypoint, Program},
     source::Text,
 };
@@ -184,13 +185,41 @@ impl Evaluator {
     ) -> Result<Option<Value>, EvalError> {
         let known = std::mem::take(settled);
         let answer = match self.entry(entrypoint) {
-            Some(entry) => self.evaluate_plan(entrypoint, entry, facts, known),
+            Some(entry) => {
+                let Facts { input, now_ns, budget } = &facts;
+                self.evaluate_plan(entrypoint, entry, Input::Document(input), (*now_ns, *budget), known)
+            }
             None => self.interpret_settled(entrypoint, facts, known),
         };
-        if let Err(EvalError::Unanswered { .. }) = answer {
-            *settled = builtin::take_settled();
-        }
+        keep_settled(answer.as_ref().err(), settled);
         answer
+    }
+
+    /// As [`Evaluator::evaluate_settled`], on a plan over what `source` knows, where that has been planned; `now_ns` and
+    /// `budget` are those of [`Facts`].
+    pub fn evaluate_from(
+        &mut self,
+        entrypoint: &Entrypoint,
+        source: &dyn InputSource,
+        now_ns: i64,
+        budget: Duration,
+        settled: &mut Settled,
+    ) -> Result<Option<Value>, EvalError> {
+        let known = std::mem::take(settled);
+        let answer = if let Some(entry) = self.entry(entrypoint) {
+            self.evaluate_plan(entrypoint, entry, Input::Paths(source), (now_ns, budget), known)
+        } else {
+            let facts = Facts { input: source.document(), now_ns, budget };
+            self.interpret_settled(entrypoint, facts, known)
+        };
+        keep_settled(answer.as_ref().err(), settled);
+        answer
+    }
+
+    /// The paths below `input` that a planned entry point may ask for; `None` for one that needs the document.
+    pub fn input_paths(&mut self, entrypoint: &Entrypoint) -> Option<&[Vec<Value>]> {
+        self.entry(entrypoint)?;
+        self.plan.as_ref().map(Plan::input_paths)
     }
 
     /// Evaluates an entry point on the interpreter, whatever plans there are.
@@ -245,15 +274,15 @@ impl Evaluator {
         &mut self,
         entrypoint: &Entrypoint,
         entry: Entry,
-        facts: Facts,
+        input: Input<'_>,
+        (now_ns, budget): (i64, Duration),
         settled: Settled,
     ) -> Result<Option<Value>, EvalError> {
         let Some(plan) = &self.plan else { return Ok(None) };
-        let Facts { input, now_ns, budget } = facts;
         builtin::start(now_ns, &self.runtime, settled);
         let strict = self.program.options().strict_builtin_errors;
         let scratch = &mut self.scratch;
-        let run = || plan.evaluate(entry, &input, budget, strict, scratch);
+        let run = || plan.evaluate(entry, input, budget, strict, scratch);
         let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(run)));
         let answer = answer.map_err(|payload| {
             // Memory that a panic leaves behind is not used again.
@@ -285,9 +314,7 @@ impl Evaluator {
     ) -> Result<Vec<Row>, EvalError> {
         let asked = |engine: &mut Engine| engine.eval_query(desugar::readable(query), false);
         let results = self.guarded(facts, std::mem::take(settled), asked);
-        if let Err(EvalError::Unanswered { .. }) = results {
-            *settled = builtin::take_settled();
-        }
+        keep_settled(results.as_ref().err(), settled);
         let results = results.map_err(|error| placed_in(query, error))?;
         let rows = results.result.into_iter().map(|row| {
             let expressions = row.expressions.into_iter().map(|expression| Answer {
@@ -376,6 +403,13 @@ impl Evaluator {
             return EvalError::Conflict { place: fault.place, message: fault.message };
         }
         EvalError::Rule { place: fault.place, message: fault.message }
+    }
+}
+
+/// Keeps what an evaluation that ended with a question has settled, for the next one of the same decision.
+fn keep_settled(error: Option<&EvalError>, settled: &mut Settled) {
+    if let Some(EvalError::Unanswered { .. }) = error {
+        *settled = builtin::take_settled();
     }
 }
 

@@ -309,4 +309,46 @@ mod tests {
         let fault = parse::parse("p.rego", text, RegoVersion::V0).unwrap_err();
         assert_eq!((fault.place.line, fault.place.column), (2, 21), "{fault}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_read_as_v0_panics(pieces in proptest::collection::vec(0..PIECES.len(), 0..40)) {
+            let text: String = pieces.iter().map(|piece| [PIECES[*piece], " "].concat()).collect();
+            drop(parse::parse("p.rego", &format!("package a\n{text}\n"), RegoVersion::V0));
+        }
+    }
+
+    const PIECES: &[&str] = &[
+        "p",
+        "x",
+        "q",
+        "\n",
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        ".",
+        "=",
+        ":=",
+        "\"s\"",
+        "1",
+        "if",
+        "contains",
+        "else",
+        "default",
+        "import",
+        "future.keywords",
+        "in",
+        "every",
+        "not",
+        "some",
+        "as",
+        ",",
+        "|",
+        "set(",
+        "true",
+        "+",
+    ];
 }

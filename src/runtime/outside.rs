@@ -22,7 +22,7 @@ use crate::config::model;
 use crate::contract::event::Outside as Told;
 use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing, Received, Trust};
 use crate::fetch::{ClientCertificate, TrustError};
-use crate::policy::http_send::{self, Keeping, Kind, Send};
+use crate::policy::http_send::{self, Keeping, Kind, Send, redirect};
 use crate::rego::outside::{Outside, Permitted, Question, Reply};
 use crate::upstream::resolve::Addresses;
 
@@ -258,9 +258,9 @@ impl Asker {
             Some((kept, false)) if kept.put_conditions(&mut request.headers) => Some(kept),
             Some((_, false)) | None => None,
         };
-        told.sends += 1;
         let permit = http.permits.acquire().await;
         let _permit = permit.map_err(|_| Failed::Unanswered(Kind::Internal, "shutting down".to_owned()))?;
+        told.sends += 1;
         let mut received = self.persist(http, send, request).await?;
         if let Some(stale) = stale
             && received.status == StatusCode::NOT_MODIFIED
@@ -292,7 +292,7 @@ impl Asker {
         for _ in 0..=REDIRECTS_MAX {
             http.check(&request)?;
             let received = exchanger.exchange(request.clone(), bytes_max).await.map_err(Failed::from)?;
-            let next = if send.follows { http_send::redirect(&request, &received) } else { None };
+            let next = if send.follows { redirect::redirect(&request, &received) } else { None };
             match next {
                 None => return Ok(received),
                 Some(Ok(next)) => request = next,

@@ -647,6 +647,12 @@ fn eval_asks_only_whom_its_arguments_allow() {
         format!("http.send({{\"method\": \"GET\", \"url\": \"{}\"}}).status_code", server.url("/json"));
     let ran = eval(&["--allow-http", &server.address.to_string(), "--query", &query]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "200\n"), "{}", ran.notes);
+    // Why it is undefined is found out without sending anything again.
+    let before = server.seen().len();
+    let query = query.replace("status_code", "nothing");
+    let ran = eval(&["--allow-http", &server.address.to_string(), "--query", &query]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "undefined\n"), "{}", ran.notes);
+    assert_eq!(server.seen().len(), before + 1);
     let ran = eval(&["--allow-http", "127.0.0.1:1"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.notes.contains("is not among the servers in `allow`"), "{}", ran.notes);
