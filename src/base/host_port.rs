@@ -36,7 +36,8 @@ impl HostPort {
         let host = without_brackets(url.host()?);
         let authority = url.authority()?;
         // A port that is none would be taken for the usual one.
-        let has_port = authority.as_str().rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+        let after_user = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let has_port = after_user.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
         let port = if has_port { authority.port_u16().filter(|port| *port > 0)? } else { usual };
         is_host(host).then(|| Self { host: spelled(host), port })
     }
