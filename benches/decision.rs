@@ -102,6 +102,7 @@ fn rules(program: &Program) -> Rules {
         response: None,
         budget: Duration::from_millis(50),
         contract: postern::contract::form::Contract::GatewayV1,
+        cache: 0,
     }
 }
 

@@ -61,6 +61,7 @@ pub(crate) struct Evidence {
     pub(crate) fail_open: bool,
     /// What the policy asked outside, as far as it got.
     pub(crate) outside: Outside,
+    pub(crate) remembered: bool,
     pub(crate) log: Log,
     /// Values of the headers that carry credentials, once the headers themselves have gone upstream.
     pub(crate) credentials: SmallVec<[HeaderValue; 1]>,
@@ -98,6 +99,7 @@ impl Evidence {
             limits: SmallVec::new(),
             fail_open: false,
             outside: Outside::default(),
+            remembered: false,
             log: Log::default(),
             credentials: SmallVec::new(),
             upstream: None,
@@ -145,6 +147,7 @@ impl Evidence {
         }
         if phase == Phase::Request || !matches!(ruling.decision, Ok(Decision::Allow(_))) {
             self.decided = Some(phase);
+            self.remembered = ruling.is_remembered;
             self.input.clone_from(&ruling.input);
             self.result.clone_from(&ruling.result);
             self.policy_error.clone_from(&ruling.error);
@@ -226,6 +229,7 @@ impl Exchange {
                 endpoint: endpoint.map(|endpoint| endpoint.authority()),
                 limits: &evidence.limits,
                 fail_open: evidence.fail_open,
+                remembered: evidence.remembered,
                 response_bytes: evidence.response_bytes,
                 aborted: !evidence.completed,
                 outside: evidence.outside,

@@ -10,6 +10,7 @@ use crate::contract::decision::{Decision, Phase};
 use crate::contract::form::{Contract, Inputs};
 use crate::contract::input::{self, InputBuilder, Selector};
 use crate::contract::reads::Reads;
+use crate::policy::cache::{Cache, Key};
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
 use crate::rego::input::{InputSource, below};
@@ -37,6 +38,10 @@ struct Question {
     inputs: Inputs,
     /// The single values its plan asks for; `None` where it needs the document.
     selectors: Option<Vec<Chosen>>,
+    /// Answers given before, where the same question has the same answer.
+    cache: Option<Cache>,
+    /// All that an answer depends on; `None` is the whole document.
+    depends_on: Option<Vec<Chosen>>,
     /// The answer, where it depends on nothing.
     constant: Option<Ruling>,
 }
@@ -76,6 +81,8 @@ pub struct Ruling {
     pub decision: Result<Decision, Failure>,
     /// Details of a failure, for the event.
     pub error: Option<String>,
+    /// Whether it is a decision made before, for the same reasons.
+    pub is_remembered: bool,
 }
 
 /// What a policy must know from outside before it can rule.
@@ -113,6 +120,8 @@ pub struct Rules {
     pub budget: Duration,
     /// What they are written for.
     pub contract: Contract,
+    /// Decisions remembered at the most, for each rule; 0 remembers none.
+    pub cache: usize,
 }
 
 // === impl Decider ===
@@ -164,9 +173,10 @@ impl Decider {
         keep: Keep,
         settled: &mut Settled,
     ) -> Result<Ruling, Box<Unanswered>> {
+        let Self { evaluator, request, response, contract, budget, .. } = self;
         let question = match phase {
-            Phase::Request => &self.request,
-            Phase::Response => match &self.response {
+            Phase::Request => request,
+            Phase::Response => match response {
                 Some(question) => question,
                 None => return Ok(Ruling::unasked()),
             },
@@ -174,18 +184,44 @@ impl Decider {
         if let Some(constant) = &question.constant {
             return Ok(constant.clone());
         }
-        let form = (self.contract, phase);
-        if keep == Keep::Nothing
-            && let (Inputs::Gateway(inputs), Some(chosen)) = (&question.inputs, &question.selectors)
-        {
-            let source = Values { inputs, chosen, facts };
-            let (now_ns, budget) = (now_ns(facts.time), self.budget);
-            let evaluated =
-                self.evaluator.evaluate_from(&question.entrypoint, &source, now_ns, budget, settled);
-            return ruling(None, evaluated, &question.entrypoint, form);
+        let Question { entrypoint, inputs, selectors, cache, depends_on, .. } = question;
+        let needs_document =
+            keep == Keep::Input || selectors.is_none() || cache.is_some() && depends_on.is_none();
+        let input = needs_document.then(|| inputs.build(facts));
+        let now_ns = now_ns(facts.time);
+        let mut decide = || {
+            let evaluated = match (&input, &*inputs, &*selectors) {
+                (None, Inputs::Gateway(inputs), Some(chosen)) => {
+                    let values = Values { inputs, chosen, facts };
+                    evaluator.evaluate_from(entrypoint, &values, now_ns, *budget, settled)
+                }
+                (input, ..) => {
+                    let input = input.clone().unwrap_or_else(|| inputs.build(facts));
+                    let facts = evaluator::Facts { input, now_ns, budget: *budget };
+                    evaluator.evaluate_settled(entrypoint, facts, settled)
+                }
+            };
+            ruling(evaluated, entrypoint, (*contract, phase))
+        };
+        let ruling = match cache {
+            None => decide(),
+            Some(cache) => {
+                let write = |key: &mut Key| match (&*inputs, &*depends_on) {
+                    (Inputs::Gateway(inputs), Some(chosen)) => {
+                        let values = Values { inputs, chosen, facts };
+                        (0..chosen.len()).for_each(|path| key.push(values.at(path).as_deref()));
+                    }
+                    _ => key.push(input.as_ref()),
+                };
+                // What asks outside is never remembered, so no question can come from here.
+                Ok(cache.answer(write, || decide().unwrap_or_else(|unanswered| unanswered.into_ruling())))
+            }
+        };
+        let input = input.filter(|_| keep == Keep::Input);
+        match ruling {
+            Ok(ruling) => Ok(Ruling { input, ..ruling }),
+            Err(unanswered) => Err(Box::new(unanswered.about(input))),
         }
-        let input = question.inputs.build(facts);
-        ask(&mut self.evaluator, &question.entrypoint, input, (facts.time, self.budget), form, settled)
     }
 }
 
@@ -235,8 +271,34 @@ impl Question {
             }
             (Inputs::Gateway(_) | Inputs::Envoy(_), _) => None,
         };
-        Self { entrypoint: entrypoint.clone(), inputs, selectors, constant }
+        let is_cached = constant.is_none() && rules.cache > 0 && is_repeatable(&footprint);
+        let cache = is_cached.then(|| Cache::new(rules.cache));
+        let depends_on = match &inputs {
+            Inputs::Gateway(inputs) => {
+                Some(paths_read(&footprint).map(|path| Chosen::new(inputs, &path)).collect())
+            }
+            Inputs::Envoy(_) => None,
+        };
+        Self { entrypoint: entrypoint.clone(), inputs, selectors, cache, depends_on, constant }
     }
+}
+
+/// Whether two requests can get the same answer for the same reasons: nothing that is read changes of its own accord, or
+/// is another for each request.
+fn is_repeatable(footprint: &Footprint) -> bool {
+    const UNIQUE: [&[&str]; 4] = [&["decision_id"], &["time"], &["request", "id"], &["source", "port"]];
+    !footprint.is_volatile() && !UNIQUE.iter().any(|path| footprint.touches(path))
+}
+
+/// The input paths of a footprint, each up to where any key may follow.
+fn paths_read(footprint: &Footprint) -> impl Iterator<Item = Vec<Value>> {
+    footprint.input().chain(footprint.present()).map(|path| {
+        let keys = path.iter().map_while(|segment| match segment {
+            Segment::Key(key) => Some(Value::from(key.as_str())),
+            Segment::Any => None,
+        });
+        keys.collect()
+    })
 }
 
 // === impl Chosen ===
@@ -266,7 +328,13 @@ impl InputSource for Values<'_> {
 
 impl Ruling {
     fn unasked() -> Self {
-        Self { input: None, result: None, decision: Ok(Decision::Allow(Box::default())), error: None }
+        Self {
+            input: None,
+            result: None,
+            decision: Ok(Decision::Allow(Box::default())),
+            error: None,
+            is_remembered: false,
+        }
     }
 }
 
@@ -276,6 +344,11 @@ impl Unanswered {
     /// The ruling if nobody answers: a failure.
     pub fn into_ruling(self) -> Ruling {
         self.failed
+    }
+
+    /// The same with the input that the policy was asked about, where it is kept.
+    fn about(self, input: Option<Value>) -> Self {
+        Self { failed: Ruling { input, ..self.failed }, ..self }
     }
 }
 
@@ -321,7 +394,8 @@ fn ask(
 ) -> Result<Ruling, Box<Unanswered>> {
     let facts = evaluator::Facts { input: input.clone(), now_ns: now_ns(now), budget };
     let evaluated = evaluator.evaluate_settled(entrypoint, facts, settled);
-    ruling(Some(input), evaluated, entrypoint, form)
+    let ruling = ruling(evaluated, entrypoint, form);
+    ruling.map(|ruling| Ruling { input: Some(input), ..ruling })
 }
 
 fn now_ns(now: Duration) -> i64 {
@@ -330,7 +404,6 @@ fn now_ns(now: Duration) -> i64 {
 
 /// What an evaluation means.
 fn ruling(
-    input: Option<Value>,
     evaluated: Result<Option<Value>, EvalError>,
     entrypoint: &Entrypoint,
     (contract, phase): (Contract, Phase),
@@ -338,7 +411,8 @@ fn ruling(
     let (result, decision, error) = match evaluated {
         Err(error) => {
             let decision = Err(Failure::from(&error));
-            let ruling = Ruling { input, result: None, decision, error: Some(error.to_string()) };
+            let message = Some(error.to_string());
+            let ruling = Ruling { input: None, result: None, decision, error: message, is_remembered: false };
             let EvalError::Unanswered { question, .. } = error else { return Ok(ruling) };
             return Err(Box::new(Unanswered { question: *question, failed: ruling }));
         }
@@ -351,7 +425,7 @@ fn ruling(
             Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
         },
     };
-    Ok(Ruling { input, result, decision, error })
+    Ok(Ruling { input: None, result, decision, error, is_remembered: false })
 }
 
 /// What an entry point reads of its input.

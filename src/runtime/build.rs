@@ -290,7 +290,7 @@ fn build_policy(
         decision_path,
         response_path,
         program,
-        rules: Rules { decision, response, budget: policy.budget, contract },
+        rules: Rules { decision, response, budget: policy.budget, contract, cache: policy.decision_cache },
         outbound: outbound.map(Arc::new),
         on_error: policy.on_error,
     })
