@@ -19,6 +19,7 @@ use super::{
     annotation::Annotations,
     desugar::is_keyword,
     fault::Fault,
+    outside::Permitted,
     parse::{Kind, Parsed, Token},
     tree::{
         Body, Branch, Callee, DocumentPath, Extent, Lift, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
@@ -26,8 +27,8 @@ use super::{
     },
 };
 
-/// Resolves all modules of a program together.
-pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
+/// Resolves all modules of a program together. Only `permitted` built-ins may ask outside.
+pub(crate) fn lower(modules: Vec<Parsed>, permitted: Permitted) -> Lowered {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let names = Names::gather(&modules, &mut faults);
@@ -39,6 +40,7 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
         let mut lowering = Lowering {
             names: &names,
             annotations: &annotations,
+            permitted,
             parsed: &parsed,
             module: id,
             rule_at: 0,
@@ -157,6 +159,7 @@ enum Position {
 struct Lowering<'a> {
     names: &'a Names,
     annotations: &'a Annotations,
+    permitted: Permitted,
     parsed: &'a Parsed,
     module: ModuleId,
     /// The position in its module of the rule at hand, and its path.

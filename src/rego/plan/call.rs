@@ -209,6 +209,7 @@ fn failed(error: CallError, place: &Place) -> EvalError {
     match error {
         CallError::Refused(message) => EvalError::LimitExceeded { message },
         CallError::Failed(message) => EvalError::Rule { place: place.clone(), message },
+        CallError::Unanswered(question) => EvalError::Unanswered { place: place.clone(), question },
     }
 }
 
