@@ -15,6 +15,7 @@ use jsonwebtoken::Algorithm;
 use crate::base::net::NetworkSet;
 use crate::base::path::PathRules;
 use crate::base::secret::Secret;
+use crate::base::share::Share;
 use crate::base::size::ByteLimit;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
@@ -357,6 +358,32 @@ pub struct Policy {
     pub self_test: bool,
     /// The form of its input and result.
     pub contract: PolicyContract,
+    /// The interpreter evaluates all, for diagnosis.
+    pub interpreted: bool,
+    /// Decisions that are made again on the interpreter and compared.
+    pub verify: Sampling,
+    /// A candidate that is evaluated beside it.
+    pub shadow: Option<Shadow>,
+}
+
+/// How often and at what cost something is done beside the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// The share of decisions.
+    pub sample: Share,
+    /// The time it may take, as a share of one processor.
+    pub budget: Share,
+}
+
+/// A candidate policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadow {
+    /// Where its bundle comes from.
+    pub bundle: PathBuf,
+    /// As it is written in the file, for messages.
+    pub shown: String,
+    /// How often it is evaluated, and at what cost.
+    pub sampling: Sampling,
 }
 
 /// What a policy is written for.
@@ -553,6 +580,17 @@ pub struct Telemetry {
 pub struct Admin {
     /// Loopback only.
     pub address: SocketAddr,
+    /// Decisions of each worker that are kept to be explained; none without it.
+    pub explain: Option<Recent>,
+}
+
+/// Bounds of the recent decisions that a worker keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// Decisions.
+    pub count: usize,
+    /// Bytes of their events.
+    pub bytes: ByteLimit,
 }
 
 /// Reload behaviour.

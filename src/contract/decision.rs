@@ -67,7 +67,7 @@ pub enum Body {
 }
 
 /// Changes to the request on its way to the upstream.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct UpstreamEdits {
     /// Another upstream than the API's.
     pub name: Option<String>,
@@ -84,7 +84,7 @@ pub struct UpstreamEdits {
 }
 
 /// Changes to a header section.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeaderEdits {
     /// Removed first.
     pub remove: Vec<HeaderName>,
@@ -106,7 +106,7 @@ pub struct LimitSpec {
 }
 
 /// How a decision is logged.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Log {
     /// How much.
     pub level: LogLevel,

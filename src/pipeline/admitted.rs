@@ -17,6 +17,7 @@ use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::UpstreamRequestBody;
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
+use crate::runtime::beside::outbox::Offer;
 
 /// A request that the policy has allowed.
 ///
@@ -36,6 +37,8 @@ pub(crate) struct Asked {
     pub(crate) target: Target,
     pub(crate) identity: std::sync::Arc<Identity>,
     pub(crate) facts: BodyFacts,
+    /// Bytes of the body, where it was read.
+    pub(crate) body_bytes: usize,
 }
 
 // === impl Admitted ===
@@ -53,7 +56,13 @@ impl Inspected {
     /// Asks the policy.
     pub(crate) fn decide(self) -> Result<Admitted, Reject> {
         let Self { mut exchange, from, target, identity, facts, body } = self;
-        let asked = Asked { from, target, identity, facts };
+        let body_bytes = match &body {
+            UpstreamRequestBody::Whole(Some(bytes)) => bytes.len(),
+            UpstreamRequestBody::Whole(None)
+            | UpstreamRequestBody::Empty
+            | UpstreamRequestBody::Stream(_) => 0,
+        };
+        let asked = Asked { from, target, identity, facts, body_bytes };
         match ask(&mut exchange, &asked, None) {
             Ok(obligations) => Ok(Admitted { exchange, asked, body, obligations }),
             Err(cause) => Err(Reject::new(exchange, cause)),
@@ -92,7 +101,13 @@ pub(crate) fn ask(
         response,
     };
     let ruling = decider.borrow_mut().decide(&facts, phase);
-    exchange.evidence.timings.policy_us += micros(started.elapsed());
+    let took = started.elapsed();
+    if let Some(lookout) = local.lookout(api.policy) {
+        let (api, route, body_bytes, now) = (&api.name, &route.name, asked.body_bytes, started.into_std());
+        let offer = Offer { facts: &facts, phase, ruling: &ruling, api, route, body_bytes, now };
+        exchange.worker.outbox.offer(lookout, &offer, &exchange.worker.metrics);
+    }
+    exchange.evidence.timings.policy_us += micros(took);
     exchange.evidence.ruled(phase, &ruling);
     let fail_open = ruling.decision.is_err() && policy.on_error == OnError::Allow;
     exchange.count_decision(api.policy, &ruling.decision, fail_open);

@@ -229,7 +229,8 @@ impl Exchange {
             credential_headers: api.map(|api| &*api.credential_headers).unwrap_or_default(),
         };
         if evidence.log.level != LogLevel::None {
-            self.worker.recorder.record(&event, &runtime.labels);
+            let built = policy.map(|(policy, _)| policy.built);
+            self.worker.recorder.record(&event, &runtime.labels, built);
         }
     }
 

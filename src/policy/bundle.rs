@@ -11,7 +11,7 @@ mod files;
 pub mod pack;
 pub mod signature;
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use aws_lc_rs::digest;
 use regorus::Value;
@@ -41,7 +41,7 @@ pub enum Purpose<'a> {
 }
 
 /// Modules and data as they were read, not yet compiled.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Bundle {
     /// The manifest's revision, or else a short hash of the content.
     pub revision: String,
@@ -53,6 +53,8 @@ pub struct Bundle {
     pub case_files: Vec<CaseFile>,
     /// The merged base documents.
     pub data: Value,
+    /// Tells contents apart, as a revision need not: a hash of all files.
+    pub digest: [u8; 32],
 }
 
 /// One file of cases.
@@ -62,6 +64,13 @@ pub struct CaseFile {
     pub path: String,
     /// Its text, YAML.
     pub text: String,
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Data may be confidential.
+        f.debug_struct("Bundle").field("revision", &self.revision).finish_non_exhaustive()
+    }
 }
 
 impl Bundle {
@@ -313,10 +322,10 @@ impl<'a> Reader<'a> {
         if !self.faults.is_empty() {
             return Err(self.faults.into());
         }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.hash.finish().as_ref());
         let revision = if self.revisions.is_empty() {
-            let digest = self.hash.finish();
-            let start =
-                digest.as_ref().iter().take(6).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
+            let start = digest.iter().take(6).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
             format!("{start:012x}")
         } else {
             self.revisions.join("+")
@@ -327,6 +336,7 @@ impl<'a> Reader<'a> {
             tests: self.tests,
             case_files: self.case_files,
             data: self.documents.into_data(),
+            digest,
         })
     }
 }

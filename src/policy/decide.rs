@@ -127,6 +127,17 @@ impl Decider {
         let budget = self.budget;
         ask(&mut self.evaluator, &question.entrypoint, input, facts.time, budget, (self.contract, phase))
     }
+
+    /// Asks about an input that was built before, for facts that are gone.
+    pub fn answer(&mut self, input: Value, time: Duration, phase: Phase) -> Ruling {
+        let question = match (phase, &self.response) {
+            (Phase::Request, _) => &self.request,
+            (Phase::Response, Some(question)) => question,
+            (Phase::Response, None) => return Ruling::unasked(),
+        };
+        let form = (self.contract, phase);
+        ask(&mut self.evaluator, &question.entrypoint, input, time, self.budget, form)
+    }
 }
 
 /// The one answer of an entry point that depends on nothing but the program; `None` where a request has a say.

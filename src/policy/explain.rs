@@ -4,6 +4,8 @@
 //! condition at which each stopped, and under `not` the rules that hold. What is followed is evaluated again by probes,
 //! rules generated beside the policy, so that the explanation is what the engine says and not what it might have done.
 
+pub mod render;
+
 use std::collections::BTreeSet;
 
 use regorus::Value;
@@ -361,6 +363,7 @@ mod tests {
             tests: Vec::new(),
             case_files: Vec::new(),
             data: Value::from_json_str(r#"{"methods": {"reader": ["GET"]}}"#).unwrap(),
+            digest: [0; 32],
         };
         let program = bundle.compile(Options::default()).unwrap();
         let input = Value::from_json_str(input).unwrap();

@@ -313,6 +313,7 @@ mod tests {
             tests,
             case_files: Vec::new(),
             data: Value::from_json_str(r#"{"limits": {"gold": 10}}"#).unwrap(),
+            digest: [0; 32],
         }
     }
 

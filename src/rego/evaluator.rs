@@ -168,11 +168,7 @@ impl Evaluator {
     }
 
     /// Evaluates an entry point on the interpreter, whatever plans there are.
-    pub(crate) fn interpret(
-        &mut self,
-        entrypoint: &Entrypoint,
-        facts: Facts,
-    ) -> Result<Option<Value>, EvalError> {
+    pub fn interpret(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
         let name = entrypoint.name().to_owned();
         let value = self.guarded(facts, |engine| {
             if entrypoint.is_rule() {

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::telemetry::metrics::{
-    ACCEPTED, CLOSED, ConnectionRefusal, DecisionKind, HANDSHAKES_FAILED, HANDSHAKES_OK, Metrics, RETRIES,
-    STATUS_CLASSES, Stage, UpstreamOutcome,
+    ACCEPTED, CLOSED, Comparison, ConnectionRefusal, DecisionKind, Direction, HANDSHAKES_FAILED,
+    HANDSHAKES_OK, Metrics, RETRIES, STATUS_CLASSES, Stage, Unshadowed, UpstreamOutcome,
 };
 use crate::telemetry::shard::{BUCKETS_US, HistogramSums, Rows};
 
@@ -62,6 +62,7 @@ pub fn render(metrics: &Metrics, samples: &Samples) -> String {
     render_process(metrics, samples, &mut text);
     render_requests(metrics, &mut text);
     render_policy(metrics, &mut text);
+    render_shadows(metrics, &mut text);
     render_bundles(&samples.bundles, &mut text);
     render_listeners(metrics, &mut text);
     render_upstreams(metrics, &mut text);
@@ -140,6 +141,53 @@ fn render_policy(metrics: &Metrics, text: &mut Exposition) {
         let sums = sum(row, shards.iter().map(|shard| &shard.decisions));
         for (kind, count) in DecisionKind::ALL.iter().zip(sums) {
             text.sample(name, &[("policy", policy), ("kind", kind.as_str())], count);
+        }
+    }
+}
+
+fn render_shadows(metrics: &Metrics, text: &mut Exposition) {
+    let (names, shards) = (metrics.names(), metrics.shards());
+    let name = "postern_shadow_decisions_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Decisions of candidate policies, by how they differ from those in force.",
+    );
+    for (row, [policy, api, route]) in names.shadows.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.shadows));
+        for (direction, count) in Direction::ALL.iter().zip(sums) {
+            let labels =
+                [("policy", &**policy), ("api", api), ("route", route), ("direction", direction.as_str())];
+            text.sample(name, &labels, count);
+        }
+    }
+    let name = "postern_shadow_skipped_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Decisions for which the candidate policy was not evaluated, by reason.",
+    );
+    for (row, policy) in names.policies.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.unshadowed));
+        for (reason, count) in Unshadowed::ALL.iter().zip(sums).filter(|(_, count)| *count > 0) {
+            text.sample(name, &[("policy", policy), ("reason", reason.as_str())], count);
+        }
+    }
+    let name = "postern_policy_engine_comparisons_total";
+    let help =
+        "Answers of decision plans that the interpreter was asked for too, at load and of live decisions.";
+    text.family(name, Kind::Counter, help);
+    for (policy, counts) in &names.verified {
+        for (result, count) in [Comparison::Same, Comparison::Different].iter().zip(counts) {
+            let labels = [("policy", &**policy), ("when", "load"), ("result", result.as_str())];
+            text.sample(name, &labels, *count);
+        }
+    }
+    for (row, policy) in names.policies.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.comparisons));
+        for (result, count) in Comparison::ALL.iter().zip(sums) {
+            let labels = [("policy", &**policy), ("when", "live"), ("result", result.as_str())];
+            text.sample(name, &labels, count);
         }
     }
 }

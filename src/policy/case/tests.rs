@@ -23,6 +23,7 @@ fn run_text(policy: &str, cases: &str, options: &TestOptions) -> Result<Run, Bun
         tests: Vec::new(),
         case_files: vec![CaseFile { path: "p.case.yaml".into(), text: cases.into() }],
         data: Value::from_json_str(r#"{"reasons": {"test": "x", "r": "y"}}"#).unwrap(),
+        digest: [0; 32],
     };
     run(&bundle, options)
 }
