@@ -117,7 +117,7 @@ mod tests {
         let decision_id = DecisionIds::new().next(Duration::ZERO);
         let mut record = Record {
             decision_id,
-            timestamp: Duration::from_secs(1_800_000_000),
+            timestamp: Duration::from_hours(500_000),
             policy: "main",
             revision: "r\"2",
             path: "gateway/decision",

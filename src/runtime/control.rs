@@ -332,8 +332,8 @@ fn read(path: &Path, environment: Environment) -> Result<(Config, Watched), Buil
 fn count(shared: &Shared, runtime: &Runtime) {
     let policies = runtime.policies.iter().map(|policy| (&*policy.name, policy.revision.as_str()));
     shared.metrics.reloaded(&runtime.config.revision, policies);
-    for policy in &runtime.policies {
+    shared.metrics.verified(runtime.policies.iter().map(|policy| {
         let Verification { asked, differing, .. } = &policy.verification;
-        shared.metrics.verified(&policy.name, asked.saturating_sub(*differing), *differing);
-    }
+        (&*policy.name, [asked.saturating_sub(*differing), *differing])
+    }));
 }

@@ -266,10 +266,12 @@ impl ExplainOptions {
             Explained::Refused(refused) => render::refused_document(refused),
             Explained::Decided { explanation, .. } => render::document(explanation, redacted),
         };
-        document["decision_id"] = json!(id);
-        if let Explained::Decided { revision, missing, .. } = explained {
-            document["revision"] = json!(revision);
-            document["missing"] = json!(missing);
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("decision_id".to_owned(), json!(id));
+            if let Explained::Decided { revision, missing, .. } = explained {
+                fields.insert("revision".to_owned(), json!(revision));
+                fields.insert("missing".to_owned(), json!(missing));
+            }
         }
         json_body(StatusCode::OK, &document)
     }

@@ -69,24 +69,25 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
 
 /// A policy in force, and what is evaluated beside it.
 fn policy(shared: &Shared, policy: &Policy) -> Json {
-    let mut shown = json!({"revision": policy.revision, "decision": policy.decision_path});
-    if let Some(promotion) = &policy.promoted {
-        shown["promoted"] = json!({
+    let promoted = policy.promoted.as_ref().map(|promotion| {
+        json!({
             "bundle": promotion.shown,
             "at": time(promotion.at),
             "former_revision": promotion.former_revision,
             "until": "the policy's own bundle changes, or the gateway is started anew",
-        });
-    }
-    shown["engine"] = engine(policy);
-    match &policy.shadow {
-        None => {}
-        Some(Shadow::Refused { shown: bundle, errors }) => {
-            shown["shadow"] = json!({"state": "refused", "bundle": bundle, "errors": errors});
-        }
-        Some(Shadow::Loaded(candidate)) => shown["shadow"] = shadow(shared, policy, candidate),
-    }
-    shown
+        })
+    });
+    let shadow = policy.shadow.as_ref().map(|shadow| match shadow {
+        Shadow::Refused { shown, errors } => json!({"state": "refused", "bundle": shown, "errors": errors}),
+        Shadow::Loaded(candidate) => self::shadow(shared, policy, candidate),
+    });
+    json!({
+        "revision": policy.revision,
+        "decision": policy.decision_path,
+        "promoted": promoted,
+        "engine": engine(policy),
+        "shadow": shadow,
+    })
 }
 
 /// Which engine decides, and whether the other one agrees.

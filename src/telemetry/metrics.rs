@@ -239,7 +239,7 @@ pub(super) struct Names {
     pub(super) upstreams: Vec<Arc<str>>,
     /// Policy, API and route of candidates' decisions.
     pub(super) shadows: Vec<[Arc<str>; 3]>,
-    /// What came of comparing engines when policies were loaded: inputs on which they are the same, and differ.
+    /// Policies in force, and inputs on which their engines were the same, and differed, when they were loaded.
     pub(super) verified: Vec<(Arc<str>, [u64; 2])>,
     pub(super) sinks: Vec<Arc<SinkMetrics>>,
     /// Revision of the configuration in force.
@@ -347,16 +347,11 @@ impl Metrics {
         ShadowSeries(known.unwrap_or_else(|| register(series, [policy, api, route].map(Arc::from), overflow)))
     }
 
-    /// Counts what came of comparing the engines of `policy` when it was loaded.
-    pub fn verified(&self, policy: &str, same: u64, different: u64) {
-        let counts = &mut lock(&self.names).verified;
-        match counts.iter_mut().find(|(known, _)| &**known == policy) {
-            Some((_, [all_same, all_different])) => {
-                *all_same += same;
-                *all_different += different;
-            }
-            None => counts.push((policy.into(), [same, different])),
-        }
+    /// Notes what came of comparing the engines when each policy in force was loaded: its name, and inputs on which they are
+    /// the same, and differ.
+    pub fn verified<'a>(&self, policies: impl IntoIterator<Item = (&'a str, [u64; 2])>) {
+        let policies = policies.into_iter().map(|(policy, counts)| (policy.into(), counts));
+        lock(&self.names).verified = policies.collect();
     }
 
     /// Decisions for which the candidate of `policy` was not evaluated, in the order of [`Unshadowed::ALL`].

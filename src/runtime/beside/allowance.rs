@@ -72,7 +72,7 @@ mod tests {
         assert!(allowance.is_open(start));
         allowance.spend(start, Duration::from_millis(50));
         assert!(!allowance.is_open(start + Duration::from_millis(3_999)));
-        assert!(allowance.is_open(start + Duration::from_millis(4_000)));
+        assert!(allowance.is_open(start + Duration::from_secs(4)));
     }
 
     #[test]

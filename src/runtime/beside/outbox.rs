@@ -19,7 +19,7 @@ use crate::contract::request::BodyFacts;
 use crate::policy::decide::Ruling;
 use crate::policy::divergence::Decided;
 use crate::runtime::beside::candidate::{Candidate, Shadow, Verifier};
-use crate::runtime::beside::queue::{Queue, Task, Work};
+use crate::runtime::beside::queue::{Queue, Task, Weighed, Work};
 use crate::runtime::snapshot::Policy;
 use crate::telemetry::metrics::{PolicyId, Unshadowed, WorkerMetrics};
 
@@ -74,7 +74,7 @@ pub struct Offer<'a> {
 #[derive(Debug)]
 pub struct Outbox {
     queue: Arc<Queue>,
-    tasks: RefCell<Vec<Task>>,
+    tasks: RefCell<Vec<Weighed<Task>>>,
     bytes: Cell<usize>,
     due: Cell<bool>,
     first: Notify,
@@ -111,7 +111,7 @@ impl Shadowing {
         }
     }
 
-    fn task(&self, offer: &Offer<'_>, draw: u32, series: PolicyId) -> Result<Task, Unshadowed> {
+    fn task(&self, offer: &Offer<'_>, draw: u32, series: PolicyId) -> Result<Weighed<Task>, Unshadowed> {
         let Offer { facts, phase, .. } = offer;
         if !self.candidate.sampling.sample.takes(draw) {
             return Err(Unshadowed::Sample);
@@ -143,25 +143,25 @@ impl Shadowing {
 
 impl Offer<'_> {
     /// A task about this decision, with the input it was decided on.
-    fn verification(&self, verifier: &Arc<Verifier>, series: PolicyId) -> Option<Task> {
+    fn verification(&self, verifier: &Arc<Verifier>, series: PolicyId) -> Option<Weighed<Task>> {
         let input = self.ruling.input.clone()?;
         let work = Work::Verify(Arc::clone(verifier));
         Some(self.task(work, input, series, self.body_bytes))
     }
 
-    fn task(&self, work: Work, input: Value, series: PolicyId, body_bytes: usize) -> Task {
+    fn task(&self, work: Work, input: Value, series: PolicyId, body_bytes: usize) -> Weighed<Task> {
         let head = self.facts.head;
         let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let text = headers + head.path.as_str().len() + head.query.as_ref().map_or(0, String::len);
-        Task {
+        let item = Task {
             work,
             decided: Decided::new(self.facts.decision_id, self.facts.time, self.phase, self.ruling),
             input,
             api: Arc::clone(self.api),
             route: Arc::clone(self.route),
             series,
-            bytes: INPUT_BYTES + 2 * text + BODY_FACTOR.saturating_mul(body_bytes),
-        }
+        };
+        Weighed { item, bytes: INPUT_BYTES + 2 * text + BODY_FACTOR.saturating_mul(body_bytes) }
     }
 }
 
@@ -198,7 +198,7 @@ impl Outbox {
         }
     }
 
-    fn push(&self, task: Task, metrics: &WorkerMetrics) {
+    fn push(&self, task: Weighed<Task>, metrics: &WorkerMetrics) {
         self.bytes.set(self.bytes.get().saturating_add(task.bytes));
         let mut tasks = self.tasks.borrow_mut();
         tasks.push(task);
@@ -228,8 +228,8 @@ impl Outbox {
         let mut tasks = self.tasks.borrow_mut();
         self.queue.push(&mut tasks);
         for refused in tasks.drain(..) {
-            match refused.work {
-                Work::Shadow(_) => metrics.unshadowed(refused.series, Unshadowed::QueueFull),
+            match refused.item.work {
+                Work::Shadow(_) => metrics.unshadowed(refused.item.series, Unshadowed::QueueFull),
                 // A sample that is smaller by one says the same.
                 Work::Verify(_) => {}
             }

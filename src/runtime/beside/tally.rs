@@ -81,12 +81,12 @@ impl Tally {
     pub(super) fn note(&self, seen: Seen, spent: Duration) {
         let mut counts = self.lock();
         let direction = seen.divergence.direction as usize;
-        counts.all.iter_mut().nth(direction).into_iter().for_each(|count| *count += 1);
+        count_one(&mut counts.all, direction);
         counts.spent += spent;
         let route = (seen.api.clone(), seen.route.clone());
         if counts.routes.len() < ROUTES_MAX || counts.routes.contains_key(&route) {
             let of_route = counts.routes.entry(route).or_default();
-            of_route.iter_mut().nth(direction).into_iter().for_each(|count| *count += 1);
+            count_one(of_route, direction);
         }
         if seen.divergence.direction != Direction::Same {
             counts.recent.truncate(RECENT_MAX - 1);
@@ -112,7 +112,7 @@ impl Verified {
 
     pub(super) fn note(&self, decision_id: DecisionId, comparison: Comparison) {
         let mut verifications = self.lock();
-        verifications.counts.iter_mut().nth(comparison as usize).into_iter().for_each(|count| *count += 1);
+        count_one(&mut verifications.counts, comparison as usize);
         if comparison == Comparison::Different {
             verifications.last = Some(decision_id);
         }
@@ -120,5 +120,11 @@ impl Verified {
 
     fn lock(&self) -> MutexGuard<'_, Verifications> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count_one(counts: &mut [u64], index: usize) {
+    if let Some(count) = counts.get_mut(index) {
+        *count += 1;
     }
 }
