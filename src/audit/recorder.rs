@@ -49,6 +49,11 @@ impl Recorder {
         }
     }
 
+    /// Whether anything is recorded at all.
+    pub fn is_in_use(&self) -> bool {
+        self.recent.is_some() || !self.log.is_empty()
+    }
+
     /// Records `event`, unless its level is none, or there is neither a sink nor a ring that it is kept in. `policy` is the
     /// building of the policy that decided.
     pub fn record(&self, event: &Event<'_>, labels: &EncodedLabels, policy: Option<u64>) {

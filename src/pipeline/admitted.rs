@@ -17,6 +17,7 @@ use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::UpstreamRequestBody;
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
+use crate::policy::decide::Keep;
 use crate::runtime::beside::outbox::Offer;
 
 /// A request that the policy has allowed.
@@ -100,7 +101,8 @@ pub(crate) fn ask(
         identity: &asked.identity,
         response,
     };
-    let ruling = decider.borrow_mut().decide(&facts, phase);
+    let keep = if exchange.is_recorded() { Keep::Input } else { Keep::Nothing };
+    let ruling = decider.borrow_mut().decide(&facts, phase, keep);
     let took = started.elapsed();
     if let Some(lookout) = local.lookout(api.policy) {
         let (api, route, body_bytes, now) = (&api.name, &route.name, asked.body_bytes, started.into_std());

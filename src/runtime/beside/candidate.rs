@@ -57,6 +57,10 @@ pub struct Verifier {
     pub allowance: Arc<Allowance>,
     /// What came of it.
     pub verified: Arc<Verified>,
+    /// What it reads of a request.
+    pub request: Reads,
+    /// What it reads of a response.
+    pub response: Option<Reads>,
     /// Whether decisions about requests, and about responses, come from a plan and can be repeated.
     comparable: [bool; 2],
 }
@@ -98,7 +102,10 @@ impl Verifier {
     /// What verifies `policy`; `None` where nothing of it can be.
     pub fn new(policy: &Policy, sampling: Sampling, former: Option<&Self>) -> Option<Self> {
         let comparable = |entrypoint: &Entrypoint| {
-            policy.program.is_planned(entrypoint) && !policy.program.footprint(entrypoint).is_left_to_chance()
+            let footprint = policy.program.footprint(entrypoint);
+            // What is the same for all inputs was compared at load.
+            let varies = !footprint.is_constant() && !footprint.is_left_to_chance();
+            policy.program.is_planned(entrypoint) && varies
         };
         let comparable =
             [comparable(&policy.rules.decision), policy.rules.response.as_ref().is_some_and(comparable)];
@@ -110,6 +117,12 @@ impl Verifier {
             policy: policy.alone(),
             sampling,
             allowance: Arc::new(Allowance::new(sampling.budget)),
+            request: decide::reads(&policy.program.footprint(&policy.rules.decision)),
+            response: policy
+                .rules
+                .response
+                .as_ref()
+                .map(|rule| decide::reads(&policy.program.footprint(rule))),
             verified: former.map_or_else(Arc::default, |former| Arc::clone(&former.verified)),
             comparable,
         })

@@ -39,7 +39,15 @@ const BODY_FACTOR: usize = 8;
 pub struct Lookout {
     series: PolicyId,
     shadow: Option<Shadowing>,
-    verifier: Option<Arc<Verifier>>,
+    verifier: Option<Verifying>,
+}
+
+/// A policy on the interpreter, and the worker's own builders of its inputs.
+#[derive(Debug)]
+struct Verifying {
+    verifier: Arc<Verifier>,
+    request: Inputs,
+    response: Option<Inputs>,
 }
 
 /// A candidate, and the worker's own builders of its inputs.
@@ -91,7 +99,7 @@ impl Lookout {
             }
             Some(Shadow::Loaded(_) | Shadow::Refused { .. }) | None => None,
         };
-        let verifier = policy.verifier.clone();
+        let verifier = policy.verifier.as_ref().map(Verifying::new);
         (shadow.is_some() || verifier.is_some()).then_some(Self { series, shadow, verifier })
     }
 }
@@ -139,16 +147,38 @@ impl Shadowing {
     }
 }
 
+// === impl Verifying ===
+
+impl Verifying {
+    fn new(verifier: &Arc<Verifier>) -> Self {
+        let contract = verifier.policy.rules.contract;
+        Self {
+            request: contract.inputs(&verifier.request),
+            response: verifier.response.as_ref().map(|reads| contract.inputs(reads)),
+            verifier: Arc::clone(verifier),
+        }
+    }
+
+    fn task(&self, offer: &Offer<'_>, draw: u32, series: PolicyId) -> Option<Weighed<Task>> {
+        let Self { verifier, request, response } = self;
+        let taken = verifier.sampling.sample.takes(draw)
+            && verifier.compares(offer.phase)
+            && verifier.allowance.is_open(offer.now);
+        let inputs = match (offer.phase, response) {
+            _ if !taken => return None,
+            (Phase::Request, _) => request,
+            (Phase::Response, Some(response)) => response,
+            (Phase::Response, None) => return None,
+        };
+        // A plan may have decided without one.
+        let input = offer.ruling.input.clone().unwrap_or_else(|| inputs.build(offer.facts));
+        Some(offer.task(Work::Verify(Arc::clone(verifier)), input, series, offer.body_bytes))
+    }
+}
+
 // === impl Offer ===
 
 impl Offer<'_> {
-    /// A task about this decision, with the input it was decided on.
-    fn verification(&self, verifier: &Arc<Verifier>, series: PolicyId) -> Option<Weighed<Task>> {
-        let input = self.ruling.input.clone()?;
-        let work = Work::Verify(Arc::clone(verifier));
-        Some(self.task(work, input, series, self.body_bytes))
-    }
-
     fn task(&self, work: Work, input: Value, series: PolicyId, body_bytes: usize) -> Weighed<Task> {
         let head = self.facts.head;
         let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -188,11 +218,9 @@ impl Outbox {
                 Err(why) => metrics.unshadowed(lookout.series, why),
             }
         }
-        if let Some(verifier) = &lookout.verifier
-            && verifier.sampling.sample.takes(draw.reverse_bits())
-            && verifier.compares(offer.phase)
-            && verifier.allowance.is_open(offer.now)
-            && let Some(task) = offer.verification(verifier, lookout.series)
+        let verifier = lookout.verifier.as_ref();
+        if let Some(task) =
+            verifier.and_then(|verifier| verifier.task(offer, draw.reverse_bits(), lookout.series))
         {
             self.push(task, metrics);
         }
