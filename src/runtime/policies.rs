@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use regorus::Value;
 
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
@@ -76,7 +77,7 @@ pub(super) fn one(
 ) -> Option<Policy> {
     let options = Options { engine: engine(policy), ..options.clone() };
     let configured = Arc::new(load(policy, archive, faults)?);
-    let promoted = former.and_then(|former| still_promoted(former, &configured));
+    let promoted = former.and_then(|former| still_promoted(former, policy, &configured));
     let bundle = promoted.map_or(configured, |(bundle, _)| Arc::clone(bundle));
     let mut built = compile(policy, bundle, &options, faults)?;
     built.archive = archive.cloned();
@@ -88,18 +89,37 @@ pub(super) fn one(
     Some(built)
 }
 
-/// A promotion holds until the configured bundle changes: whoever changes that means it to be in force.
+/// A promotion holds until the configured bundle changes: whoever changes that means it to be in force. It ends as well where
+/// others must have signed now, for its signature cannot be looked at again.
 fn still_promoted<'a>(
     former: &'a Policy,
+    policy: &model::Policy,
     configured: &Bundle,
 ) -> Option<(&'a Arc<Bundle>, &'a Arc<Promotion>)> {
     let promotion = former.promoted.as_ref()?;
-    if promotion.instead_of == configured.digest {
+    if promotion.instead_of == configured.digest && former.signers == signers(policy) {
         return Some((&former.bundle, promotion));
     }
     let (from, revision) = (&*promotion.shown, &*configured.revision);
-    tracing::info!(policy.id = %former.name, promoted = from, policy.revision = revision, "Promotion ends, the policy's own bundle has changed");
+    tracing::info!(policy.id = %former.name, promoted = from, policy.revision = revision, "Promotion ends, the policy's own bundle or its signers have changed");
     None
+}
+
+/// A digest of who may have signed, with the keys as their files are now.
+fn signers(policy: &model::Policy) -> Option<[u8; 32]> {
+    let signing = policy.signing.as_ref()?;
+    let mut hash = digest::Context::new(&digest::SHA256);
+    // With its field names and quotes it says one thing only; the keys themselves are not in it.
+    hash.update(format!("{signing:?}").as_bytes());
+    for key in &signing.keys {
+        // Who cannot be read is a fault, elsewhere.
+        let text = std::fs::read(&key.file).unwrap_or_default();
+        hash.update(&(text.len() as u64).to_be_bytes());
+        hash.update(&text);
+    }
+    let mut signers = [0; 32];
+    signers.copy_from_slice(hash.finish().as_ref());
+    Some(signers)
 }
 
 /// The candidate beside `in_force`.
@@ -231,6 +251,7 @@ fn compile(
         on_error: policy.on_error,
         built: BUILT.fetch_add(1, Ordering::Relaxed),
         bundle,
+        signers: signers(policy),
         verification,
         promoted: None,
         shadow: None,

@@ -117,6 +117,8 @@ pub struct Policy {
     pub built: u64,
     /// What it was compiled from.
     pub bundle: Arc<Bundle>,
+    /// Tells apart who may have signed it, by their keys; `None` where nobody must have.
+    pub signers: Option<[u8; 32]>,
     /// What came of comparing plan and interpreter when it was built.
     pub verification: Verification,
     /// It was a candidate, and was put in force in place of the configured bundle.

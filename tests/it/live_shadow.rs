@@ -444,3 +444,32 @@ fn the_interpreter_can_be_made_to_decide() {
     assert_eq!((&engine["kind"], &engine["live"]), (&json!("plan"), &Value::Null));
     assert!(engine["load"]["compared"].as_u64().unwrap() > 100, "{engine}");
 }
+
+#[test]
+fn a_promotion_ends_where_others_must_have_signed() {
+    let upstream = RecordingUpstream::start();
+    let gateway = compared(&upstream, "");
+    gateway.running().reloader().promote(None).unwrap();
+    assert_eq!(ask_status(&gateway, "/old"), 410);
+    gateway.write("secret", &"0123456789abcdef".repeat(4));
+    let sign = [
+        "policy",
+        "sign",
+        "policy",
+        "--signing-key",
+        "secret",
+        "--signing-alg",
+        "HS256",
+        "--signing-key-id",
+        "k",
+    ];
+    let ran = gatewayctl(&gateway.path(""), &sign);
+    assert_eq!(ran.code, Some(0), "{}", ran.notes);
+    let config = fs::read_to_string(gateway.path("gateway.yaml")).unwrap();
+    let signing = "budget: 5s, signing: {keys: {k: {algorithm: HS256, file: secret}}},";
+    gateway.write("gateway.yaml", &config.replace("budget: 5s,", signing));
+    gateway.running().reloader().reload().unwrap();
+    assert_eq!(ask_status(&gateway, "/old"), 200, "what was promoted is signed by nobody");
+    let shown = status(&gateway);
+    assert_eq!((&shown["promoted"], &shown["shadow"]["state"]), (&Value::Null, &json!("refused")));
+}
