@@ -247,7 +247,7 @@ fn compile(
         decision_path,
         response_path,
         program,
-        rules: Rules { decision, response, budget: policy.budget, contract },
+        rules: Rules { decision, response, budget: policy.budget, contract, cache: policy.decision_cache },
         on_error: policy.on_error,
         built: BUILT.fetch_add(1, Ordering::Relaxed),
         bundle,

@@ -63,6 +63,10 @@ pub(crate) struct Policy {
     /// A candidate: evaluated beside this policy on real requests, never enforced. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shadow: Option<Shadow>,
+    /// Decisions that each worker remembers at the most, for a policy whose decisions cost more than looking one up and
+    /// depend on nothing but data and input; `0` remembers none. Default `1024`.
+    #[serde(default = "default_decision_cache")]
+    pub(crate) decision_cache: u32,
 }
 
 /// What evaluates a policy.
@@ -245,4 +249,8 @@ fn default_shadow_sample() -> Share {
 
 fn default_shadow_budget() -> Share {
     Share::new("5%")
+}
+
+fn default_decision_cache() -> u32 {
+    1_024
 }
