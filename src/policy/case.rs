@@ -174,6 +174,7 @@ impl Asker {
             took,
             output: self.decider.evaluator().take_prints(),
             parts: BTreeMap::new(),
+            benchmark: None,
         }
     }
 

@@ -57,15 +57,27 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
         for (index, rule) in parsed.syntax.policy.iter().enumerate() {
             lowering.rule_at = index;
             lowering.rule_path = rule_path_of(&lowering.package, rule);
-            rules.push(lowering.rule(rule));
+            let rule = lowering.rule(rule);
+            let is_entrypoint = annotations.is_entrypoint(id, index, &rule.path);
+            rules.push(Rule { is_entrypoint, ..rule });
         }
+        let import_names =
+            lowering.imports.iter().map(|(name, import)| (name.clone(), import.extent)).collect();
         lowering.check_imports();
         let package_extent = lowering.span(&parsed.syntax.package.span);
         let imports = parsed.syntax.imports.iter().map(|import| lowering.span(&import.span)).collect();
         let bare_imports = lowering.bare_imports();
         let aliases = std::mem::take(&mut lowering.aliases);
         let package = lowering.package;
-        trees.push(ModuleTree { text: parsed.text, package, package_extent, imports, aliases, bare_imports });
+        trees.push(ModuleTree {
+            text: parsed.text,
+            package,
+            package_extent,
+            imports,
+            import_names,
+            aliases,
+            bare_imports,
+        });
     }
     Lowered { tree: Tree::new(trees, rules), faults, warnings }
 }
@@ -192,7 +204,11 @@ impl Lowering<'_> {
                     "rename it with `as`",
                 );
             }
-            self.imports.insert(alias, import);
+            if let Some(other) = self.imports.insert(alias.clone(), import) {
+                let place = self.parsed.text.place(other.extent.start);
+                let message = format!("import `{alias}` has the name of the import at {place}");
+                self.fault(extent, "import_shadows_import", message, "remove one, or rename it with `as`");
+            }
         }
     }
 
@@ -325,6 +341,7 @@ impl Lowering<'_> {
             branches,
             extent: self.span(span),
             head_end: self.span(head_span).end,
+            is_entrypoint: false,
             lift: None,
         }
     }

@@ -15,7 +15,7 @@ pub mod differential;
 pub mod evaluator;
 pub mod fault;
 pub mod footprint;
-mod graph;
+pub(crate) mod graph;
 pub mod input;
 mod lift;
 mod lower;

@@ -330,6 +330,7 @@ fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
         run: None,
         timeout: SELF_TEST_TIMEOUT,
         coverage: false,
+        conditions: false,
         parallel: 1,
         now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
     };
