@@ -5,6 +5,7 @@
 //! gets as far as a buffer ([`credential`]). No request waits for a sink.
 
 pub mod credential;
+pub mod divergence;
 mod document;
 pub mod encode;
 mod file;
@@ -17,6 +18,7 @@ mod line;
 pub mod log;
 pub mod memo;
 pub mod queue;
+pub mod recent;
 pub mod recorder;
 pub mod sink;
 mod stdout;

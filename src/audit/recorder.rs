@@ -10,6 +10,7 @@ use crate::audit::encode::encode;
 use crate::audit::label::EncodedLabels;
 use crate::audit::log::Log;
 use crate::audit::memo::Memo;
+use crate::audit::recent::Recent;
 use crate::contract::event::Event;
 
 /// Bytes from which on a buffer is handed over at once.
@@ -21,6 +22,8 @@ const LINGER: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Recorder {
     log: Arc<Log>,
+    /// Where events are kept to be asked about.
+    recent: Option<Arc<Recent>>,
     buffer: RefCell<Buffer>,
     /// [`Recorder::run`] will flush within 20 ms.
     flush_due: Cell<bool>,
@@ -35,25 +38,40 @@ struct Buffer {
 }
 
 impl Recorder {
-    /// An empty buffer in front of `log`.
-    pub fn new(log: Arc<Log>) -> Self {
-        Self { log, buffer: RefCell::default(), flush_due: Cell::new(false), first_record: Notify::new() }
+    /// An empty buffer in front of `log`; events are kept in `recent`, too.
+    pub fn new(log: Arc<Log>, recent: Option<Arc<Recent>>) -> Self {
+        Self {
+            log,
+            recent,
+            buffer: RefCell::default(),
+            flush_due: Cell::new(false),
+            first_record: Notify::new(),
+        }
     }
 
     /// Whether anything is recorded at all.
-    pub fn has_sinks(&self) -> bool {
-        !self.log.is_empty()
+    pub fn is_in_use(&self) -> bool {
+        self.recent.is_some() || !self.log.is_empty()
     }
 
-    /// Records `event`, unless its level is none or there is no sink.
-    pub fn record(&self, event: &Event<'_>, labels: &EncodedLabels) {
-        if !self.has_sinks() {
+    /// Records `event`, unless its level is none, or there is neither a sink nor a ring that it is kept in. `policy` is the
+    /// building of the policy that decided.
+    pub fn record(&self, event: &Event<'_>, labels: &EncodedLabels, policy: Option<u64>) {
+        let is_logged = !self.log.is_empty();
+        if !is_logged && self.recent.is_none() {
             return;
         }
         let buffer = &mut *self.buffer.borrow_mut();
         let before = buffer.lines.len();
         encode(event, labels, &mut buffer.memo, &mut buffer.lines);
         if buffer.lines.len() == before {
+            return;
+        }
+        if let Some(recent) = &self.recent {
+            recent.keep(event.decision_id, policy, buffer.lines.get(before..).unwrap_or_default());
+        }
+        if !is_logged {
+            buffer.lines.truncate(before);
             return;
         }
         buffer.lines.push(b'\n');
@@ -129,7 +147,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("decisions.jsonl");
         let log = log(&[DecisionLog::File { path: path.clone() }]);
-        let recorder = Rc::new(Recorder::new(Arc::clone(&log)));
+        let recorder = Rc::new(Recorder::new(Arc::clone(&log), None));
         let runner = Rc::clone(&recorder);
         let written = || {
             assert_eq!(log.flush(LONG), 0);
@@ -140,8 +158,8 @@ mod tests {
         local
             .run_until(async {
                 for round in 0..3 {
-                    recorder.record(&event(None, None), &labels());
-                    recorder.record(&event(None, None), &labels());
+                    recorder.record(&event(None, None), &labels(), None);
+                    recorder.record(&event(None, None), &labels(), None);
                     tokio::time::sleep(LINGER / 2).await;
                     assert_eq!(written(), 2 * round);
                     tokio::time::sleep(LINGER).await;
@@ -156,9 +174,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("decisions.jsonl");
         let log = log(&[DecisionLog::File { path: path.clone() }]);
-        let recorder = Recorder::new(Arc::clone(&log));
+        let recorder = Recorder::new(Arc::clone(&log), None);
         for _ in 0..500 {
-            recorder.record(&event(None, None), &labels());
+            recorder.record(&event(None, None), &labels(), None);
         }
         assert_eq!(log.flush(LONG), 0);
         let before = fs::read_to_string(&path).unwrap().lines().count();
@@ -170,12 +188,12 @@ mod tests {
 
     #[test]
     fn without_a_sink_or_a_level_nothing_is_encoded() {
-        let recorder = Recorder::new(log(&[]));
-        recorder.record(&event(None, None), &labels());
+        let recorder = Recorder::new(log(&[]), None);
+        recorder.record(&event(None, None), &labels(), None);
         assert!(recorder.buffer.borrow().lines.is_empty());
         let directory = tempfile::tempdir().unwrap();
-        let recorder = Recorder::new(log(&[DecisionLog::File { path: directory.path().join("log") }]));
-        recorder.record(&Event { level: LogLevel::None, ..event(None, None) }, &labels());
+        let recorder = Recorder::new(log(&[DecisionLog::File { path: directory.path().join("log") }]), None);
+        recorder.record(&Event { level: LogLevel::None, ..event(None, None) }, &labels(), None);
         assert_eq!(recorder.buffer.borrow().records, 0);
     }
 }

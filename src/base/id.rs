@@ -49,6 +49,14 @@ impl Default for DecisionIds {
 }
 
 impl DecisionId {
+    /// A number that ids draw evenly: for samples that are the same wherever the id is known.
+    pub fn draw(&self) -> u32 {
+        // The lowest bits are those of a counter; a multiplication (SplitMix64) spreads them.
+        let (_, low) = self.0.as_u64_pair();
+        let mixed = (low ^ (low >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        u32::try_from(mixed >> 32).unwrap_or(u32::MAX)
+    }
+
     /// Writes the hyphenated form into `buffer` and returns it.
     pub fn encode<'a>(&self, buffer: &'a mut [u8; 36]) -> &'a str {
         self.0.hyphenated().encode_lower(buffer)
@@ -74,6 +82,8 @@ mod tests {
         let second = ids.next(Duration::from_millis(1_001));
         assert_eq!(first.0.get_version_num(), 7);
         assert!(first.to_string() < second.to_string());
+        let drawn = (0..10_000).filter(|_| ids.next(Duration::ZERO).draw() < u32::MAX / 10).count();
+        assert!((800..1_200).contains(&drawn), "{drawn}");
         let many: HashSet<_> = (0..10_000).map(|_| ids.next(Duration::from_secs(1))).collect();
         assert_eq!(many.len(), 10_000);
     }

@@ -11,5 +11,6 @@ pub mod net;
 pub mod path;
 pub mod pem;
 pub mod secret;
+pub mod share;
 pub mod size;
 pub mod timer;

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli::output::{Exit, Paint};
 
+pub mod admin;
 pub mod completions;
 pub mod config;
 pub mod demo;
@@ -18,6 +19,7 @@ pub mod policy_check;
 pub mod policy_eval;
 pub mod policy_explain;
 pub mod policy_footprint;
+pub mod policy_promote;
 pub mod policy_replay;
 pub mod policy_test;
 pub mod rego_args;
@@ -76,6 +78,10 @@ enum PolicyCommand {
     Explain(policy_explain::ExplainArgs),
     /// Replay recorded decisions against other policies
     Replay(policy_replay::ReplayArgs),
+    /// Put a running gateway's shadow in force
+    Promote(policy_promote::PromoteArgs),
+    /// Put what a running gateway had in force before in force again
+    Rollback(policy_promote::RollbackArgs),
     /// Show what is in a bundle
     Inspect(policy_bundle::InspectArgs),
 }
@@ -134,8 +140,10 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Build(args) => policy_bundle::build(&args, notes),
             PolicyCommand::Sign(args) => policy_bundle::sign(&args, notes),
             PolicyCommand::Verify(args) => policy_bundle::verify(&args, out),
-            PolicyCommand::Explain(args) => policy_explain::run(&args, paint, out),
+            PolicyCommand::Explain(args) => policy_explain::run(&args, paint, out, notes),
             PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
+            PolicyCommand::Promote(args) => policy_promote::promote(&args, out, notes),
+            PolicyCommand::Rollback(args) => policy_promote::roll_back(&args, out),
             PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },
         Command::Key(KeyArgs { command: KeyCommand::New(args) }) => {

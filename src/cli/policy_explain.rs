@@ -1,18 +1,22 @@
 //! `gatewayctl policy explain`: why a decision, condition by condition.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::{Value as Json, json};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value as Json;
 
 use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
+use crate::cli::admin::{self, AdminArgs};
 use crate::cli::events;
 use crate::cli::output::{Exit, Paint, parse_duration};
 use crate::cli::policy_eval::read_input;
 use crate::policy::bundle::{self, Purpose};
-use crate::policy::explain::{self, BodyWhy, Condition, Explanation, RuleWhy};
+use crate::policy::explain;
+use crate::policy::explain::render::{self, Tone};
 use crate::policy::replay::{self, Asked};
 use crate::rego::evaluator::Facts;
 use crate::rego::program::Options;
@@ -22,19 +26,22 @@ const DECISION: &str = "data.gateway.decision";
 
 /// Explain a recorded decision, or the answer for an input: which conditions hold, which do not, and what they read.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("question").required(true).args(["events", "input"]))]
+#[command(group = clap::ArgGroup::new("question").required(true).args(["events", "input", "admin"]))]
 pub struct ExplainArgs {
     /// Decision events, one JSON object a line, `.gz` or plain; `-` reads standard input.
-    #[arg(value_name = "EVENTS", requires = "decision")]
+    #[arg(value_name = "EVENTS", requires = "decision", requires = "against")]
     pub events: Option<PathBuf>,
     /// The id of the decision to explain.
-    #[arg(long, value_name = "ID", requires = "events")]
+    #[arg(long, value_name = "ID", conflicts_with = "input")]
     pub decision: Option<String>,
     /// An input document to explain instead, JSON; `-` reads standard input.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", requires = "against")]
     pub input: Option<PathBuf>,
+    /// Ask the running gateway with this admin endpoint about one of its recent decisions.
+    #[arg(long, value_name = "ADDRESS", requires = "decision", conflicts_with_all = ["against", "rule", "timeout"])]
+    pub admin: Option<SocketAddr>,
     /// Directories, bundles and files with policies and data.
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     pub against: Vec<PathBuf>,
     /// The rule to explain. Default: the one the event names, or data.gateway.decision.
     #[arg(short, long, value_name = "RULE")]
@@ -59,9 +66,24 @@ pub enum ExplainFormat {
     Json,
 }
 
-/// Runs the command. The explanation goes to `out`.
-pub fn run(args: &ExplainArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Result<Exit> {
+/// Runs the command. The explanation goes to `out`, what it lacks to `notes`.
+pub fn run(
+    args: &ExplainArgs,
+    paint: Paint,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    if let (Some(address), Some(id)) = (args.admin, &args.decision) {
+        return ask(args, address, id, out);
+    }
     let asked = asked(args)?;
+    if let Some(refused) = &asked.refused {
+        match args.format {
+            ExplainFormat::Json => writeln!(out, "{:#}", render::refused_document(refused))?,
+            ExplainFormat::Pretty => render::refused_text(refused, out)?,
+        }
+        return Ok(Exit::Fine);
+    }
     let Some(input) = asked.input else {
         bail!("the event has no input: it was logged as a summary, or the policy read none");
     };
@@ -72,12 +94,42 @@ pub fn run(args: &ExplainArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Res
     let facts = Facts { input, now_ns: asked.now_ns, budget: args.timeout };
     let explanation = explain::explain(&bundle, &program, &entrypoint, &facts)?;
     match args.format {
-        ExplainFormat::Json => writeln!(out, "{:#}", document(&explanation, args.redacted))?,
+        ExplainFormat::Json => {
+            writeln!(out, "{:#}", render::document(&explanation, args.redacted))?;
+        }
         ExplainFormat::Pretty => {
-            let mut printer = Printer { out, paint, redacted: args.redacted };
-            printer.rule(&explanation.rule, 0)?;
+            let painted = |tone, text: &str| match tone {
+                Tone::Strong => paint.strong(text),
+                Tone::Good => paint.good(text),
+                Tone::Bad => paint.bad(text),
+                Tone::Faint => paint.faint(text),
+            };
+            render::text(&explanation, args.redacted, &painted, out)?;
         }
     }
+    let footprint = program.footprint(&entrypoint);
+    for pointer in asked.erased.iter().filter(|pointer| replay::may_read(&footprint, pointer)) {
+        writeln!(notes, "note: {}", render::missing(pointer))?;
+    }
+    Ok(Exit::Fine)
+}
+
+/// Has a running gateway explain.
+fn ask(args: &ExplainArgs, address: SocketAddr, id: &str, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let gateway = AdminArgs { admin: Some(address), config: None };
+    let format = match args.format {
+        ExplainFormat::Json => "json",
+        ExplainFormat::Pretty => "text",
+    };
+    let id = utf8_percent_encode(id, NON_ALPHANUMERIC);
+    let target = format!("/explain/{id}?format={format}&redacted={}", args.redacted);
+    let answer = admin::ask(gateway.address()?, "GET", &target)?;
+    if answer.status != 200 {
+        let error: Option<Json> = serde_json::from_str(&answer.body).ok();
+        let error = error.as_ref().and_then(|error| error.get("error")?.as_str());
+        bail!("{}", error.unwrap_or_else(|| answer.body.trim()));
+    }
+    out.write_all(answer.body.as_bytes())?;
     Ok(Exit::Fine)
 }
 
@@ -90,92 +142,5 @@ fn asked(args: &ExplainArgs) -> anyhow::Result<Asked> {
     }
     let input = read_input(args.input.as_deref().unwrap_or(Path::new("-")))?;
     let now_ns = i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX);
-    Ok(Asked { path: None, input: Some(input), now_ns })
-}
-
-/// Writes an explanation for people.
-struct Printer<'a> {
-    out: &'a mut dyn Write,
-    paint: Paint,
-    redacted: bool,
-}
-
-impl Printer<'_> {
-    fn rule(&mut self, rule: &RuleWhy, depth: usize) -> anyhow::Result<()> {
-        let indent = "  ".repeat(depth);
-        let name = self.paint.strong(&rule.name);
-        let name =
-            if self.redacted { rule.name.split('(').next().unwrap_or_default().to_owned() } else { name };
-        let value = match &rule.value {
-            _ if rule.name.ends_with(')') => String::new(),
-            None => " is undefined".to_owned(),
-            Some(_) if self.redacted => String::new(),
-            Some(value) => format!(" = {value}"),
-        };
-        let stands = if rule.negated { ", and it must not hold" } else { "" };
-        writeln!(self.out, "{indent}{name}{value}{stands}")?;
-        for body in &rule.bodies {
-            self.body(body, depth + 1)?;
-        }
-        Ok(())
-    }
-
-    fn body(&mut self, body: &BodyWhy, depth: usize) -> anyhow::Result<()> {
-        let indent = "  ".repeat(depth);
-        let BodyWhy { place, held, conditions, failed, causes } = body;
-        let Some(failed) = failed else {
-            let all = if *conditions == 0 {
-                "unconditional".to_owned()
-            } else {
-                format!("all {conditions} conditions hold")
-            };
-            writeln!(self.out, "{indent}{place}: {}", self.paint.good(&all))?;
-            return causes.iter().try_for_each(|cause| self.rule(cause, depth + 1));
-        };
-        let verdict = format!("condition {} of {conditions} does not hold", held + 1);
-        writeln!(self.out, "{indent}{place}: {}", self.paint.bad(&verdict))?;
-        let lines = failed.expression.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        writeln!(self.out, "{indent}  line {}: {lines}", failed.place.line)?;
-        for (expression, value) in failed.values.iter().filter(|_| !self.redacted) {
-            writeln!(self.out, "{indent}    {} = {value}", self.paint.faint(expression))?;
-        }
-        failed.causes.iter().try_for_each(|cause| self.rule(cause, depth + 1))
-    }
-}
-
-fn document(explanation: &Explanation, redacted: bool) -> Json {
-    let mut document = json!({"rule": rule(&explanation.rule, redacted)});
-    let result = explanation.result.as_ref().and_then(|result| result.to_json_str().ok());
-    if let (Some(fields), Some(result), false) = (document.as_object_mut(), result, redacted) {
-        fields.insert("result".to_owned(), serde_json::from_str(&result).unwrap_or_default());
-    }
-    document
-}
-
-fn rule(why: &RuleWhy, redacted: bool) -> Json {
-    let name = if redacted { why.name.split('(').next().unwrap_or_default() } else { &why.name };
-    let value = why.value.as_ref().filter(|_| !redacted);
-    let bodies: Vec<Json> = why.bodies.iter().map(|why| body(why, redacted)).collect();
-    json!({"name": name, "value": value, "negated": why.negated, "bodies": bodies})
-}
-
-fn body(why: &BodyWhy, redacted: bool) -> Json {
-    json!({
-        "location": {"file": &*why.place.file, "row": why.place.line, "col": why.place.column},
-        "held": why.held,
-        "conditions": why.conditions,
-        "failed": why.failed.as_ref().map(|why| condition(why, redacted)),
-        "causes": why.causes.iter().map(|why| rule(why, redacted)).collect::<Vec<_>>(),
-    })
-}
-
-fn condition(why: &Condition, redacted: bool) -> Json {
-    let values = why.values.iter().filter(|_| !redacted);
-    let values = values.map(|(expression, value)| json!({"expression": expression, "value": value}));
-    json!({
-        "location": {"file": &*why.place.file, "row": why.place.line, "col": why.place.column},
-        "expression": why.expression,
-        "values": values.collect::<Vec<_>>(),
-        "causes": why.causes.iter().map(|why| rule(why, redacted)).collect::<Vec<_>>(),
-    })
+    Ok(Asked { path: None, input: Some(input), now_ns, refused: None, erased: Vec::new() })
 }

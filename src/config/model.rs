@@ -16,6 +16,7 @@ use crate::base::host_port::HostPort;
 use crate::base::net::NetworkSet;
 use crate::base::path::PathRules;
 use crate::base::secret::Secret;
+use crate::base::share::Share;
 use crate::base::size::ByteLimit;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
@@ -364,6 +365,32 @@ pub struct Policy {
     pub decision_cache: usize,
     /// The form of its input and result.
     pub contract: PolicyContract,
+    /// The interpreter evaluates all, for diagnosis.
+    pub interpreted: bool,
+    /// Decisions that are made again on the interpreter and compared.
+    pub verify: Sampling,
+    /// A candidate that is evaluated beside it.
+    pub shadow: Option<Shadow>,
+}
+
+/// How often and at what cost something is done beside the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// The share of decisions.
+    pub sample: Share,
+    /// The time it may take, as a share of one processor.
+    pub budget: Share,
+}
+
+/// A candidate policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadow {
+    /// Where its bundle comes from.
+    pub bundle: PathBuf,
+    /// As it is written in the file, for messages.
+    pub shown: String,
+    /// How often it is evaluated, and at what cost.
+    pub sampling: Sampling,
 }
 
 /// Whom a policy may ask with `http.send`, and within which bounds.
@@ -590,6 +617,17 @@ pub struct Telemetry {
 pub struct Admin {
     /// Loopback only.
     pub address: SocketAddr,
+    /// Decisions of each worker that are kept to be explained; none without it.
+    pub explain: Option<Recent>,
+}
+
+/// Bounds of the recent decisions that a worker keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// Decisions.
+    pub count: usize,
+    /// Bytes of their events.
+    pub bytes: ByteLimit,
 }
 
 /// Reload behaviour.

@@ -19,7 +19,6 @@ const UNBUILT: &[Unbuilt] = &[
         values: &["ldap", "introspection", "oidc", "external"],
         instead: "use `jwt`, `api_key` or `client_certificate`",
     },
-    Unbuilt { path: &["policies", "*", "shadow"], values: &[], instead: "take it out" },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {
         path: &["limits", "store"],

@@ -68,7 +68,7 @@ pub enum Body {
 }
 
 /// Changes to the request on its way to the upstream.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct UpstreamEdits {
     /// Another upstream than the API's.
     pub name: Option<String>,
@@ -85,7 +85,7 @@ pub struct UpstreamEdits {
 }
 
 /// Changes to a header section.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeaderEdits {
     /// Removed first.
     pub remove: Vec<HeaderName>,
@@ -107,7 +107,7 @@ pub struct LimitSpec {
 }
 
 /// How a decision is logged.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Log {
     /// How much.
     pub level: LogLevel,

@@ -19,6 +19,7 @@ use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
 use crate::policy::decide::{Keep, Ruling, Unanswered};
 use crate::rego::outside::Settled;
+use crate::runtime::beside::outbox::Offer;
 use crate::runtime::outside::Spent;
 
 /// A request that the policy has allowed.
@@ -39,6 +40,8 @@ pub(crate) struct Asked {
     pub(crate) target: Target,
     pub(crate) identity: std::sync::Arc<Identity>,
     pub(crate) facts: BodyFacts,
+    /// Bytes of the body, where it was read.
+    pub(crate) body_bytes: usize,
 }
 
 // === impl Admitted ===
@@ -56,7 +59,13 @@ impl Inspected {
     /// Asks the policy.
     pub(crate) async fn decide(self) -> Result<Admitted, Reject> {
         let Self { mut exchange, from, target, identity, facts, body } = self;
-        let asked = Asked { from, target, identity, facts };
+        let body_bytes = match &body {
+            UpstreamRequestBody::Whole(Some(bytes)) => bytes.len(),
+            UpstreamRequestBody::Whole(None)
+            | UpstreamRequestBody::Empty
+            | UpstreamRequestBody::Stream(_) => 0,
+        };
+        let asked = Asked { from, target, identity, facts, body_bytes };
         match ask(&mut exchange, &asked, None).await {
             Ok(obligations) => Ok(Admitted { exchange, asked, body, obligations }),
             Err(cause) => Err(Reject::new(exchange, cause)),
@@ -112,7 +121,13 @@ fn evaluate(
     };
     let keep = if exchange.is_recorded() { Keep::Input } else { Keep::Nothing };
     let ruling = decider.borrow_mut().decide_settled(&facts, phase, keep, settled);
-    exchange.evidence.timings.policy_us += micros(started.elapsed());
+    let took = started.elapsed();
+    if let (Ok(ruling), Some(lookout)) = (&ruling, local.lookout(api.policy)) {
+        let (api, route, body_bytes, now) = (&api.name, &route.name, asked.body_bytes, started.into_std());
+        let offer = Offer { facts: &facts, phase, ruling, api, route, body_bytes, now };
+        exchange.worker.outbox.offer(lookout, &offer, &exchange.worker.metrics);
+    }
+    exchange.evidence.timings.policy_us += micros(took);
     Ok(ruling)
 }
 

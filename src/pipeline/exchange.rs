@@ -164,7 +164,7 @@ impl Exchange {
 
     /// Whether an event of this exchange will go anywhere.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.worker.recorder.has_sinks()
+        self.worker.recorder.is_in_use()
     }
 
     /// Time since the request was received.
@@ -242,7 +242,8 @@ impl Exchange {
             credential_headers: api.map(|api| &*api.credential_headers).unwrap_or_default(),
         };
         if evidence.log.level != LogLevel::None {
-            self.worker.recorder.record(&event, &runtime.labels);
+            let built = policy.map(|(policy, _)| policy.built);
+            self.worker.recorder.record(&event, &runtime.labels, built);
         }
     }
 

@@ -76,8 +76,7 @@ async fn inspect(
     reads_body: bool,
 ) -> Result<(BodyFacts, UpstreamRequestBody), Cause> {
     if body.is_end_stream() {
-        let facts = if reads_body { BodyFacts::Absent } else { BodyFacts::Unread };
-        return Ok((facts, UpstreamRequestBody::Empty));
+        return Ok((BodyFacts::Absent, UpstreamRequestBody::Empty));
     }
     let length = exchange.head.content_length;
     if length.is_some_and(|length| length > bounds.bytes) {

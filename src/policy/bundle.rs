@@ -11,7 +11,7 @@ mod files;
 pub mod pack;
 pub mod signature;
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fmt, fs, path::Path, sync::Arc};
 
 use aws_lc_rs::digest;
 use regorus::Value;
@@ -42,7 +42,7 @@ pub enum Purpose<'a> {
 }
 
 /// Modules and data as they were read, not yet compiled.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Bundle {
     /// The manifest's revision, or else a short hash of the content.
     pub revision: String,
@@ -56,6 +56,8 @@ pub struct Bundle {
     pub data: Value,
     /// The paths of the modules that are written in Rego v0.
     pub v0: Arc<BTreeSet<String>>,
+    /// Tells contents apart, as a revision need not: a hash of all files.
+    pub digest: [u8; 32],
 }
 
 /// One file of cases.
@@ -65,6 +67,13 @@ pub struct CaseFile {
     pub path: String,
     /// Its text, YAML.
     pub text: String,
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Data may be confidential.
+        f.debug_struct("Bundle").field("revision", &self.revision).finish_non_exhaustive()
+    }
 }
 
 impl Bundle {
@@ -348,10 +357,10 @@ impl<'a> Reader<'a> {
         if !self.faults.is_empty() {
             return Err(self.faults.into());
         }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.hash.finish().as_ref());
         let revision = if self.revisions.is_empty() {
-            let digest = self.hash.finish();
-            let start =
-                digest.as_ref().iter().take(6).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
+            let start = digest.iter().take(6).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
             format!("{start:012x}")
         } else {
             self.revisions.join("+")
@@ -363,6 +372,7 @@ impl<'a> Reader<'a> {
             case_files: self.case_files,
             data: self.documents.into_data(),
             v0: Arc::new(self.v0),
+            digest,
         })
     }
 }

@@ -268,6 +268,7 @@ mod tests {
             tests: Vec::new(),
             case_files: Vec::new(),
             data: regorus::Value::new_object(),
+            digest: [0; 32],
         };
         let found = check(&bundle, Some(Contract::GatewayV1), DECISIONS, strict).findings;
         found

@@ -223,6 +223,20 @@ impl Decider {
             Err(unanswered) => Err(Box::new(unanswered.about(input))),
         }
     }
+
+    /// Asks about an input that was built before, for facts that are gone.
+    pub fn answer(&mut self, input: Value, time: Duration, phase: Phase) -> Ruling {
+        let question = match (phase, &self.response) {
+            (Phase::Request, _) => &self.request,
+            (Phase::Response, Some(question)) => question,
+            (Phase::Response, None) => return Ruling::unasked(),
+        };
+        let (form, bounds) = ((self.contract, phase), (time, self.budget));
+        let settled = &mut Settled::default();
+        let ruling = ask(&mut self.evaluator, &question.entrypoint, input, bounds, form, settled);
+        // What was learnt outside is gone with the request.
+        ruling.unwrap_or_else(|unanswered| unanswered.into_ruling())
+    }
 }
 
 /// The one answer of an entry point that depends on nothing but the program; `None` where a request has a say.

@@ -4,6 +4,8 @@
 //! condition at which each stopped, and under `not` the rules that hold. What is followed is evaluated again by probes,
 //! rules generated beside the policy, so that the explanation is what the engine says and not what it might have done.
 
+pub mod render;
+
 use std::collections::BTreeSet;
 
 use regorus::Value;
@@ -362,6 +364,7 @@ mod tests {
             case_files: Vec::new(),
             v0: std::sync::Arc::default(),
             data: Value::from_json_str(r#"{"methods": {"reader": ["GET"]}}"#).unwrap(),
+            digest: [0; 32],
         };
         let program = bundle.compile(Options::default()).unwrap();
         let input = Value::from_json_str(input).unwrap();

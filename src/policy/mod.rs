@@ -9,6 +9,7 @@ mod case;
 pub mod check;
 mod data;
 pub mod decide;
+pub mod divergence;
 pub mod eval;
 pub mod explain;
 mod fields;

@@ -92,6 +92,19 @@ pub struct Asked {
     pub input: Option<Value>,
     /// When, in nanoseconds since 1970.
     pub now_ns: i64,
+    /// How the gateway refused the request without having asked a policy.
+    pub refused: Option<Refused>,
+    /// Pointers to what of the input was left out or replaced.
+    pub erased: Vec<String>,
+}
+
+/// A request that no policy was asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The gateway's reason, a `snake_case` word.
+    pub reason: String,
+    /// The status the client got.
+    pub status: u16,
 }
 
 /// The question of the decision with this id, if it is among the events.
@@ -106,15 +119,27 @@ pub fn find(mut recorded: impl BufRead, decision_id: &str) -> io::Result<Option<
             continue;
         }
         let events = chunk.lines.split(|byte| *byte == b'\n').filter_map(|line| Recorded::parse(line).ok());
-        let found = events.filter(|event| event.decision_id == decision_id).find_map(|event| {
-            let input = event.input.map(|input| Value::from_json_str(input.get())).transpose().ok()?;
-            let path = event.path.as_deref().map(str::to_owned);
-            Some(Asked { path, input, now_ns: event.now_ns()? })
-        });
+        let found = events.filter(|event| event.decision_id == decision_id).find_map(|event| asked(&event));
         if found.is_some() {
             return Ok(found);
         }
     }
+}
+
+/// The question of one event, if it is a whole one.
+pub fn asked_in(line: &[u8]) -> Option<Asked> {
+    asked(&Recorded::parse(line).ok()?)
+}
+
+fn asked(event: &Recorded<'_>) -> Option<Asked> {
+    let input = event.input.map(|input| Value::from_json_str(input.get())).transpose().ok()?;
+    Some(Asked {
+        path: event.path.as_deref().map(str::to_owned),
+        input,
+        now_ns: event.now_ns()?,
+        refused: event.refused(),
+        erased: event.erased.iter().chain(&event.masked).map(ToString::to_string).collect(),
+    })
 }
 
 /// Some lines of the log.
@@ -197,7 +222,7 @@ impl<'a> Replayer<'a> {
             let chunk = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(chunk) = chunk else { return self.tally };
             let lines = chunk.lines.split(|byte| *byte == b'\n').zip(chunk.first_line..);
-            for (line, number) in lines.filter(|(line, _)| !line.trim_ascii().is_empty()) {
+            for (line, number) in lines.filter(|(line, _)| !is_no_event(line)) {
                 self.tally.events += 1;
                 match self.event(line, number) {
                     Ok(compared) => self.tally.compared(compared),
@@ -297,12 +322,22 @@ impl Question {
 
     /// Whether it may read what lies at a JSON pointer (RFC 6901) into the event.
     fn may_read(&self, pointer: &str) -> bool {
-        let Some(below) = pointer.strip_prefix("/input") else { return false };
-        let steps: Vec<String> =
-            below.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
-        let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-        self.footprint.touches(&steps)
+        may_read(&self.footprint, pointer)
     }
+}
+
+/// Whether what has this footprint may read what lies at a JSON pointer (RFC 6901) into the event.
+pub fn may_read(footprint: &Footprint, pointer: &str) -> bool {
+    let Some(below) = pointer.strip_prefix("/input") else { return false };
+    let steps: Vec<String> =
+        below.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
+    let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+    footprint.touches(&steps)
+}
+
+/// Whether a line of the log is empty, or tells of a candidate's decision beside another line's.
+fn is_no_event(line: &[u8]) -> bool {
+    line.trim_ascii().is_empty() || line.starts_with(b"{\"shadow\":{")
 }
 
 fn has_response(input: &Value) -> bool {

@@ -363,6 +363,7 @@ mod tests {
             case_files: Vec::new(),
             v0: std::sync::Arc::default(),
             data: Value::from_json_str(r#"{"limits": {"gold": 10}}"#).unwrap(),
+            digest: [0; 32],
         }
     }
 

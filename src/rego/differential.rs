@@ -43,8 +43,20 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Asks both engines; the first difference, if there is one.
-pub(super) fn compare(program: &Program, entrypoint: &Entrypoint) -> Option<Difference> {
+/// What came of asking both engines.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Verification {
+    /// Inputs that both were asked about.
+    pub asked: u64,
+    /// Inputs on which they differ.
+    pub differing: u64,
+    /// The first of them.
+    pub first: Option<Difference>,
+}
+
+/// Asks both engines.
+pub(super) fn compare(program: &Program, entrypoint: &Entrypoint) -> Verification {
+    let mut verification = Verification::default();
     let footprint = program.footprint(entrypoint);
     let paths: Vec<ReadPath> = footprint.input().chain(footprint.present()).cloned().collect();
     let mut evaluator = program.evaluator();
@@ -58,13 +70,18 @@ pub(super) fn compare(program: &Program, entrypoint: &Entrypoint) -> Option<Diff
         let facts = || Facts { input: input.clone(), now_ns: 0, budget: BUDGET };
         let plan = evaluator.evaluate(entrypoint, facts());
         let interpreter = evaluator.interpret(entrypoint, facts());
+        verification.asked += 1;
         if is_telling(&plan, &interpreter) {
-            let shown = |answer: Result<Option<Value>, EvalError>| match answer {
+            verification.differing += 1;
+            if verification.first.is_some() {
+                continue;
+            }
+            let shown = |answer: Answer| match answer {
                 Ok(Some(value)) => format!("`{value}`"),
                 Ok(None) => "undefined".to_owned(),
                 Err(error) => format!("an error ({error})"),
             };
-            return Some(Difference {
+            verification.first = Some(Difference {
                 entrypoint: entrypoint.clone(),
                 input: input.to_string(),
                 plan: shown(plan),
@@ -72,14 +89,15 @@ pub(super) fn compare(program: &Program, entrypoint: &Entrypoint) -> Option<Diff
             });
         }
     }
-    None
+    verification
 }
 
-type Answer = Result<Option<Value>, EvalError>;
+/// What an evaluation ends in.
+pub type Answer = Result<Option<Value>, EvalError>;
 
 /// Whether two answers tell of a fault. An error of the interpreter alone does not: operators fail
 /// there on operands of a wrong type, where OPA and plans have undefined.
-fn is_telling(plan: &Answer, interpreter: &Answer) -> bool {
+pub fn is_telling(plan: &Answer, interpreter: &Answer) -> bool {
     match (plan, interpreter) {
         (Ok(plan), Ok(interpreter)) => plan != interpreter,
         // Nobody answers here, and what one engine does not ask it need not have asked.

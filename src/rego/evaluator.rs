@@ -223,7 +223,7 @@ impl Evaluator {
     }
 
     /// Evaluates an entry point on the interpreter, whatever plans there are.
-    pub(crate) fn interpret(
+    pub fn interpret(
         &mut self,
         entrypoint: &Entrypoint,
         facts: Facts,

@@ -15,6 +15,9 @@ use regorus::Value;
 pub(crate) use self::analysis::analyse;
 use super::builtin;
 
+/// Built-ins with a random answer; signatures have random salts and nonces.
+const RANDOM: [&str; 4] = ["io.jwt.encode_sign", "io.jwt.encode_sign_raw", "rand.intn", "uuid.rfc4122"];
+
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Segment {
@@ -71,6 +74,11 @@ impl Footprint {
     /// Names of the built-ins that may be called.
     pub fn builtins(&self) -> impl Iterator<Item = &str> {
         self.builtins.iter().map(String::as_str)
+    }
+
+    /// Whether chance has a say, so that two evaluations of the same input may differ.
+    pub fn is_left_to_chance(&self) -> bool {
+        self.builtins.iter().any(|name| RANDOM.contains(&name.as_str()))
     }
 
     /// Whether the policy may tell apart two inputs that differ only at or below `path`.

@@ -10,7 +10,7 @@ use regorus::{Engine, Value};
 use super::{
     builtin, check,
     coverage::FileCoverage,
-    differential::{self, Difference},
+    differential::{self, Verification},
     evaluator::Evaluator,
     fault::{BundleErrors, Fault, Place},
     footprint::{self, Footprint},
@@ -306,10 +306,14 @@ impl Program {
         self.plans() && self.plan().entry(&entrypoint.path).is_ok()
     }
 
-    /// Compares plan and interpreter on made-up inputs; the first difference, if there is one. Takes
-    /// some milliseconds.
-    pub fn verify(&self, entrypoint: &Entrypoint) -> Option<Difference> {
-        if self.is_planned(entrypoint) { differential::compare(self, entrypoint) } else { None }
+    /// Compares plan and interpreter on made-up inputs; on none where there is no plan. Takes some
+    /// milliseconds.
+    pub fn verify(&self, entrypoint: &Entrypoint) -> Verification {
+        if self.is_planned(entrypoint) {
+            differential::compare(self, entrypoint)
+        } else {
+            Verification::default()
+        }
     }
 
     /// The constants of the policy's text.

@@ -2,31 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
-use crate::base::clock::{Clock as _, SystemClock, saturating_nanos};
-use crate::config::model::{self, BundleSource, Config, Lifecycle, Name, PolicyContract};
-use crate::contract::decision::{FoldedNames, Phase};
-use crate::contract::envoy;
-use crate::contract::form::Contract;
+use crate::config::model::{self, Config, Lifecycle, Name};
+use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
-use crate::policy::bundle::signature::{Exclude, Verification, VerificationKey};
-use crate::policy::bundle::{self, Bundle, Packed, Purpose};
-use crate::policy::check;
-use crate::policy::decide::{self, Rules};
-use crate::policy::result;
-use crate::policy::testing::{self, Outcome, TestOptions};
-use crate::rego::fault::BundleErrors;
-use crate::rego::program::{Options, Program};
-use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
+use crate::runtime::beside::candidate::Shadow;
+use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::Candidates;
 use crate::runtime::bundles::archive::Archive;
-use crate::runtime::outside::Outbound;
+use crate::runtime::policies;
 use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
@@ -34,15 +21,12 @@ use crate::runtime::snapshot::{
 use crate::runtime::tls::ServerTls;
 use crate::upstream::cluster::{Cluster, Clusters};
 
-/// Time of one of the bundle's own tests.
-const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Gathers faults while the building goes on, so that all are reported at once.
 #[derive(Debug, Default)]
-struct Faults(Vec<BuildError>);
+pub(super) struct Faults(pub(super) Vec<BuildError>);
 
 impl Faults {
-    fn take<T>(&mut self, outcome: Result<T, BuildError>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, outcome: Result<T, BuildError>) -> Option<T> {
         outcome.map_err(|fault| self.0.push(fault)).ok()
     }
 }
@@ -56,16 +40,25 @@ pub fn build(
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {
     let mut faults = Faults(std::mem::take(&mut archives.faults));
-    let policies = policies(&config, Some(archives), &mut faults);
+    let policies = policies::build(&config, Some(archives), former, &mut faults);
     rest(config, policies, key_sets, former, faults)
 }
 
-/// Finds every fault of `config` that [`build`] would find, but for those of bundles that are fetched: nothing is.
-pub fn check(config: Config, key_sets: &KeySets) -> Result<Arc<Config>, BuildErrors> {
+/// Finds every fault of `config` that [`build`] would find, but for those of bundles that are fetched: nothing is. What is
+/// wrong with candidates is no fault, and given beside the configuration.
+pub fn check(config: Config, key_sets: &KeySets) -> Result<(Arc<Config>, Vec<String>), BuildErrors> {
     let mut faults = Faults::default();
-    let policies = policies(&config, None, &mut faults);
+    let policies = policies::build(&config, None, None, &mut faults);
     // Without all its policies it must not serve, and is dropped.
-    rest(config, policies, key_sets, None, faults).map(|unusable| unusable.config)
+    let unusable = rest(config, policies, key_sets, None, faults)?;
+    let refused = unusable.policies.iter().filter_map(|policy| match &policy.shadow {
+        Some(Shadow::Refused { shown, errors }) => {
+            Some(format!("policy `{}`: the shadow `{shown}` is refused: {}", policy.name, errors.join("; ")))
+        }
+        Some(Shadow::Loaded(_)) | None => None,
+    });
+    let refused = refused.collect();
+    Ok((unusable.config, refused))
 }
 
 /// Everything but policies.
@@ -93,11 +86,10 @@ fn rest(
 /// `snapshot` with the bundle of one policy replaced by `archive`, and all else as it is.
 pub fn with_bundle(snapshot: &Runtime, policy: &Name, archive: &Archive) -> Result<Runtime, BuildErrors> {
     let mut faults = Faults::default();
-    let built = snapshot
-        .config
-        .policies
-        .get(policy)
-        .and_then(|config| build_policy(config, Some(archive), &options(&snapshot.config), &mut faults));
+    let former = snapshot.policies.iter().find(|former| former.name == *policy);
+    let options = policies::options(&snapshot.config);
+    let config = snapshot.config.policies.get(policy);
+    let built = config.and_then(|config| policies::one(config, Some(archive), &options, former, &mut faults));
     let Some(built) = built else {
         if faults.0.is_empty() {
             faults.0.push(BuildError::Dangling(Arc::clone(policy)));
@@ -161,187 +153,6 @@ fn assemble(
         return Err(BuildErrors(faults.0));
     }
     Ok(Runtime { config, instance, listeners, apis, policies, clusters, labels })
-}
-
-/// All policies; without `archives` those whose bundle is fetched are left out, once all else about them is looked at.
-fn policies(config: &Config, archives: Option<&Candidates>, faults: &mut Faults) -> Vec<Policy> {
-    let options = options(config);
-    let built = config.policies.values().filter_map(|policy| match (&policy.bundle, archives) {
-        (BundleSource::Path(_), _) => build_policy(policy, None, &options, faults),
-        (BundleSource::Url(_), Some(archives)) => {
-            let archive = archives.archive(&policy.name);
-            // Where there is none, the reason is among the faults; if it were not, the snapshot must not serve.
-            if archive.is_none() && faults.0.is_empty() {
-                faults.0.push(BuildError::Dangling(Arc::clone(&policy.name)));
-            }
-            build_policy(policy, Some(archive?), &options, faults)
-        }
-        (BundleSource::Url(_), None) => {
-            drop(faults.take(verification_of(policy)));
-            None
-        }
-    });
-    built.collect()
-}
-
-fn options(config: &Config) -> Options {
-    let labels = config.labels.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.as_str())));
-    let labels = Value::from(labels.collect::<BTreeMap<_, _>>());
-    let of_config = Value::from(BTreeMap::from([(Value::from("labels"), labels)]));
-    let runtime = Value::from(BTreeMap::from([(Value::from("config"), of_config)]));
-    Options { runtime, ..Options::default() }
-}
-
-/// A mistyped input path is never there: under `not` it would open a door.
-fn known_inputs(program: &Program, contract: Contract) -> Result<(), BundleErrors> {
-    let unknown = check::unknown_inputs(program, Some(contract));
-    if unknown.is_empty() { Ok(()) } else { Err(BundleErrors::from(unknown)) }
-}
-
-/// Who must have signed the policy's bundle.
-fn verification_of(policy: &model::Policy) -> Result<Option<Verification>, BuildError> {
-    let verification = policy.signing.as_ref().map(verification).transpose();
-    verification.map_err(|source| BuildError::Signing { policy: Arc::clone(&policy.name), source })
-}
-
-/// Whom the policy may ask outside.
-fn outbound_of(policy: &model::Policy) -> Result<Option<Outbound>, BuildError> {
-    let outbound = Outbound::build(policy.http_send.as_ref(), policy.lookup.as_ref());
-    outbound.map_err(|source| BuildError::Outbound { policy: Arc::clone(&policy.name), source })
-}
-
-fn contract_of(policy: &model::Policy) -> Contract {
-    match policy.contract {
-        PolicyContract::GatewayV1 => Contract::GatewayV1,
-        PolicyContract::EnvoyV3 => Contract::EnvoyV3,
-    }
-}
-
-/// Builds a policy from `archive`, or else from the path in its configuration.
-fn build_policy(
-    policy: &model::Policy,
-    archive: Option<&Archive>,
-    options: &Options,
-    faults: &mut Faults,
-) -> Option<Policy> {
-    let name = || Arc::clone(&policy.name);
-    let of_bundle = |source| BuildError::Bundle { policy: name(), source };
-    let verification = faults.take(verification_of(policy))?;
-    let purpose = Purpose::Serve(verification.as_ref());
-    let bundle = match (archive, &policy.bundle) {
-        (Some(Archive { bytes, shown, deltas, .. }), _) => {
-            bundle::load_packed(&Packed { bytes, shown, deltas }, purpose)
-        }
-        (None, BundleSource::Path(path)) => bundle::load(&[path], purpose),
-        (None, BundleSource::Url(_)) => {
-            faults.0.push(BuildError::Dangling(name()));
-            return None;
-        }
-    };
-    let bundle = faults.take(bundle.map_err(of_bundle))?;
-    let outbound = faults.take(outbound_of(policy))?;
-    let outside = Outbound::permitted(policy.http_send.as_ref(), policy.lookup.as_ref());
-    let options = Options { outside, ..options.clone() };
-    let program = faults.take(bundle.compile(options).map_err(of_bundle))?;
-    let contract = contract_of(policy);
-    faults.take(known_inputs(&program, contract).map_err(of_bundle))?;
-    let mut entrypoint = |path: &[String], phase| {
-        let path = path.join("/");
-        let missing = |source| BuildError::Entrypoint { policy: name(), source };
-        let entrypoint = faults.take(program.entrypoint(&path).map_err(missing))?;
-        let undecided = match contract {
-            Contract::GatewayV1 => result::check(&program, &entrypoint, phase),
-            Contract::EnvoyV3 => Vec::new(),
-        };
-        if contract == Contract::EnvoyV3 {
-            let paths = envoy::not_provided(&decide::reads(&program.footprint(&entrypoint)));
-            let provided = if paths.is_empty() {
-                Ok(())
-            } else {
-                Err(BuildError::NotProvided { policy: name(), paths })
-            };
-            faults.take(provided)?;
-        }
-        let judged =
-            if undecided.is_empty() { Ok(()) } else { Err(of_bundle(BundleErrors::from(undecided))) };
-        faults.take(judged)?;
-        Some((entrypoint, path))
-    };
-    let decision = entrypoint(&policy.decision, Phase::Request);
-    let response = policy.response.as_ref().map(|path| entrypoint(path, Phase::Response));
-    if policy.self_test {
-        let tested = self_test(policy, &bundle);
-        faults.take(tested.map_err(|details| BuildError::SelfTest { policy: name(), details }))?;
-    }
-    let (decision, decision_path) = decision?;
-    let (response, response_path) = match response {
-        Some(response) => response.map(|(entrypoint, path)| (Some(entrypoint), Some(path)))?,
-        None => (None, None),
-    };
-    for entrypoint in [Some(&decision), response.as_ref()].into_iter().flatten() {
-        if let Some(difference) = program.verify(entrypoint) {
-            tracing::warn!(policy.id = %policy.name, %difference, "Plan differs from the interpreter");
-        }
-    }
-    Some(Policy {
-        name: name(),
-        revision: bundle.revision,
-        archive: archive.cloned(),
-        decision_path,
-        response_path,
-        program,
-        rules: Rules { decision, response, budget: policy.budget, contract, cache: policy.decision_cache },
-        outbound: outbound.map(Arc::new),
-        on_error: policy.on_error,
-    })
-}
-
-/// Reads the keys that may have signed a bundle.
-fn verification(signing: &model::Signing) -> Result<Verification, SigningError> {
-    let keys = signing.keys.iter().map(|key| -> Result<_, SigningError> {
-        let failed = |source| SigningError::Unreadable { file: key.file.clone(), source };
-        let text = std::fs::read_to_string(&key.file).map_err(failed)?;
-        let read =
-            VerificationKey::new(key.algorithm, text.trim_end_matches(['\r', '\n']), key.scope.clone());
-        let read = read.map_err(|source| SigningError::Key { file: key.file.clone(), source })?;
-        Ok((key.id.clone(), read))
-    });
-    Ok(Verification {
-        keys: keys.collect::<Result<_, _>>()?,
-        key_id: signing.keyid.clone(),
-        scope: signing.scope.clone(),
-        exclude: Exclude::new(signing.exclude_files.iter().map(String::as_str))?,
-    })
-}
-
-/// Runs the bundle's own tests, if it has any. The error lists the tests that do not pass.
-fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
-    let options = TestOptions {
-        run: None,
-        timeout: SELF_TEST_TIMEOUT,
-        coverage: false,
-        conditions: false,
-        parallel: 1,
-        now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
-    };
-    let report = testing::run(bundle, &options).map_err(|errors| errors.to_string())?;
-    let failed = report.tests.iter().filter_map(|test| match &test.outcome {
-        Outcome::Passed | Outcome::Skipped => None,
-        Outcome::Failed(_) => Some(format!("{}: {} failed", test.place, test.full_name())),
-        Outcome::Errored(error) => Some(format!("{}: {}: {error}", test.place, test.full_name())),
-    });
-    let failed: Vec<_> = failed.collect();
-    if !failed.is_empty() {
-        return Err(failed.join("\n"));
-    }
-    let passed = report.count(|outcome| *outcome == Outcome::Passed);
-    if report.tests.is_empty() {
-        tracing::info!(policy.id = %policy.name, "Bundle has no tests of its own, so nothing of it was tried");
-    } else {
-        let skipped = report.tests.len() - passed;
-        tracing::info!(policy.id = %policy.name, tests = passed, skipped, "Bundle's own tests pass");
-    }
-    Ok(())
 }
 
 /// Listeners in the order of the running ones: their sockets stay as they are.

@@ -15,11 +15,13 @@ use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::identity::provider;
 use crate::limits::memory::Store;
 use crate::policy::bundle;
+use crate::rego::differential::Verification;
 use crate::runtime::build;
 use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::bundles::source::Source;
 use crate::runtime::bundles::{self, Bundles, Candidates};
+use crate::runtime::promotion::{self, PromoteError, Promoted};
 use crate::runtime::shared::{Foundations, Shared};
 use crate::runtime::snapshot::Runtime;
 use crate::runtime::watch::Sighting;
@@ -198,6 +200,17 @@ impl Control {
         }
     }
 
+    /// Puts the candidate of a policy in force, in one step; what was in force can be rolled back to.
+    pub fn promote(&self, policy: Option<&str>) -> Result<Promoted, PromoteError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.shared.current();
+        let (runtime, promoted) = promotion::promote(&running.runtime, policy, self.shared.clock.now())?;
+        let runtime = Arc::new(runtime);
+        self.shared.install_bundle(Arc::clone(&runtime));
+        count(&self.shared, &runtime);
+        Ok(promoted)
+    }
+
     /// Puts the snapshot before this one in force again, with its credentials as their files say now. `false` where there
     /// is none. Where they cannot be read, the snapshot in force goes on.
     pub fn roll_back(&self) -> Result<bool, BuildErrors> {
@@ -269,7 +282,12 @@ pub fn check(path: &Path, environment: Environment, clock: Arc<dyn Clock>) -> Re
     // What would fetch key sets is not run.
     let (key_sets, _refresher) = KeySets::new(clock);
     match build::check(loaded.config, &key_sets) {
-        Ok(config) if faults.is_empty() => Ok(Checked { config, warnings }),
+        Ok((config, refused)) if faults.is_empty() => {
+            let of_shadow =
+                |message| Diagnostic { file: path.to_owned(), position: None, message, help: None };
+            warnings.extend(refused.into_iter().map(of_shadow));
+            Ok(Checked { config, warnings })
+        }
         Ok(_) => Err(BuildErrors(faults)),
         Err(BuildErrors(mut of_build)) => {
             of_build.append(&mut faults);
@@ -314,4 +332,8 @@ fn read(path: &Path, environment: Environment) -> Result<(Config, Watched), Buil
 fn count(shared: &Shared, runtime: &Runtime) {
     let policies = runtime.policies.iter().map(|policy| (&*policy.name, policy.revision.as_str()));
     shared.metrics.reloaded(&runtime.config.revision, policies);
+    shared.metrics.verified(runtime.policies.iter().map(|policy| {
+        let Verification { asked, differing, .. } = &policy.verification;
+        (&*policy.name, [asked.saturating_sub(*differing), *differing])
+    }));
 }

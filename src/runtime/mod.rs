@@ -1,10 +1,14 @@
 //! The immutable snapshot a request runs on, what outlives it, and how it is replaced.
 
+pub mod beside;
 pub mod build;
 pub mod build_error;
 pub mod bundles;
 pub mod control;
 pub mod outside;
+pub mod explain;
+pub mod policies;
+pub mod promotion;
 pub mod router;
 pub mod shared;
 pub mod snapshot;

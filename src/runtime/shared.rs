@@ -9,12 +9,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::audit::log::Log;
+use crate::audit::recent::Recent;
 use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::KeySets;
 use crate::limits::memory::Store;
 use crate::policy::decide::Decider;
+use crate::runtime::beside::queue::Queue;
 use crate::runtime::bundles::Bundles;
-use crate::runtime::snapshot::Runtime;
+use crate::runtime::snapshot::{Policy, Runtime};
 use crate::telemetry::metrics::Metrics;
 
 /// State of the process, shared by workers and the control runtime.
@@ -31,10 +33,14 @@ pub struct Shared {
     pub audit: Arc<Log>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What is evaluated beside the requests.
+    pub beside: Arc<Queue>,
     current: ArcSwap<InForce>,
     /// The turn in force, to be looked at without touching the snapshot's count.
     turn: AtomicU64,
     history: Mutex<History>,
+    /// The last events of each worker, where they are kept.
+    recents: Mutex<Vec<Arc<Recent>>>,
 }
 
 /// A snapshot and the turn in which it was put in force.
@@ -128,6 +134,7 @@ impl Shared {
             bundles,
             audit,
             metrics,
+            beside: Arc::default(),
             turn: AtomicU64::new(1),
             current: ArcSwap::from_pointee(InForce {
                 generation: 1,
@@ -137,6 +144,7 @@ impl Shared {
                 ready: Ready::default(),
             }),
             history: Mutex::new(history),
+            recents: Mutex::default(),
         }
     }
 
@@ -175,6 +183,30 @@ impl Shared {
         history.earlier.push_front(earlier);
         history.earlier.truncate(keep);
         history.last_error = last_error;
+    }
+
+    /// A ring for the events of one more worker, where the configuration wants them kept.
+    pub(super) fn new_recent(&self) -> Option<Arc<Recent>> {
+        let current = self.current();
+        let bounds = current.runtime.config.admin.as_ref()?.explain?;
+        let recent = Arc::new(Recent::new(bounds.count, bounds.bytes.as_usize()));
+        self.recents.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&recent));
+        Some(recent)
+    }
+
+    /// The last events of each worker.
+    pub(super) fn recents(&self) -> Vec<Arc<Recent>> {
+        self.recents.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A policy by its building, if it is in force or kept for a rollback.
+    pub(super) fn policy(&self, built: u64) -> Option<Policy> {
+        let current = self.current();
+        let history = self.history();
+        let earlier = history.earlier.iter().map(|earlier| &*earlier.runtime);
+        let mut policies =
+            [&*current.runtime].into_iter().chain(earlier).flat_map(|runtime| &runtime.policies);
+        policies.find(|policy| policy.built == built).cloned()
     }
 
     /// The snapshot before this one.

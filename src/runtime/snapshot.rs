@@ -12,8 +12,11 @@ use crate::config::model::{self, BadCredential, Config, Lifecycle, Name, OnError
 use crate::contract::decision::FoldedNames;
 use crate::contract::decision::Phase;
 use crate::identity::chain::Chain;
+use crate::policy::bundle::Bundle;
 use crate::policy::decide::Rules;
+use crate::rego::differential::Verification;
 use crate::rego::program::Program;
+use crate::runtime::beside::candidate::{Shadow, Verifier};
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::outside::Outbound;
 use crate::runtime::router::Router;
@@ -113,6 +116,33 @@ pub struct Policy {
     pub outbound: Option<Arc<Outbound>>,
     /// What a failure means.
     pub on_error: OnError,
+    /// Which building of a policy this is, unique in the process.
+    pub built: u64,
+    /// What it was compiled from.
+    pub bundle: Arc<Bundle>,
+    /// Tells apart who may have signed it, by their keys; `None` where nobody must have.
+    pub signers: Option<[u8; 32]>,
+    /// What came of comparing plan and interpreter when it was built.
+    pub verification: Verification,
+    /// It was a candidate, and was put in force in place of the configured bundle.
+    pub promoted: Option<Arc<Promotion>>,
+    /// The candidate beside it.
+    pub shadow: Option<Shadow>,
+    /// What compares its live decisions with the interpreter's.
+    pub verifier: Option<Arc<Verifier>>,
+}
+
+/// How a candidate came to be in force.
+#[derive(Debug)]
+pub struct Promotion {
+    /// Where its bundle came from.
+    pub shown: String,
+    /// When, since the Unix epoch.
+    pub at: Duration,
+    /// The configured bundle at that time. The promotion holds until that changes.
+    pub instead_of: [u8; 32],
+    /// The revision of that bundle.
+    pub former_revision: String,
 }
 
 // === impl Listener ===
@@ -128,6 +158,12 @@ impl Listener {
 // === impl Policy ===
 
 impl Policy {
+    /// It, with nothing beside it.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { promoted: None, shadow: None, verifier: None, archive: None, ..self.clone() }
+    }
+
     /// The rule that is asked in `phase`, as in events.
     pub fn path(&self, phase: Phase) -> &str {
         match (phase, &self.response_path) {

@@ -11,6 +11,7 @@ use crate::contract::identity::Identity;
 use crate::identity::cache::WorkerCache;
 use crate::policy::decide::Decider;
 use crate::runtime::outside::Asker;
+use crate::runtime::beside::outbox::{Lookout, Outbox};
 use crate::runtime::shared::{self, InForce, Shared};
 use crate::runtime::snapshot::{Api, Route, Runtime};
 use crate::telemetry::metrics::{ListenerId, PolicyId, RequestSeries, UpstreamId, WorkerMetrics};
@@ -24,6 +25,8 @@ pub struct Worker<B: RequestBody> {
     pub shared: Arc<Shared>,
     /// Writes decision events.
     pub recorder: Recorder,
+    /// What is evaluated again beside the requests.
+    pub outbox: Outbox,
     /// Counts.
     pub metrics: WorkerMetrics,
     /// Connections to upstreams.
@@ -45,6 +48,7 @@ pub struct Local {
     deciders: Vec<RefCell<Decider>>,
     /// By policy.
     askers: Vec<Option<Asker>>,
+    lookouts: Vec<Option<Lookout>>,
     series: Vec<ListenerSeries>,
     policies: Vec<PolicyId>,
     upstreams: Vec<(Arc<str>, UpstreamId)>,
@@ -64,7 +68,8 @@ impl<B: RequestBody> Worker<B> {
     pub fn new(shared: Arc<Shared>) -> Self {
         let local = Rc::new(Local::new(&shared, &shared.current()));
         Self {
-            recorder: Recorder::new(Arc::clone(&shared.audit)),
+            recorder: Recorder::new(Arc::clone(&shared.audit), shared.new_recent()),
+            outbox: Outbox::new(Arc::clone(&shared.beside)),
             metrics: shared.metrics.worker(),
             pools: Pools::new(),
             identities: WorkerCache::new(),
@@ -136,6 +141,11 @@ impl Local {
             anonymous: Arc::new(Identity::anonymous()),
             deciders: deciders.into_iter().map(RefCell::new).collect(),
             series: series.collect(),
+            lookouts: runtime
+                .policies
+                .iter()
+                .map(|policy| Lookout::new(policy, metrics.policy(&policy.name)))
+                .collect(),
             policies: runtime.policies.iter().map(|policy| metrics.policy(&policy.name)).collect(),
             upstreams: upstreams.collect(),
             runtime,
@@ -161,6 +171,11 @@ impl Local {
     /// The way outside of the policy at `index`, if it has one.
     pub fn outbound(&self, index: usize) -> Option<&Asker> {
         self.askers.get(index)?.as_ref()
+    }
+
+    /// What of the policy at `index` is looked at again beside the requests.
+    pub fn lookout(&self, index: usize) -> Option<&Lookout> {
+        self.lookouts.get(index)?.as_ref()
     }
 
     /// Whether the API's policy is asked again when the upstream has answered.

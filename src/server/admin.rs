@@ -1,4 +1,5 @@
-//! The admin endpoint: `/health`, `/ready`, `/metrics`, `/status`, and on demand reload and rollback. Loopback only.
+//! The admin endpoint: `/health`, `/ready`, `/metrics`, `/status`, and on demand reload, promotion, rollback and why a
+//! recent decision. Loopback only.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -13,16 +14,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::audit::queue::Health;
-use crate::base::clock;
 use crate::base::net::is_loopback;
-use crate::runtime::bundles::source::Status;
+use crate::policy::explain::render;
+use crate::runtime::explain::{self, ExplainError, Explained};
+use crate::runtime::promotion::Promoted;
 use crate::server::drain;
 use crate::server::gateway::Reloader;
+use crate::server::status;
 use crate::telemetry::exposition::{self, BundleSample, Samples};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,16 +93,26 @@ async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) 
             json_body(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "reason": "draining"}))
         }
         "/ready" if reads => json_body(StatusCode::OK, &json!({"ready": true})),
-        "/status" if reads => json_body(StatusCode::OK, &status(&reloader, draining)),
+        "/status" if reads => json_body(StatusCode::OK, &status::status(reloader.shared(), draining)),
         "/metrics" if !reloader.shared().current().runtime.config.telemetry.metrics => {
             text(StatusCode::NOT_FOUND, "metrics are off: `telemetry.metrics`\n")
         }
         "/metrics" if reads => metrics(&reloader),
         "/reload" if method == Method::POST => reload(reloader).await,
         "/rollback" if method == Method::POST => roll_back(reloader).await,
+        path if is_promotion(path) && method == Method::POST => {
+            let policy = path.strip_prefix("/promote/").map(decoded);
+            promote(reloader, policy).await
+        }
+        path if path.starts_with("/explain/") && reads => {
+            let id = decoded(path.trim_start_matches("/explain/"));
+            explain(reloader, id, request.uri().query().unwrap_or_default()).await
+        }
         "/health" | "/ready" | "/status" | "/metrics" => not_allowed("GET, HEAD"),
+        path if path.starts_with("/explain/") => not_allowed("GET, HEAD"),
         "/reload" | "/rollback" => not_allowed("POST"),
-        _ => text(StatusCode::NOT_FOUND, "try /health, /ready, /metrics, /status\n"),
+        path if is_promotion(path) => not_allowed("POST"),
+        _ => text(StatusCode::NOT_FOUND, "try /health, /ready, /metrics, /status, /explain/ID\n"),
     }
 }
 
@@ -134,10 +147,17 @@ async fn reload(reloader: Reloader) -> Answer {
 }
 
 async fn roll_back(reloader: Reloader) -> Answer {
+    let shared = Arc::clone(reloader.shared());
     let rolling =
         tokio::task::spawn_blocking(move || reloader.roll_back().map_err(|errors| errors.to_string()));
-    match rolling.await {
-        Ok(Ok(true)) => json_body(StatusCode::OK, &json!({"rolled_back": true})),
+    let rolled = rolling.await;
+    let in_force = shared.current();
+    let policies = in_force.runtime.policies.iter();
+    let policies = policies.map(|policy| (policy.name.to_string(), json!(policy.revision)));
+    let policies = policies.collect::<serde_json::Map<_, _>>();
+    let rolled_back = json!({"rolled_back": true, "generation": in_force.generation, "policies": policies});
+    match rolled {
+        Ok(Ok(true)) => json_body(StatusCode::OK, &rolled_back),
         Ok(Ok(false)) => {
             json_body(StatusCode::CONFLICT, &json!({"rolled_back": false, "error": "no earlier snapshot"}))
         }
@@ -145,6 +165,115 @@ async fn roll_back(reloader: Reloader) -> Answer {
             json_body(StatusCode::UNPROCESSABLE_ENTITY, &json!({"rolled_back": false, "error": error}))
         }
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the rollback panicked\n"),
+    }
+}
+
+/// `/promote`, or `/promote/POLICY`.
+fn is_promotion(path: &str) -> bool {
+    path == "/promote" || path.starts_with("/promote/")
+}
+
+fn decoded(segment: &str) -> String {
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
+}
+
+async fn promote(reloader: Reloader, policy: Option<String>) -> Answer {
+    let shared = Arc::clone(reloader.shared());
+    let promoting = tokio::task::spawn_blocking(move || reloader.promote(policy.as_deref()));
+    match promoting.await {
+        Ok(Ok(Promoted { policy, revision, former_revision, shown })) => {
+            let document = json!({"promoted": true, "policy": *policy, "revision": revision,
+                "former_revision": former_revision, "bundle": shown, "generation": shared.generation()});
+            json_body(StatusCode::OK, &document)
+        }
+        Ok(Err(error)) => {
+            let document = json!({"promoted": false, "error": error.to_string()});
+            json_body(StatusCode::CONFLICT, &document)
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the promotion panicked\n"),
+    }
+}
+
+async fn explain(reloader: Reloader, id: String, query: &str) -> Answer {
+    // One at a time: each compiles the policy many times over.
+    static PERMITS: Semaphore = Semaphore::const_new(1);
+    let options = match ExplainOptions::parse(query) {
+        Ok(options) => options,
+        Err(error) => return json_body(StatusCode::BAD_REQUEST, &json!({"error": error})),
+    };
+    // The semaphore is never closed.
+    let permit = PERMITS.acquire().await;
+    let shared = Arc::clone(reloader.shared());
+    let asked = id.clone();
+    let explaining = tokio::task::spawn_blocking(move || explain::explain(&shared, &asked)).await;
+    drop(permit);
+    let explained = match explaining {
+        Ok(Ok(explained)) => explained,
+        Ok(Err(error)) => {
+            let status = match &error {
+                ExplainError::Off | ExplainError::Unknown { .. } => StatusCode::NOT_FOUND,
+                ExplainError::Gone { .. } => StatusCode::GONE,
+                ExplainError::NoInput | ExplainError::Failed(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            return json_body(status, &json!({"error": error.to_string()}));
+        }
+        Err(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "the explanation panicked\n"),
+    };
+    options.render(&id, &explained)
+}
+
+/// How an explanation is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+struct ExplainOptions {
+    text: bool,
+    redacted: bool,
+}
+
+impl ExplainOptions {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair {
+                "format=text" => options.text = true,
+                "format=json" => options.text = false,
+                "redacted" | "redacted=true" => options.redacted = true,
+                "redacted=false" => options.redacted = false,
+                // A misspelt `redacted` must not show what was to be hidden.
+                _ => return Err("use `format=json|text` and `redacted=true|false`".to_owned()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn render(self, id: &str, explained: &Explained) -> Answer {
+        let Self { text: as_text, redacted } = self;
+        if as_text {
+            let mut out = Vec::new();
+            // Writing to a buffer cannot fail.
+            drop(match explained {
+                Explained::Refused(refused) => render::refused_text(refused, &mut out),
+                Explained::Decided { explanation, missing, .. } => {
+                    let plain = |_, text: &str| text.to_owned();
+                    let written = render::text(explanation, redacted, &plain, &mut out);
+                    let notes = missing.iter().map(|pointer| format!("note: {}\n", render::missing(pointer)));
+                    notes.for_each(|note| out.extend_from_slice(note.as_bytes()));
+                    written
+                }
+            });
+            return text(StatusCode::OK, &String::from_utf8_lossy(&out));
+        }
+        let mut document = match explained {
+            Explained::Refused(refused) => render::refused_document(refused),
+            Explained::Decided { explanation, .. } => render::document(explanation, redacted),
+        };
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("decision_id".to_owned(), json!(id));
+            if let Explained::Decided { revision, missing, .. } = explained {
+                fields.insert("revision".to_owned(), json!(revision));
+                fields.insert("missing".to_owned(), json!(missing));
+            }
+        }
+        json_body(StatusCode::OK, &document)
     }
 }
 
@@ -169,85 +298,6 @@ fn metrics(reloader: &Reloader) -> Answer {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
-}
-
-fn status(reloader: &Reloader, draining: bool) -> serde_json::Value {
-    let shared = reloader.shared();
-    let in_force = shared.current();
-    let runtime = &in_force.runtime;
-    let reload = shared.reload_status();
-    let policies = runtime.policies.iter().map(|policy| {
-        let shown = json!({"revision": policy.revision, "decision": policy.decision_path});
-        (policy.name.to_string(), shown)
-    });
-    let upstreams = runtime.clusters.iter().map(|cluster| {
-        let endpoints = cluster.endpoints().iter().map(|endpoint| {
-            json!({"endpoint": endpoint.authority(), "healthy": endpoint.is_healthy(),
-                "in_flight": endpoint.in_flight(), "connections": endpoint.open_connections()})
-        });
-        (cluster.name().to_string(), json!(endpoints.collect::<Vec<_>>()))
-    });
-    let key_sets = shared.key_sets.statuses().into_iter().map(|set| {
-        json!({"source": set.source, "loaded": set.loaded, "renewed_at": set.renewed_at.map(time),
-            "last_error": set.last_error})
-    });
-    let bundles = shared.bundles.statuses().into_iter().map(|(name, status)| {
-        let revision =
-            runtime.policies.iter().find(|policy| policy.name == name).map(|policy| policy.revision.as_str());
-        (name.to_string(), bundle(&name, revision, &status))
-    });
-    let logs = shared.audit.status().into_iter().map(|sink| {
-        let (health, error) = match sink.health {
-            Health::Ok => ("ok", None),
-            Health::Failing(error) => ("failing", Some(error)),
-            Health::Stopped(error) => ("stopped", Some(error)),
-        };
-        json!({"sink": sink.name, "health": health, "error": error, "written": sink.written,
-            "dropped": sink.dropped, "queued_bytes": sink.queued_bytes})
-    });
-    let last_error = reload.last_error.map(|failure| json!({"at": time(failure.at), "error": failure.error}));
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "draining": draining,
-        "snapshot": {
-            "generation": in_force.generation,
-            "revision": runtime.config.revision,
-            "loaded_at": time(reload.loaded_at),
-            "earlier": reload.earlier,
-            "last_reload_error": last_error,
-        },
-        "policies": policies.collect::<serde_json::Map<_, _>>(),
-        "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
-        "bundles": bundles.collect::<serde_json::Map<_, _>>(),
-        "key_sets": key_sets.collect::<Vec<_>>(),
-        "decision_logs": logs.collect::<Vec<_>>(),
-    })
-}
-
-/// A fetched bundle, with the names of OPA's status. What is refused is told before what is not reached.
-fn bundle(name: &str, revision: Option<&str>, status: &Status) -> serde_json::Value {
-    let failure = status.refused.as_ref().or(status.unreachable.as_ref());
-    json!({
-        "name": name,
-        "active_revision": revision,
-        "type": if status.delta { "delta" } else { "snapshot" },
-        "size": status.size,
-        "persisted": status.persisted,
-        "last_request": status.last_request.map(time),
-        "last_successful_request": status.last_successful_request.map(time),
-        "last_successful_download": status.last_successful_download.map(time),
-        "last_successful_activation": status.last_successful_activation.map(time),
-        "code": failure.map(|_| "bundle_error"),
-        "message": failure.map(|failure| &failure.message),
-        "http_code": failure.and_then(|failure| failure.http_code),
-        "errors": failure.map(|failure| &failure.errors).filter(|errors| !errors.is_empty()),
-    })
-}
-
-fn time(since_epoch: Duration) -> String {
-    let mut text = String::with_capacity(30);
-    clock::write_rfc3339(&mut text, since_epoch);
-    text
 }
 
 fn text(status: StatusCode, body: &str) -> Answer {

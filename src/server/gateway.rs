@@ -19,6 +19,7 @@ use crate::pipeline::reject;
 use crate::runtime::build_error::BuildErrors;
 use crate::runtime::bundles;
 use crate::runtime::control::{Control, Environment, Start, Watched};
+use crate::runtime::promotion::{PromoteError, Promoted};
 use crate::runtime::shared::Shared;
 use crate::runtime::watch::Watch;
 use crate::server::accept::{self, WorkerQueue};
@@ -77,6 +78,7 @@ pub struct Gateway {
     draining: watch::Sender<Drain>,
     stopped: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
+    beside: JoinHandle<()>,
     control: JoinHandle<()>,
 }
 
@@ -131,6 +133,7 @@ impl Gateway {
             queues.push(queue);
             workers.push(handle);
         }
+        let beside = thread::spawn_beside(Arc::clone(&shared)).map_err(StartError::Thread)?;
         let (sender, clusters) = mpsc::channel(CLUSTER_QUEUE);
         let reloader = Reloader { control: Arc::new(control), clusters: sender };
         for cluster in shared.current().runtime.clusters.iter() {
@@ -148,7 +151,7 @@ impl Gateway {
             stopped: stop,
         };
         let control = control_thread(parts).map_err(StartError::Thread)?;
-        Ok(Self { reloader, listeners, admin, draining, stopped, workers, control })
+        Ok(Self { reloader, listeners, admin, draining, stopped, workers, beside, control })
     }
 
     /// Where the listener `name` listens.
@@ -185,6 +188,10 @@ impl Gateway {
             if worker.join().is_err() {
                 tracing::error!("Worker thread panicked");
             }
+        }
+        shared.beside.end();
+        if self.beside.join().is_err() {
+            tracing::error!("Thread beside the requests panicked");
         }
         let unwritten = shared.audit.flush(FLUSH);
         if unwritten > 0 {
@@ -235,6 +242,19 @@ impl Reloader {
             }
         }
         went
+    }
+
+    /// Puts the candidate of a policy in force; of the only one that has a candidate, where none is named.
+    pub fn promote(&self, policy: Option<&str>) -> Result<Promoted, PromoteError> {
+        let promoted = self.control.promote(policy);
+        match &promoted {
+            Ok(Promoted { policy, revision, former_revision, shown }) => {
+                let generation = self.shared().generation();
+                tracing::info!(policy.id = %policy, from = shown, policy.revision = revision, former_revision, generation, "Shadow promoted");
+            }
+            Err(error) => tracing::error!(%error, "Promotion refused, the snapshot in force goes on"),
+        }
+        promoted
     }
 
     /// Opens decision log files again, after they were renamed.

@@ -7,4 +7,5 @@ pub mod drain;
 pub mod gateway;
 mod http1_guard;
 mod http2_guard;
+mod status;
 mod thread;

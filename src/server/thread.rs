@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::pipeline::Worker;
+use crate::runtime::beside::runner;
 use crate::runtime::shared::Shared;
 use crate::server::accept::{Accepted, WorkerQueue};
 use crate::server::{connection, drain};
@@ -38,10 +39,18 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, drain: drain::Receiver) -
     Ok(WorkerThread { queue, handle })
 }
 
+/// Starts the thread that evaluates beside the requests; it ends with the queue.
+pub(crate) fn spawn_beside(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let run = move || runner::run(&shared.beside, &shared);
+    Builder::new().name("beside".to_owned()).stack_size(STACK).spawn(run)
+}
+
 async fn run(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Accepted>, mut drain: drain::Receiver) {
     let worker = Rc::new(Worker::new(shared));
     let recording = Rc::clone(&worker);
     tokio::task::spawn_local(async move { recording.recorder.run().await });
+    let handing_over = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { handing_over.outbox.run(&handing_over.metrics).await });
     let mut connections = JoinSet::new();
     let told = drain.clone();
     loop {

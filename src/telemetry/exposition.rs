@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::telemetry::metrics::{
-    ACCEPTED, CLOSED, ConnectionRefusal, DecisionKind, HANDSHAKES_FAILED, HANDSHAKES_OK, Metrics,
-    OutsideKind, RETRIES, STATUS_CLASSES, Stage, UpstreamOutcome,
+    ACCEPTED, CLOSED, Comparison, ConnectionRefusal, DecisionKind, Direction, HANDSHAKES_FAILED,
+    HANDSHAKES_OK, Metrics, OutsideKind, RETRIES, STATUS_CLASSES, Stage, Unshadowed, UpstreamOutcome,
 };
 use crate::telemetry::shard::{BUCKETS_US, HistogramSums, Rows};
 
@@ -62,6 +62,7 @@ pub fn render(metrics: &Metrics, samples: &Samples) -> String {
     render_process(metrics, samples, &mut text);
     render_requests(metrics, &mut text);
     render_policy(metrics, &mut text);
+    render_shadows(metrics, &mut text);
     render_bundles(&samples.bundles, &mut text);
     render_listeners(metrics, &mut text);
     render_upstreams(metrics, &mut text);
@@ -148,6 +149,53 @@ fn render_policy(metrics: &Metrics, text: &mut Exposition) {
         let sums = sum(row, shards.iter().map(|shard| &shard.outside));
         for (kind, count) in OutsideKind::ALL.iter().zip(sums) {
             text.sample(name, &[("policy", policy), ("kind", kind.as_str())], count);
+        }
+    }
+}
+
+fn render_shadows(metrics: &Metrics, text: &mut Exposition) {
+    let (names, shards) = (metrics.names(), metrics.shards());
+    let name = "postern_shadow_decisions_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Decisions of candidate policies, by how they differ from those in force.",
+    );
+    for (row, [policy, api, route]) in names.shadows.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.shadows));
+        for (direction, count) in Direction::ALL.iter().zip(sums) {
+            let labels =
+                [("policy", &**policy), ("api", api), ("route", route), ("direction", direction.as_str())];
+            text.sample(name, &labels, count);
+        }
+    }
+    let name = "postern_shadow_skipped_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Decisions for which the candidate policy was not evaluated, by reason.",
+    );
+    for (row, policy) in names.policies.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.unshadowed));
+        for (reason, count) in Unshadowed::ALL.iter().zip(sums).filter(|(_, count)| *count > 0) {
+            text.sample(name, &[("policy", policy), ("reason", reason.as_str())], count);
+        }
+    }
+    let name = "postern_policy_engine_load_inputs";
+    let help =
+        "Made-up inputs that plan and interpreter of each policy in force were both asked about at load.";
+    text.family(name, Kind::Gauge, help);
+    for (policy, counts) in &names.verified {
+        for (result, count) in [Comparison::Same, Comparison::Different].iter().zip(counts) {
+            text.sample(name, &[("policy", &**policy), ("result", result.as_str())], *count);
+        }
+    }
+    let name = "postern_policy_engine_comparisons_total";
+    text.family(name, Kind::Counter, "Decisions made on a plan that the interpreter was asked for too.");
+    for (row, policy) in names.policies.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.comparisons));
+        for (result, count) in Comparison::ALL.iter().zip(sums) {
+            text.sample(name, &[("policy", &**policy), ("result", result.as_str())], count);
         }
     }
 }
@@ -397,6 +445,34 @@ mod tests {
         has(&text, r#"postern_upstream_requests_total{upstream="orders",outcome="2xx"} 1"#);
         has(&text, r#"postern_upstream_requests_total{upstream="orders",outcome="timeout"} 1"#);
         has(&text, r#"postern_upstream_retries_total{upstream="orders"} 1"#);
+    }
+
+    #[test]
+    fn candidates_and_engines_are_counted_beside_the_decisions() {
+        let metrics = Metrics::new(VOCABULARY);
+        let policy = metrics.policy("main");
+        let series = metrics.shadow("main", "orders", "read");
+        assert_eq!(metrics.shadow("main", "orders", "read"), series);
+        assert_ne!(metrics.shadow("main", "orders", "write"), series);
+        let (first, second) = (metrics.worker(), metrics.worker());
+        first.shadowed(series, Direction::DenyToAllow);
+        second.shadowed(series, Direction::DenyToAllow);
+        first.unshadowed(policy, Unshadowed::Body);
+        second.compared(policy, Comparison::Different);
+        metrics.verified([("old", [1, 1])]);
+        metrics.verified([("main", [159, 1])]);
+        let text = render(&metrics, &Samples::default());
+        let labels = r#"policy="main",api="orders",route="read",direction="deny_to_allow""#;
+        has(&text, &format!("postern_shadow_decisions_total{{{labels}}} 2"));
+        has(&text, r#"postern_shadow_skipped_total{policy="main",reason="not_comparable_body"} 1"#);
+        has(&text, r#"postern_policy_engine_comparisons_total{policy="main",result="different"} 1"#);
+        has(&text, r#"postern_policy_engine_load_inputs{policy="main",result="same"} 159"#);
+        assert!(!text.contains("\"old\""), "{text}");
+        assert_eq!(metrics.skipped("main").iter().sum::<u64>(), 1);
+        for index in 0..2_000 {
+            metrics.shadow("main", "orders", &index.to_string());
+        }
+        assert_eq!(metrics.shadow("main", "a", "late"), metrics.shadow("main", "b", "later"));
     }
 
     #[test]

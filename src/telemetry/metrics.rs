@@ -123,6 +123,59 @@ label! {
     }
 }
 
+label! {
+    /// How a candidate's decision differs from the one in force.
+    Direction {
+        /// It does the same.
+        Same => "same",
+        /// It lets in whom the one in force refused.
+        DenyToAllow => "deny_to_allow",
+        /// It refuses whom the one in force let in.
+        AllowToDeny => "allow_to_deny",
+        /// The same verdict with another status, reason, header, limit or other part.
+        Obligations => "obligations",
+        /// It fails where the one in force did not.
+        Error => "error",
+    }
+}
+
+label! {
+    /// Why a candidate was not evaluated for a decision.
+    Unshadowed {
+        /// The decision is not in the sample.
+        Sample => "sample",
+        /// The time it may take is used up.
+        Budget => "budget",
+        /// Too many wait to be evaluated.
+        QueueFull => "queue_full",
+        /// It reads the body, which the policy in force does not.
+        Body => "not_comparable_body",
+        /// It reads the query, which the gateway would have refused for it as malformed.
+        Query => "not_comparable_query",
+        /// Chance has a say in one of the two.
+        Chance => "not_comparable_chance",
+    }
+}
+
+label! {
+    /// What came of asking the interpreter what a plan has answered.
+    Comparison {
+        /// The same value.
+        Same => "same",
+        /// Another value.
+        Different => "different",
+        /// The interpreter failed, or the plan ran out of time.
+        Inconclusive => "inconclusive",
+    }
+}
+
+/// Columns of a row of a candidate's decisions.
+pub(super) const SHADOW_COLUMNS: usize = Direction::ALL.len();
+/// Columns of a row of decisions without a candidate's.
+pub const UNSHADOWED_COLUMNS: usize = Unshadowed::ALL.len();
+/// Columns of a row of comparisons of engines.
+pub(super) const COMPARISON_COLUMNS: usize = Comparison::ALL.len();
+
 impl UpstreamOutcome {
     /// The class of an answer's status.
     pub const fn of_status(status: u16) -> Self {
@@ -176,6 +229,10 @@ pub struct ListenerId(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PolicyId(usize);
 
+/// A candidate's decisions on one route, as a small integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShadowSeries(usize);
+
 /// An upstream, as a small integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UpstreamId(usize);
@@ -198,6 +255,10 @@ pub(super) struct Names {
     pub(super) listeners: Vec<Arc<str>>,
     pub(super) policies: Vec<Arc<str>>,
     pub(super) upstreams: Vec<Arc<str>>,
+    /// Policy, API and route of candidates' decisions.
+    pub(super) shadows: Vec<[Arc<str>; 3]>,
+    /// Policies in force, and inputs on which their engines were the same, and differed, when they were loaded.
+    pub(super) verified: Vec<(Arc<str>, [u64; 2])>,
     pub(super) sinks: Vec<Arc<SinkMetrics>>,
     /// Revision of the configuration in force.
     pub(super) config_revision: Option<Arc<str>>,
@@ -213,6 +274,9 @@ pub(super) struct Shard {
     pub(super) outside: Rows<OUTSIDE_COLUMNS>,
     pub(super) listeners: Rows<LISTENER_COLUMNS>,
     pub(super) upstreams: Rows<UPSTREAM_COLUMNS>,
+    pub(super) shadows: Rows<SHADOW_COLUMNS>,
+    pub(super) unshadowed: Rows<UNSHADOWED_COLUMNS>,
+    pub(super) comparisons: Rows<COMPARISON_COLUMNS>,
     pub(super) refusals: Box<[Count]>,
     pub(super) stages: [Histogram; Stage::ALL.len()],
 }
@@ -260,6 +324,9 @@ impl Metrics {
             outside: Rows::default(),
             listeners: Rows::default(),
             upstreams: Rows::default(),
+            shadows: Rows::default(),
+            unshadowed: Rows::default(),
+            comparisons: Rows::default(),
             refusals: self.vocabulary.reasons.iter().map(|_| Count::default()).collect(),
             stages: std::array::from_fn(|_| Histogram::default()),
         });
@@ -290,6 +357,31 @@ impl Metrics {
     /// The number of the upstream `name`.
     pub fn upstream(&self, name: &str) -> UpstreamId {
         UpstreamId(number(&mut lock(&self.names).upstreams, name))
+    }
+
+    /// The number of the decisions that the candidate of `policy` makes on a route.
+    pub fn shadow(&self, policy: &str, api: &str, route: &str) -> ShadowSeries {
+        let series = &mut lock(&self.names).shadows;
+        let known = series.iter().position(|known| known.iter().map(|name| &**name).eq([policy, api, route]));
+        let overflow = || std::array::from_fn(|_| Arc::from(OVERFLOW));
+        ShadowSeries(known.unwrap_or_else(|| register(series, [policy, api, route].map(Arc::from), overflow)))
+    }
+
+    /// Notes what came of comparing the engines when each policy in force was loaded: its name, and inputs on which they are
+    /// the same, and differ.
+    pub fn verified<'a>(&self, policies: impl IntoIterator<Item = (&'a str, [u64; 2])>) {
+        let policies = policies.into_iter().map(|(policy, counts)| (policy.into(), counts));
+        lock(&self.names).verified = policies.collect();
+    }
+
+    /// Decisions for which the candidate of `policy` was not evaluated, in the order of [`Unshadowed::ALL`].
+    pub fn skipped(&self, policy: &str) -> [u64; UNSHADOWED_COLUMNS] {
+        let row = lock(&self.names).policies.iter().position(|known| &**known == policy);
+        let mut sums = [0; UNSHADOWED_COLUMNS];
+        if let Some(row) = row {
+            lock(&self.shards).iter().for_each(|shard| shard.unshadowed.add_to(&mut sums, row));
+        }
+        sums
     }
 
     /// The counters of the decision log sink `name`; the same ones for the same name.
@@ -399,6 +491,21 @@ impl WorkerMetrics {
     /// Counts a request to an upstream, each try for itself.
     pub fn upstream_request(&self, upstream: UpstreamId, outcome: UpstreamOutcome) {
         self.shard.upstreams.count(upstream.0, outcome as usize);
+    }
+
+    /// Counts a candidate's decision.
+    pub fn shadowed(&self, series: ShadowSeries, direction: Direction) {
+        self.shard.shadows.count(series.0, direction as usize);
+    }
+
+    /// Counts a decision for which the candidate of `policy` was not evaluated.
+    pub fn unshadowed(&self, policy: PolicyId, why: Unshadowed) {
+        self.shard.unshadowed.count(policy.0, why as usize);
+    }
+
+    /// Counts a decision that the interpreter was asked about too.
+    pub fn compared(&self, policy: PolicyId, comparison: Comparison) {
+        self.shard.comparisons.count(policy.0, comparison as usize);
     }
 
     /// Counts a try after the first.

@@ -1,6 +1,7 @@
 //! Checks of where a policy's bundle comes from.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
@@ -24,11 +25,7 @@ impl Check<'_> {
         if text.contains("://") {
             return self.remote_bundle(policy, written).map(|remote| BundleSource::Url(Box::new(remote)));
         }
-        let path = if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
-            self.file(&place, text)
-        } else {
-            self.directory(&place, text)
-        };
+        let path = self.local_bundle(&place, text);
         for (key, is_given) in [
             ("polling", written.polling.is_some()),
             ("credentials", written.credentials.is_some()),
@@ -43,6 +40,19 @@ impl Check<'_> {
             }
         }
         path.map(BundleSource::Path)
+    }
+
+    /// The path of a bundle that is not fetched.
+    pub(super) fn local_bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
+        if text.contains("://") {
+            let message = "the bundle of a shadow cannot be fetched yet";
+            return Err(self.report.error_with(place, message, "give a directory or a packed bundle"));
+        }
+        if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
+            self.file(place, text)
+        } else {
+            self.directory(place, text)
+        }
     }
 
     fn remote_bundle(&mut self, policy: &Place, written: &raw::Policy) -> Result<RemoteBundle, Reported> {

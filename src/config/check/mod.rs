@@ -16,12 +16,13 @@ mod value;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::model::{Admin, Config, DecisionLog, LimitStore, Name, Reload, Telemetry};
+use crate::config::model::{Admin, Config, DecisionLog, LimitStore, Name, Recent, Reload, Telemetry};
 use crate::config::place::Place;
 use crate::config::raw;
 use crate::config::raw::part::Part;
@@ -31,6 +32,8 @@ use crate::config::yaml::Node;
 
 /// The longest drain.
 const DRAIN_MAX: Duration = Duration::from_hours(1);
+/// Bytes of the recent decisions that a worker keeps.
+const RECENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 
 /// A configuration under check.
 pub(super) struct Check<'a> {
@@ -217,14 +220,23 @@ impl Check<'_> {
 
     fn admin(&mut self, place: &Place, written: &Part<raw::Admin>) -> Result<Admin, Reported> {
         let written = self.part(place, written)?;
+        let explain = written.explain.as_ref();
+        let explain = explain.map(|explain| self.recent(&place.key("explain"), explain)).transpose();
         let place = place.key("address");
         let address = self.address(&place, &written.address)?;
         if crate::base::net::is_loopback(address.ip()) {
-            Ok(Admin { address })
+            Ok(Admin { address, explain: explain? })
         } else {
             let message = format!("the admin endpoint cannot listen on `{}`", self.shown(&place));
             Err(self.report.error_with(&place, message, "it has no access control: use a loopback address"))
         }
+    }
+}
+
+impl Check<'_> {
+    fn recent(&mut self, place: &Place, written: &raw::Explain) -> Result<Recent, Reported> {
+        let bytes = self.size(&place.key("size_limit"), &written.size_limit, RECENT_BYTES)?;
+        Ok(Recent { count: usize::try_from(written.recent).unwrap_or(usize::MAX), bytes })
     }
 }
 

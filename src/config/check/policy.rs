@@ -4,9 +4,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Check;
-use crate::config::model::{Name, OnError, Policy, PolicyContract, Signing, SigningKey};
+use crate::base::share::Share;
+use crate::config::model::{Name, OnError, Policy, PolicyContract, Sampling, Shadow, Signing, SigningKey};
 use crate::config::place::Place;
 use crate::config::raw::policy as raw;
+use crate::config::raw::quantity::Share as WrittenShare;
 use crate::config::report::Reported;
 
 const BUDGET: RangeInclusive<Duration> = Duration::from_micros(10)..=Duration::from_secs(10);
@@ -33,6 +35,9 @@ impl Check<'_> {
         let http_send = http_send.map(|written| self.http_send(&place.key("http_send"), written)).transpose();
         let lookup = written.lookup.as_ref();
         let lookup = lookup.map(|written| self.lookup(&place.key("lookup"), written)).transpose();
+        let verify = self.verify(place, written);
+        let shadow = written.shadow.as_ref();
+        let shadow = shadow.map(|shadow| self.shadow(&place.key("shadow"), shadow)).transpose();
         if written.response.is_some() && contract == PolicyContract::EnvoyV3 {
             let message = "`response` cannot be asked of a policy with `contract: envoy/v3`";
             return Err(self.together(place, &place.key("response"), message, "take it out"));
@@ -53,7 +58,46 @@ impl Check<'_> {
             self_test: written.self_test,
             decision_cache: usize::try_from(written.decision_cache).unwrap_or(usize::MAX),
             contract,
+            interpreted: written.engine == raw::Engine::Interpreter,
+            verify: verify?,
+            shadow: shadow?,
         })
+    }
+
+    fn verify(&mut self, policy: &Place, written: &raw::Policy) -> Result<Sampling, Reported> {
+        let interpreted = written.engine == raw::Engine::Interpreter;
+        if interpreted && written.verify.is_some() {
+            let message =
+                "`verify` compares the plan with the interpreter, and `engine: interpreter` uses no plan";
+            return Err(self.together(policy, &policy.key("verify"), message, "take one of them out"));
+        }
+        let default = raw::Verify::default();
+        let place = policy.key("verify");
+        let written = written.verify.as_ref().unwrap_or(&default);
+        let sampling = self.sampling(&place, &written.sample, &written.budget)?;
+        Ok(if interpreted { Sampling { sample: Share::NONE, ..sampling } } else { sampling })
+    }
+
+    fn shadow(&mut self, place: &Place, written: &raw::Shadow) -> Result<Shadow, Reported> {
+        let at = place.key("bundle");
+        let bundle = self.local_bundle(&at, &written.bundle);
+        let sampling = self.sampling(place, &written.sample, &written.budget);
+        Ok(Shadow { bundle: bundle?, shown: self.shown(&at), sampling: sampling? })
+    }
+
+    fn sampling(
+        &mut self,
+        place: &Place,
+        sample: &WrittenShare,
+        budget: &WrittenShare,
+    ) -> Result<Sampling, Reported> {
+        let sample = self.share(&place.key("sample"), sample);
+        let at = place.key("budget");
+        let budget = self.share(&at, budget)?;
+        if budget.is_none() {
+            return Err(self.report.error_with(&at, "`0%` leaves no time", "turn it off with `sample: 0%`"));
+        }
+        Ok(Sampling { sample: sample?, budget })
     }
 
     fn signing(&mut self, place: &Place, written: &raw::Signing) -> Result<Signing, Reported> {

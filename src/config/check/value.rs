@@ -10,10 +10,13 @@ use http::{HeaderName, Uri};
 use super::{Check, Names};
 use crate::base::host_port::is_host;
 use crate::base::net::{NetworkSet, is_loopback, parse_network};
+use crate::base::share::Share;
 use crate::base::size::{ByteLimit, ParseQuantityError, parse_duration};
 use crate::config::model;
 use crate::config::place::Place;
-use crate::config::raw::quantity::{Duration as WrittenDuration, NAME_HELP, Name, Size};
+use crate::config::raw::quantity::{
+    Duration as WrittenDuration, NAME_HELP, Name, Share as WrittenShare, Size,
+};
 use crate::config::report::{At, Reported};
 use crate::config::suggest::{listed, suggestion};
 use crate::config::yaml::quotable;
@@ -135,6 +138,14 @@ impl Check<'_> {
             ),
         };
         Err(self.report.error_with(place, message, help))
+    }
+
+    pub(super) fn share(&mut self, place: &Place, written: &WrittenShare) -> Result<Share, Reported> {
+        Share::parse(&written.0).map_err(|_| {
+            let message = format!("`{}` is not a share", self.shown(place));
+            let help = "write a percentage from `0%` to `100%`, such as `5%` or `0.1%`";
+            self.report.error_with(place, message, help)
+        })
     }
 
     pub(super) fn address(&mut self, place: &Place, text: &str) -> Result<SocketAddr, Reported> {

@@ -22,7 +22,7 @@ use crate::config::raw::identity::Provider;
 use crate::config::raw::listener::Listener;
 use crate::config::raw::part::Part;
 use crate::config::raw::policy::Policy;
-use crate::config::raw::quantity::{Duration, Name};
+use crate::config::raw::quantity::{Duration, Name, Size};
 use crate::config::raw::upstream::Upstream;
 
 /// A Postern gateway: its front doors, who may be asked, what decides, and where requests go.
@@ -137,6 +137,26 @@ pub(super) struct Telemetry {
 pub(super) struct Admin {
     /// A loopback address and a port. Example: `127.0.0.1:9901`.
     pub(super) address: String,
+    /// Answer `GET /explain/ID` for recent decisions. Default no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) explain: Option<Explain>,
+}
+
+/// Which decisions can be explained by their id.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Explain {
+    /// How many decisions each worker keeps. Default `1000`.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) recent: u32,
+    /// How large they may be in all, for each worker, as events without secrets; `64KiB` to `1GiB`. Default `8MiB`.
+    pub(super) size_limit: Size,
+}
+
+impl Default for Explain {
+    fn default() -> Self {
+        Self { recent: 1000, size_limit: Size::new("8MiB") }
+    }
 }
 
 /// How changes are taken up.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::raw::identity::Algorithm;
-use crate::config::raw::quantity::{Duration, Size};
+use crate::config::raw::quantity::{Duration, Share, Size};
 
 /// A policy bundle and the rules that are asked for each request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -61,10 +61,63 @@ pub(crate) struct Policy {
     /// Run the bundle's own tests before it goes live, and refuse it if one fails. Default `true`.
     #[serde(default = "default_self_test")]
     pub(crate) self_test: bool,
+    /// What evaluates: the decision plan where there is one, or the interpreter always, for diagnosis. Default `plan`.
+    #[serde(default)]
+    pub(crate) engine: Engine,
+    /// A small share of the decisions made on the plan is made again on the interpreter, beside the requests, and compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verify: Option<Verify>,
+    /// A candidate: evaluated beside this policy on real requests, never enforced. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shadow: Option<Shadow>,
     /// Decisions that each worker remembers at the most, for a policy whose decisions cost more than looking one up and
     /// depend on nothing but data and input; `0` remembers none. Default `1024`.
     #[serde(default = "default_decision_cache")]
     pub(crate) decision_cache: u32,
+}
+
+/// What evaluates a policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "PolicyEngine")]
+pub(crate) enum Engine {
+    /// The decision plan; rules that it does not cover run on the interpreter.
+    #[default]
+    Plan,
+    /// The interpreter.
+    Interpreter,
+}
+
+/// How many decisions are verified on the interpreter.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Verify {
+    /// The share of decisions. Default `0.1%`; `0%` turns it off.
+    pub(crate) sample: Share,
+    /// The time it may take, as a share of one processor, all workers together. Default `1%`.
+    pub(crate) budget: Share,
+}
+
+/// A candidate policy that is evaluated beside the one in force. All else, the rules asked and who must have signed
+/// included, is as for that one.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Shadow {
+    /// A directory with `*.rego` files and their data, or a packed bundle. Example: `policies-next`.
+    pub(crate) bundle: String,
+    /// The share of requests that it is evaluated for. Default `100%`.
+    #[serde(default = "default_shadow_sample")]
+    pub(crate) sample: Share,
+    /// The time it may take, as a share of one processor, all workers together; what does not fit is not evaluated, and
+    /// counted. Default `5%`.
+    #[serde(default = "default_shadow_budget")]
+    pub(crate) budget: Share,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self { sample: Share::new("0.1%"), budget: Share::new("1%") }
+    }
 }
 
 /// How often the server of a bundle is asked for a new one.
@@ -262,6 +315,14 @@ fn default_cache_bytes() -> Size {
 
 fn default_self_test() -> bool {
     true
+}
+
+fn default_shadow_sample() -> Share {
+    Share::new("100%")
+}
+
+fn default_shadow_budget() -> Share {
+    Share::new("5%")
 }
 
 fn default_decision_cache() -> u32 {

@@ -30,6 +30,17 @@ pub(crate) struct Duration(pub(crate) String);
 #[serde(transparent)]
 pub(crate) struct Size(pub(crate) String);
 
+/// A share as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Share(pub(crate) String);
+
+impl Share {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl Duration {
     pub(super) fn new(text: &str) -> Self {
         Self(text.to_owned())
@@ -110,5 +121,19 @@ impl JsonSchema for Size {
             "maximum": 1_099_511_627_776_u64,
             "pattern": r"^([0-9]+ *(B|KB|KiB|MB|MiB|GB|GiB)?|.*\$\{.*)$",
         })
+    }
+}
+
+impl JsonSchema for Share {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": r"^([0-9]{1,3}(\.[0-9]{1,6})?%|.*\$\{.*)$"})
     }
 }

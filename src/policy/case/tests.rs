@@ -24,6 +24,7 @@ fn run_text(policy: &str, cases: &str, options: &TestOptions) -> Result<Run, Bun
         case_files: vec![CaseFile { path: "p.case.yaml".into(), text: cases.into() }],
         v0: std::sync::Arc::default(),
         data: Value::from_json_str(r#"{"reasons": {"test": "x", "r": "y"}}"#).unwrap(),
+        digest: [0; 32],
     };
     run(&bundle, options)
 }

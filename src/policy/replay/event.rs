@@ -7,6 +7,7 @@ use regorus::Value;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Refused;
 use super::tally::Outcome;
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
@@ -64,6 +65,12 @@ struct Gateway<'a> {
     api: Option<Cow<'a, str>>,
     #[serde(borrow)]
     route: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    outcome: Option<Cow<'a, str>>,
+    #[serde(default)]
+    status: u16,
 }
 
 /// What was decided then.
@@ -116,6 +123,13 @@ impl<'a> Recorded<'a> {
     pub(super) fn now_ns(&self) -> Option<i64> {
         let timestamp: jiff::Timestamp = self.timestamp.parse().ok()?;
         i64::try_from(timestamp.as_nanosecond()).ok()
+    }
+
+    /// How the gateway refused the request, where no policy was asked.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        let gateway = self.gateway.as_ref().filter(|_| self.path.is_none())?;
+        let word = gateway.reason.as_deref().or(gateway.outcome.as_deref())?;
+        Some(Refused { reason: word.to_owned(), status: gateway.status })
     }
 
     /// `orders/read-order`, or nothing where the event does not come from a gateway.

@@ -262,6 +262,7 @@ mod tests {
             modules: vec![module("p.rego", format!("package p\n\n{policy}\n"))],
             tests: vec![module("p_test.rego", format!("package p_test\nimport data.p\n{tests}\n"))],
             case_files: Vec::new(),
+            digest: [0; 32],
             data: Value::new_object(),
         };
         let options = TestOptions {

@@ -17,6 +17,7 @@ fn vanishing(rules: &str) -> Vec<String> {
         modules: vec![Module { path: "p".into(), text }],
         tests: Vec::new(),
         case_files: Vec::new(),
+        digest: [0; 32],
         data: Value::new_object(),
     };
     let report = check(&bundle, Some(Contract::GatewayV1), &[("gateway/decision", Phase::Request)], true);
