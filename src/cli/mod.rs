@@ -14,6 +14,7 @@ pub mod key;
 pub mod output;
 pub mod policy_bundle;
 pub mod policy_check;
+pub mod policy_diff;
 pub mod policy_eval;
 pub mod policy_explain;
 pub mod policy_footprint;
@@ -74,6 +75,8 @@ enum PolicyCommand {
     Explain(policy_explain::ExplainArgs),
     /// Replay recorded decisions against other policies
     Replay(policy_replay::ReplayArgs),
+    /// Find a smallest request for each decision that changes between two policies
+    Diff(policy_diff::DiffArgs),
     /// Show what is in a bundle
     Inspect(policy_bundle::InspectArgs),
 }
@@ -134,6 +137,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Verify(args) => policy_bundle::verify(&args, out),
             PolicyCommand::Explain(args) => policy_explain::run(&args, paint, out),
             PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
+            PolicyCommand::Diff(args) => policy_diff::run(&args, paint, out),
             PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },
         Command::Key(KeyArgs { command: KeyCommand::New(args) }) => {

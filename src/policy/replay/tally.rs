@@ -100,7 +100,7 @@ pub struct Report {
 
 /// What came of asking.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Allow { reason: Option<String>, value: Value },
     Deny { reason: Option<String>, value: Value },
     Failed,
@@ -190,7 +190,7 @@ impl Change {
 
 impl Outcome {
     /// The outcome of a result, if there is one, and of what it means.
-    pub(super) fn of(result: Option<(Value, Result<Decision, DecisionError>)>) -> Self {
+    pub(crate) fn of(result: Option<(Value, Result<Decision, DecisionError>)>) -> Self {
         match result {
             None | Some((_, Err(_))) => Self::Failed,
             Some((value, Ok(Decision::Allow(allow)))) => Self::Allow { reason: allow.reason, value },
@@ -199,7 +199,7 @@ impl Outcome {
     }
 
     /// How `after` differs; `is_partial` compares verdicts alone.
-    pub(super) fn change(&self, after: &Self, is_partial: bool) -> Option<Change> {
+    pub(crate) fn change(&self, after: &Self, is_partial: bool) -> Option<Change> {
         match (self, after) {
             (Self::Deny { .. }, Self::Allow { .. }) => Some(Change::DenyToAllow),
             (Self::Failed, Self::Allow { .. }) => Some(Change::FailureToAllow),

@@ -1,0 +1,543 @@
+//! Searching the requests that policies can tell apart (`rego::domain`): all of them where they are few, else the telling ones.
+//!
+//! What is too much to try out is searched from below: for each rule, after those it asks, parts of requests are gathered that
+//! give it each of its values; the rules above are asked about what these make together. Deterministic: no clock, no chance.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use regorus::Value;
+
+use crate::rego::domain::{Domain, Kind, Point, RuleReads};
+use crate::rego::evaluator::{Evaluator, Facts};
+use crate::rego::program::{Entrypoint, Program};
+
+/// Parts of requests kept for one rule.
+const KEPT_MAX: usize = 400;
+/// Values of one rule that are told apart.
+const CLASSES_MAX: usize = 64;
+/// Requests asked of one rule that is not the entry point.
+const ASKED_MAX: u64 = 20_000;
+/// Parts on which two policies differ, and requests they are laid upon.
+const OVERLAID_MAX: usize = 64;
+
+/// How far a search goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most requests.
+    pub requests: u64,
+    /// Longest time.
+    pub time: Duration,
+    /// Longest time of one evaluation.
+    pub budget: Duration,
+    /// What `time.now_ns()` answers, nanoseconds since 1970.
+    pub now_ns: i64,
+}
+
+/// How far a search went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Searched {
+    /// Requests that were decided.
+    pub requests: u64,
+    /// Requests there are; saturates.
+    pub of: u64,
+    /// Every request was decided, and no tested value was left out.
+    pub is_complete: bool,
+}
+
+/// What one policy answers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Answer {
+    Undefined,
+    Value(Value),
+    Failed(String),
+}
+
+/// Policies that are asked the same.
+pub(super) struct Askers {
+    sides: Vec<Side>,
+    limits: Limits,
+}
+
+struct Side {
+    evaluator: Evaluator,
+    /// For each rule of the domain, if the policy has it.
+    rules: Vec<Option<Entrypoint>>,
+}
+
+/// A part of a request that gives a rule some value.
+#[derive(Clone)]
+struct Part {
+    point: Point,
+    /// The policies give the rule different values.
+    differs: bool,
+}
+
+/// The search of one domain.
+pub(super) struct Search<'a> {
+    domain: &'a Domain,
+    base: &'a Value,
+    askers: &'a mut Askers,
+    /// By rule.
+    parts: Vec<Vec<Part>>,
+    /// Dimensions whose choices are gathered in all combinations.
+    focus: Vec<usize>,
+    seen: HashSet<Point, foldhash::fast::RandomState>,
+    asked: u64,
+    started: Instant,
+    state: u64,
+}
+
+/// Told of each request; answers a number that is the same for requests that are alike.
+pub(super) type Observe<'o> = &'o mut dyn FnMut(&Point, &[Answer]) -> u32;
+
+// === impl Askers ===
+
+impl Askers {
+    /// Askers of these programs, each with what is asked of it; rules that only one of them has are asked of that one.
+    pub(super) fn new(programs: &[&Program], domain: &Domain, limits: Limits) -> Self {
+        let side = |program: &&Program| Side {
+            evaluator: program.evaluator(),
+            rules: domain.rules().iter().map(|rule| program.entrypoint_at(rule.path.clone()).ok()).collect(),
+        };
+        Self { sides: programs.iter().map(side).collect(), limits }
+    }
+
+    /// What each policy answers for a rule; nothing for one that does not have it.
+    pub(super) fn ask(&mut self, rule: usize, input: &Value) -> Vec<Answer> {
+        let limits = self.limits;
+        let ask = |side: &mut Side| {
+            let Some(entrypoint) = side.rules.get(rule).and_then(Option::as_ref) else {
+                return Answer::Undefined;
+            };
+            let facts = Facts { input: input.clone(), now_ns: limits.now_ns, budget: limits.budget };
+            match side.evaluator.evaluate(entrypoint, facts) {
+                Ok(Some(value)) => Answer::Value(value),
+                Ok(None) => Answer::Undefined,
+                Err(error) => Answer::Failed(error.to_string()),
+            }
+        };
+        self.sides.iter_mut().map(ask).collect()
+    }
+
+    /// Whether every policy has the rule.
+    pub(super) fn all_have(&self, rule: usize) -> bool {
+        self.sides.iter().all(|side| side.rules.get(rule).is_some_and(Option::is_some))
+    }
+}
+
+// === impl Search ===
+
+impl<'a> Search<'a> {
+    pub(super) fn new(domain: &'a Domain, base: &'a Value, askers: &'a mut Askers, focus: Vec<usize>) -> Self {
+        Self {
+            domain,
+            base,
+            askers,
+            parts: vec![Vec::new(); domain.rules().len()],
+            focus,
+            seen: HashSet::default(),
+            asked: 0,
+            started: Instant::now(),
+            state: 0x9E37_79B9_7F4A_7C15,
+        }
+    }
+
+    /// Searches, asking the rule that stands last.
+    pub(super) fn run(&mut self, observe: Observe<'_>) -> Searched {
+        let limits = self.askers.limits;
+        let of = self.domain.size();
+        let is_whole = of <= limits.requests;
+        if is_whole {
+            self.everything(observe);
+        } else {
+            self.telling(observe);
+        }
+        let requests = self.seen.len() as u64;
+        Searched { requests, of, is_complete: is_whole && requests == of && !self.domain.is_cut() }
+    }
+
+    fn is_over(&self) -> bool {
+        let limits = &self.askers.limits;
+        self.seen.len() as u64 >= limits.requests
+            || (self.asked.is_multiple_of(64) && self.started.elapsed() > limits.time)
+    }
+
+    /// Asks about every request there is.
+    fn everything(&mut self, observe: Observe<'_>) {
+        let Some(entry) = self.domain.rules().len().checked_sub(1) else { return };
+        let mut point = self.domain.origin();
+        loop {
+            self.observe(entry, &point, observe);
+            let timed_out = self.asked.is_multiple_of(64) && self.started.elapsed() > self.askers.limits.time;
+            if timed_out || !self.advance(&mut point) {
+                return;
+            }
+        }
+    }
+
+    /// The next request in the order of counting; false after the last.
+    fn advance(&self, point: &mut Point) -> bool {
+        for (at, dimension) in point.iter_mut().zip(self.domain.dimensions()) {
+            *at += 1;
+            if usize::from(*at) < dimension.choices.len() {
+                return true;
+            }
+            *at = 0;
+        }
+        false
+    }
+
+    fn telling(&mut self, observe: Observe<'_>) {
+        let domain = self.domain;
+        let Some((entry, below)) = domain.rules().split_last() else { return };
+        let entry_index = below.len();
+        let share = self.askers.limits.requests / 2 / (below.len() as u64 + 1);
+        for (index, rule) in below.iter().enumerate() {
+            let mut classes = BTreeMap::new();
+            let mut keeper = Keeper::new(rule, &self.focus);
+            self.combine(index, rule, share.min(ASKED_MAX), &mut |this, point| {
+                let answers = this.askers.ask(index, &this.domain.input(this.base, point));
+                this.asked += 1;
+                let differs = answers.first() != answers.last() && this.askers.all_have(index);
+                let count = u32::try_from(classes.len()).unwrap_or(u32::MAX);
+                let class = if classes.len() < CLASSES_MAX {
+                    *classes.entry(answers).or_insert(count)
+                } else {
+                    classes.get(&answers).copied().unwrap_or(count)
+                };
+                if keeper.is_new(class, point)
+                    && let Some(parts) = this.parts.get_mut(index)
+                {
+                    parts.push(Part { point: point.clone(), differs });
+                }
+            });
+        }
+        let mut keeper = Keeper::new(entry, &self.focus);
+        let first = self.askers.limits.requests / 3;
+        let mut look = |this: &mut Self, point: &Point| {
+            if let Some(class) = this.observe(entry_index, point, observe)
+                && keeper.is_new(class, point)
+                && let Some(parts) = this.parts.get_mut(entry_index)
+            {
+                parts.push(Part { point: point.clone(), differs: false });
+            }
+        };
+        self.combine(entry_index, entry, first, &mut look);
+        self.overlay(entry_index, &mut look);
+        self.neighbours(entry_index, &mut look);
+        let mut idle = 0_u32;
+        while !self.is_over() && idle < 100_000 {
+            let before = self.seen.len();
+            let point = if self.below(2) == 0 { self.composed(entry) } else { self.mutated(entry_index, entry) };
+            look(self, &point);
+            idle = if self.seen.len() == before { idle + 1 } else { 0 };
+        }
+    }
+
+    fn observe(&mut self, entry: usize, point: &Point, observe: &mut dyn FnMut(&Point, &[Answer]) -> u32) -> Option<u32> {
+        if !self.seen.insert(point.clone()) {
+            return None;
+        }
+        self.asked += 1;
+        let answers = self.askers.ask(entry, &self.domain.input(self.base, point));
+        Some(observe(point, &answers))
+    }
+
+    /// All combinations of what a rule's own reading and the rules it asks make of a request, or `most` of them.
+    fn combine(&mut self, index: usize, rule: &RuleReads, most: u64, look: &mut dyn FnMut(&mut Self, &Point)) {
+        let asked: Vec<(usize, usize)> = rule
+            .asks
+            .iter()
+            .map(|below| (*below, self.parts.get(*below).map_or(0, Vec::len)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let is_covered =
+            |dimension: &usize| rule.asks.iter().any(|below| self.reads(*below).contains(dimension));
+        let own: Vec<usize> = rule.own.iter().copied().filter(|dimension| !is_covered(dimension)).collect();
+        let choices = |dimension: &usize| self.domain.dimensions().get(*dimension).map_or(1, |own| own.choices.len());
+        let radixes: Vec<usize> =
+            asked.iter().map(|(_, count)| *count).chain(own.iter().map(choices)).collect();
+        let size = radixes.iter().fold(1_u64, |size, radix| size.saturating_mul(*radix as u64));
+        if size > most {
+            for _ in 0..most {
+                if self.is_over() {
+                    return;
+                }
+                let point =
+                    if self.below(5) < 3 { self.composed(rule) } else { self.mutated(index, rule) };
+                look(self, &point);
+            }
+            return;
+        }
+        let mut digits = vec![0_usize; radixes.len()];
+        loop {
+            if self.is_over() {
+                return;
+            }
+            let mut point = self.domain.origin();
+            let (of_asked, of_own) = digits.split_at(asked.len());
+            for ((below, _), digit) in asked.iter().zip(of_asked) {
+                let part = self.parts.get(*below).and_then(|parts| parts.get(*digit)).cloned();
+                if let Some(part) = part {
+                    self.lay(&part.point, *below, &mut point);
+                }
+            }
+            for (dimension, digit) in own.iter().zip(of_own) {
+                if let Some(at) = point.get_mut(*dimension) {
+                    *at = u16::try_from(*digit).unwrap_or_default();
+                }
+            }
+            look(self, &point);
+            let mut carried = true;
+            for (digit, radix) in digits.iter_mut().zip(&radixes) {
+                *digit += 1;
+                if *digit < *radix {
+                    carried = false;
+                    break;
+                }
+                *digit = 0;
+            }
+            if carried {
+                return;
+            }
+        }
+    }
+
+    fn reads(&self, rule: usize) -> &'a [usize] {
+        self.domain.rules().get(rule).map_or(&[], |rule| rule.all.as_slice())
+    }
+
+    /// Lays what a rule reads of one request upon another.
+    fn lay(&self, part: &[u16], rule: usize, upon: &mut Point) {
+        for dimension in self.reads(rule) {
+            if let (Some(from), Some(to)) = (part.get(*dimension), upon.get_mut(*dimension)) {
+                *to = *from;
+            }
+        }
+    }
+
+    /// A request made of parts that the rules asked were given.
+    fn composed(&mut self, rule: &RuleReads) -> Point {
+        let mut point = self.domain.origin();
+        let mut covered = HashSet::<usize, foldhash::fast::RandomState>::default();
+        let turn = self.below(rule.asks.len());
+        let (late, early) = rule.asks.split_at(turn);
+        for below in early.iter().chain(late) {
+            let count = self.parts.get(*below).map_or(0, Vec::len);
+            let pick = self.below(count);
+            if let Some(part) = self.parts.get(*below).and_then(|parts| parts.get(pick)).cloned() {
+                self.lay(&part.point, *below, &mut point);
+                covered.extend(self.reads(*below));
+            }
+        }
+        for dimension in &rule.own {
+            if !covered.contains(dimension) || self.below(8) == 0 {
+                let choice = self.picked(*dimension);
+                if let Some(at) = point.get_mut(*dimension) {
+                    *at = choice;
+                }
+            }
+        }
+        point
+    }
+
+    /// A known request with one or two changes.
+    fn mutated(&mut self, index: usize, rule: &RuleReads) -> Point {
+        let count = self.parts.get(index).map_or(0, Vec::len);
+        let pick = self.below(count);
+        let known = self.parts.get(index).and_then(|parts| parts.get(pick)).cloned();
+        let Some(Part { mut point, .. }) = known else { return self.composed(rule) };
+        for _ in 0..=self.below(2) {
+            let below = self.below(rule.asks.len().max(1) * 2);
+            if let Some(below) = rule.asks.get(below).copied() {
+                let count = self.parts.get(below).map_or(0, Vec::len);
+                let pick = self.below(count);
+                if let Some(part) = self.parts.get(below).and_then(|parts| parts.get(pick)).cloned() {
+                    self.lay(&part.point, below, &mut point);
+                }
+            } else {
+                let pick = self.below(rule.all.len());
+                if let Some(dimension) = rule.all.get(pick).copied() {
+                    let choice = self.picked(dimension);
+                    if let Some(at) = point.get_mut(dimension) {
+                        *at = choice;
+                    }
+                }
+            }
+        }
+        point
+    }
+
+    /// A choice, mostly a tested one.
+    fn picked(&mut self, dimension: usize) -> u16 {
+        let domain = self.domain;
+        let choices = domain.dimensions().get(dimension).map_or(&[][..], |dimension| dimension.choices.as_slice());
+        let tested = choices.iter().filter(|choice| choice.kind() == Kind::Tested).count();
+        // Sorted by kind: absence is first, the tested ones follow.
+        let pick = if self.below(4) > 0 && tested > 0 { 1 + self.below(tested) } else { self.below(choices.len()) };
+        u16::try_from(pick).unwrap_or_default()
+    }
+
+    /// Lays parts on which the policies differ upon the requests known.
+    fn overlay(&mut self, entry: usize, look: &mut dyn FnMut(&mut Self, &Point)) {
+        let known: Vec<Point> =
+            self.parts.get(entry).into_iter().flatten().map(|part| part.point.clone()).collect();
+        for rule in 0..entry {
+            let parts = self.parts.get(rule).into_iter().flatten().filter(|part| part.differs);
+            let parts: Vec<Point> = parts.map(|part| part.point.clone()).take(OVERLAID_MAX).collect();
+            for part in &parts {
+                for upon in &known {
+                    if self.is_over() {
+                        return;
+                    }
+                    let mut point = upon.clone();
+                    self.lay(part, rule, &mut point);
+                    look(self, &point);
+                }
+            }
+        }
+    }
+
+    /// Changes the requests known by one choice each, and those that are new by that.
+    fn neighbours(&mut self, entry: usize, look: &mut dyn FnMut(&mut Self, &Point)) {
+        let mut next = 0;
+        while let Some(part) = self.parts.get(entry).and_then(|parts| parts.get(next)).cloned() {
+            next += 1;
+            for dimension in self.reads(entry) {
+                let count = self.domain.dimensions().get(*dimension).map_or(0, |own| own.choices.len());
+                for choice in 0..u16::try_from(count).unwrap_or(u16::MAX) {
+                    if self.is_over() {
+                        return;
+                    }
+                    let mut point = part.point.clone();
+                    if let Some(at) = point.get_mut(*dimension) {
+                        *at = choice;
+                    }
+                    look(self, &point);
+                }
+            }
+        }
+    }
+
+    /// A number below a bound (xorshift: it has to be varied, not unpredictable).
+    fn below(&mut self, bound: usize) -> usize {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        let bound = u64::try_from(bound.max(1)).unwrap_or(1);
+        usize::try_from((self.state >> 16) % bound).unwrap_or_default()
+    }
+}
+
+/// Which requests are kept: those with a class, a choice in a class, or a combination of choices in focus, not seen before.
+struct Keeper<'a> {
+    reads: &'a [usize],
+    focus: Vec<usize>,
+    seen: HashSet<(u32, usize, u16), foldhash::fast::RandomState>,
+    in_focus: HashSet<(u32, Vec<u16>), foldhash::fast::RandomState>,
+    kept: usize,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(rule: &'a RuleReads, focus: &[usize]) -> Self {
+        let focus = focus.iter().copied().filter(|dimension| rule.all.contains(dimension)).collect();
+        Self { reads: &rule.all, focus, seen: HashSet::default(), in_focus: HashSet::default(), kept: 0 }
+    }
+
+    fn is_new(&mut self, class: u32, point: &[u16]) -> bool {
+        let choice = |dimension: &usize| point.get(*dimension).copied().unwrap_or_default();
+        if self.kept >= KEPT_MAX {
+            return false;
+        }
+        let mut is_new = self.seen.insert((class, usize::MAX, 0));
+        for dimension in self.reads {
+            is_new |= self.seen.insert((class, *dimension, choice(dimension)));
+        }
+        if self.focus.len() > 1 {
+            is_new |= self.in_focus.insert((class, self.focus.iter().map(choice).collect()));
+        }
+        self.kept += usize::from(is_new);
+        is_new
+    }
+}
+
+/// Makes a request smaller as long as `holds`: first simpler choices, then parts of values taken out.
+pub(super) fn shrink(
+    domain: &Domain,
+    base: &Value,
+    point: &mut Point,
+    fixed: &[usize],
+    holds: &mut dyn FnMut(&Value) -> bool,
+) -> Value {
+    let mut is_smaller = true;
+    while is_smaller {
+        is_smaller = false;
+        for dimension in (0..point.len()).rev().filter(|dimension| !fixed.contains(dimension)) {
+            let now = point.get(dimension).copied().unwrap_or_default();
+            for choice in 0..now {
+                let mut simpler = point.clone();
+                if let Some(at) = simpler.get_mut(dimension) {
+                    *at = choice;
+                }
+                if holds(&domain.input(base, &simpler)) {
+                    *point = simpler;
+                    is_smaller = true;
+                    break;
+                }
+            }
+        }
+    }
+    let mut input = domain.input(base, point);
+    while let Some(smaller) = smaller(&input).into_iter().find(|smaller| holds(smaller)) {
+        input = smaller;
+    }
+    input
+}
+
+/// The value with one part less, in all ways.
+pub(super) fn smaller(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Object(fields) => {
+            let mut all = Vec::new();
+            for key in fields.keys() {
+                let mut without = value.clone();
+                if let Ok(fields) = without.as_object_mut() {
+                    fields.remove(key);
+                }
+                all.push(without);
+            }
+            for (key, inner) in fields.iter() {
+                for inner in smaller(inner) {
+                    let mut with = value.clone();
+                    if let Ok(fields) = with.as_object_mut() {
+                        fields.insert(key.clone(), inner);
+                    }
+                    all.push(with);
+                }
+            }
+            all
+        }
+        Value::Array(items) => {
+            let mut all = Vec::new();
+            for index in 0..items.len() {
+                let kept = items.iter().enumerate().filter(|(at, _)| *at != index);
+                all.push(Value::from(kept.map(|(_, item)| item.clone()).collect::<Vec<_>>()));
+            }
+            for (index, inner) in items.iter().enumerate() {
+                for inner in smaller(inner) {
+                    let with = items.iter().enumerate();
+                    let with = with.map(|(at, item)| if at == index { inner.clone() } else { item.clone() });
+                    all.push(Value::from(with.collect::<Vec<_>>()));
+                }
+            }
+            all
+        }
+        Value::Set(_)
+        | Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Undefined => Vec::new(),
+    }
+}

@@ -1,0 +1,890 @@
+//! An abstract run of a policy over what values may be: parts of the input, or values that are known.
+//!
+//! Where two values meet (comparison, membership, look-up), the part of the input is noted with the known values it meets.
+//! As in the footprint, statements are repeated until nothing is learnt, and unsure means more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regorus::Value;
+
+use super::super::tree::{
+    Body, Operator, Path, Rule, RuleId, Shape, Statement, StatementKind, Term, TermKind, Tree,
+};
+use super::node::Node;
+use super::sample::{self, Via};
+
+/// Work after which the analysis stops; what was found so far is what there is.
+const WORK_MAX: usize = 1_500_000;
+/// Most atoms of one value.
+const ATOMS_MAX: usize = 600;
+/// Longest place followed.
+const PLACE_MAX: usize = 12;
+/// Most steps between a part of the input and what is compared.
+const VIA_MAX: usize = 6;
+/// Known keys that a part of the input is looked up with one by one.
+const KEYS_MAX: usize = 48;
+
+/// One step below the input.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+    /// Any element or value.
+    Element,
+    /// Any key.
+    Name,
+}
+
+/// A place in the input.
+pub(super) type Place = Vec<Step>;
+
+/// What a value may be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Atom {
+    /// A part of the input, or something made of it.
+    Input(Place, Vec<Via>),
+    Known(Value),
+    /// A collection, with its keys and its elements.
+    Items(Abstract, Abstract),
+    /// A path with rules below it.
+    Below(Path),
+}
+
+pub(super) type Abstract = BTreeSet<Atom>;
+
+/// What the analysis of all policies finds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) root: Node,
+    /// Parts of the input that are compared with each other.
+    links: BTreeSet<(Place, Place)>,
+    /// Where each rule looks.
+    pub(super) touched: BTreeMap<Path, BTreeSet<Place>>,
+    /// The rules each rule asks.
+    pub(super) asks: BTreeMap<Path, BTreeSet<Path>>,
+    pub(super) is_cut: bool,
+}
+
+impl Found {
+    /// Parts that are compared with each other are tested with each other's values, and with one of their own.
+    pub(super) fn settle_links(&mut self) {
+        // Twice: what is equal to an equal one is equal.
+        for _ in 0..2 {
+            for (one, other) in self.links.clone() {
+                let mut both = self.root.at(&one).tested.clone();
+                both.extend(self.root.at(&other).tested.iter().cloned());
+                for place in [&one, &other] {
+                    for value in both.iter().chain([&Value::from("same")]) {
+                        self.is_cut |= !self.root.at(place).test(value.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Variables and what they may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Locals {
+    values: BTreeMap<String, Abstract>,
+    /// Those that are bound by looking at every key.
+    free: BTreeSet<String>,
+}
+
+pub(super) struct Analysis<'a> {
+    pub(super) tree: &'a Tree,
+    data: &'a Value,
+    pub(super) found: &'a mut Found,
+    rules: BTreeMap<RuleId, Abstract>,
+    calls: BTreeMap<(Path, Path, Vec<Abstract>), Abstract>,
+    active: Vec<Path>,
+    /// The rules being analysed, each asked by the one before.
+    owners: Vec<Path>,
+    work: usize,
+}
+
+impl<'a> Analysis<'a> {
+    pub(super) fn new(tree: &'a Tree, data: &'a Value, found: &'a mut Found) -> Self {
+        Self {
+            tree,
+            data,
+            found,
+            rules: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            active: Vec::new(),
+            owners: Vec::new(),
+            work: 0,
+        }
+    }
+
+    pub(super) fn run(mut self, entrypoint: &[String]) {
+        self.owners.push(entrypoint.to_vec());
+        let value = self.data(entrypoint);
+        self.read(&value);
+        if self.work > WORK_MAX {
+            self.found.is_cut = true;
+        }
+    }
+
+    // === What is noted ===
+
+    fn touch(&mut self, place: &[Step]) {
+        if !place.is_empty() {
+            self.found.root.at(place);
+        }
+        if let Some(owner) = self.owners.last() {
+            let places = self.found.touched.entry(owner.clone()).or_default();
+            if !places.contains(place) {
+                places.insert(place.to_vec());
+            }
+        }
+    }
+
+    /// The value is used in a way that is not followed.
+    pub(super) fn read(&mut self, value: &Abstract) {
+        for atom in value {
+            match atom {
+                Atom::Input(place, _) => self.touch(place),
+                Atom::Items(keys, elements) => {
+                    self.read(keys);
+                    self.read(elements);
+                }
+                Atom::Below(path) => self.read_below(path),
+                Atom::Known(_) => {}
+            }
+        }
+    }
+
+    fn read_below(&mut self, path: &[String]) {
+        let keys: Vec<Option<String>> = path.iter().cloned().map(Some).collect();
+        for id in super::super::graph::values(self.tree, &keys) {
+            let value = self.rule(id);
+            self.read(&value);
+        }
+    }
+
+    pub(super) fn test(&mut self, place: &[Step], via: &[Via], value: &Value) {
+        self.touch(place);
+        if let ([Via::Count], Ok(count)) = (via, value.as_i64()) {
+            if let Ok(count) = usize::try_from(count) {
+                self.found.root.at(place).sizes.insert(count);
+            }
+            if !self.found.root.at(place).is_text() {
+                return;
+            }
+        }
+        let mut values = vec![value.clone()];
+        for step in via.iter().rev() {
+            values = values.iter().flat_map(|value| step.invert(value)).collect();
+        }
+        for value in values {
+            self.found.is_cut |= !self.found.root.at(place).test(value);
+        }
+    }
+
+    /// Each part of the input in `value` is tested with what `values` makes of the known ones in `with`.
+    pub(super) fn test_all(&mut self, value: &Abstract, with: &Abstract, values: &dyn Fn(&Value) -> Vec<Value>) {
+        for atom in value {
+            match atom {
+                Atom::Input(place, via) => {
+                    self.touch(place);
+                    for known in with {
+                        if let Atom::Known(known) = known {
+                            for value in values(known) {
+                                self.test(place, via, &value);
+                            }
+                        }
+                    }
+                }
+                Atom::Items(_, elements) => self.test_all(elements, with, values),
+                Atom::Known(_) | Atom::Below(_) => {}
+            }
+        }
+    }
+
+    /// Two values are compared.
+    pub(super) fn compare(&mut self, one: &Abstract, other: &Abstract) {
+        self.read(one);
+        self.read(other);
+        for left in one {
+            for right in other {
+                self.work += 1;
+                if self.work > WORK_MAX {
+                    return;
+                }
+                self.meet(left, right);
+            }
+        }
+    }
+
+    fn meet(&mut self, left: &Atom, right: &Atom) {
+        match (left, right) {
+            (Atom::Input(place, via), Atom::Known(value)) | (Atom::Known(value), Atom::Input(place, via)) => {
+                self.test(place, via, value);
+            }
+            (Atom::Input(one, via), Atom::Input(other, other_via)) => {
+                if one != other && via.is_empty() && other_via.is_empty() {
+                    self.found.links.insert((one.clone(), other.clone()));
+                }
+            }
+            (Atom::Input(place, via), Atom::Items(_, elements))
+            | (Atom::Items(_, elements), Atom::Input(place, via)) => {
+                if via.is_empty() {
+                    self.compare(&Abstract::from([element(place)]), elements);
+                }
+            }
+            (Atom::Items(_, one), Atom::Items(_, other)) => self.compare(one, other),
+            (Atom::Items(_, elements), Atom::Known(value)) | (Atom::Known(value), Atom::Items(_, elements)) => {
+                let members: Abstract = children(value).into_iter().map(|(_, child)| Atom::Known(child)).collect();
+                self.compare(elements, &members);
+            }
+            (Atom::Known(_), Atom::Known(_)) | (Atom::Below(_), _) | (_, Atom::Below(_)) => {}
+        }
+    }
+
+    fn compare_order(&mut self, one: &Abstract, other: &Abstract) {
+        self.compare(one, other);
+        let around = |value: &Value| match value.as_i64() {
+            Ok(number) => [number.saturating_sub(1), number, number.saturating_add(1)].map(Value::from).to_vec(),
+            Err(_) => vec![value.clone()],
+        };
+        self.test_all(one, other, &around);
+        self.test_all(other, one, &around);
+    }
+
+    /// The value stands alone as a condition.
+    fn condition(&mut self, value: &Abstract) {
+        self.read(value);
+        for atom in value {
+            if let Atom::Input(place, via) = atom
+                && via.is_empty()
+            {
+                self.found.root.at(place).is_condition = true;
+            }
+        }
+    }
+
+    // === Values ===
+
+    /// The value of a path below `data`.
+    fn data(&mut self, path: &[String]) -> Abstract {
+        let mut value = Abstract::new();
+        let ids: Vec<RuleId> = self.tree.rules_at(path).to_vec();
+        for id in ids {
+            if self.tree.rule(id).is_some_and(|rule| !rule.is_function()) {
+                value.extend(self.rule(id));
+            }
+        }
+        let keys: Vec<Option<String>> = path.iter().cloned().map(Some).collect();
+        let touched = self.tree.rules_touched(&keys);
+        let is_above = touched.iter().any(|id| self.tree.rule(*id).is_some_and(|rule| rule.path.len() > path.len()));
+        if is_above {
+            value.insert(Atom::Below(path.to_vec()));
+        } else if let Some(base) = base(self.data, path) {
+            value.insert(Atom::Known(base.clone()));
+        }
+        self.settle(value)
+    }
+
+    fn settle(&mut self, mut value: Abstract) -> Abstract {
+        while value.len() > ATOMS_MAX {
+            self.found.is_cut = true;
+            value.pop_last();
+        }
+        value
+    }
+
+    fn rule(&mut self, id: RuleId) -> Abstract {
+        let Some(rule) = self.tree.rule(id) else { return Abstract::new() };
+        if let Some(owner) = self.owners.last()
+            && *owner != rule.path
+        {
+            self.found.asks.entry(owner.clone()).or_default().insert(rule.path.clone());
+        }
+        if let Some(value) = self.rules.get(&id) {
+            return value.clone();
+        }
+        // Recursion was refused; a name that is on its way all the same has no more to say.
+        self.rules.insert(id, Abstract::new());
+        self.owners.push(rule.path.clone());
+        let value = self.bodies(rule, &Locals::default());
+        self.owners.pop();
+        self.rules.insert(id, value.clone());
+        value
+    }
+
+    /// The union of what the bodies of a rule give, under these arguments.
+    fn bodies(&mut self, rule: &'a Rule, locals: &Locals) -> Abstract {
+        let mut value = Abstract::new();
+        if rule.branches.is_empty() {
+            value.extend(self.head(rule, rule.value.as_ref(), &mut locals.clone()));
+        }
+        for branch in &rule.branches {
+            let mut locals = locals.clone();
+            self.body(&branch.body, &mut locals);
+            let head = if branch.is_else { branch.value.as_ref() } else { rule.value.as_ref() };
+            value.extend(self.head(rule, head, &mut locals));
+        }
+        self.settle(value)
+    }
+
+    fn head(&mut self, rule: &'a Rule, value: Option<&'a Term>, locals: &mut Locals) -> Abstract {
+        for argument in rule.computed_arguments() {
+            let argument = self.term(argument, locals);
+            self.read(&argument);
+        }
+        let value = match value {
+            Some(value) => self.term(value, locals),
+            None => Abstract::from([Atom::Known(Value::from(true))]),
+        };
+        if matches!(rule.shape, Shape::Set) {
+            return Abstract::from([Atom::Items(value.clone(), value)]);
+        }
+        rule.keys.iter().rev().fold(value, |value, key| {
+            let key = self.term(key, locals);
+            Abstract::from([Atom::Items(key, value)])
+        })
+    }
+
+    fn body(&mut self, body: &'a Body, locals: &mut Locals) {
+        loop {
+            let before = locals.clone();
+            for statement in &body.statements {
+                self.statement(statement, locals);
+            }
+            if *locals == before || self.work > WORK_MAX {
+                return;
+            }
+        }
+    }
+
+    fn statement(&mut self, statement: &'a Statement, locals: &mut Locals) {
+        for with in &statement.withs {
+            let value = self.term(&with.value, locals);
+            self.read(&value);
+        }
+        match &statement.kind {
+            StatementKind::Declare(_) => {}
+            StatementKind::SomeIn { key, value, collection } => {
+                let collection = self.term(collection, locals);
+                let (keys, elements) = self.iterate(&collection);
+                if let Some(key) = key {
+                    self.pattern(key, &keys, locals);
+                }
+                self.pattern(value, &elements, locals);
+            }
+            StatementKind::Holds(term) | StatementKind::Not(term) => {
+                let value = self.term(term, locals);
+                self.condition(&value);
+            }
+            StatementKind::Every { key, value, domain, body } => {
+                let domain = self.term(domain, locals);
+                let (keys, elements) = self.iterate(&domain);
+                if let Some(key) = key {
+                    locals.extend(key, &keys);
+                }
+                locals.extend(value, &elements);
+                self.body(body, locals);
+            }
+        }
+    }
+
+    /// The keys and the elements of a collection.
+    pub(super) fn iterate(&mut self, collection: &Abstract) -> (Abstract, Abstract) {
+        let (mut keys, mut elements) = (Abstract::new(), Abstract::new());
+        for atom in collection {
+            match atom {
+                Atom::Input(place, via) => {
+                    self.touch(place);
+                    if let Some(below) = part(place, via, Step::Element) {
+                        elements.insert(below);
+                    }
+                    if via.is_empty() {
+                        keys.extend(part(place, via, Step::Name));
+                    }
+                }
+                Atom::Known(value) => {
+                    for (key, child) in children(value) {
+                        keys.insert(Atom::Known(key));
+                        elements.insert(Atom::Known(child));
+                    }
+                }
+                Atom::Items(own_keys, own) => {
+                    keys.extend(own_keys.iter().cloned());
+                    elements.extend(own.iter().cloned());
+                }
+                Atom::Below(path) => {
+                    for name in self.names_below(path) {
+                        keys.insert(Atom::Known(Value::from(name.as_str())));
+                        let path: Path = path.iter().cloned().chain([name]).collect();
+                        elements.extend(self.data(&path));
+                    }
+                }
+            }
+        }
+        (self.settle(keys), self.settle(elements))
+    }
+
+    fn names_below(&self, path: &[String]) -> BTreeSet<String> {
+        let rules = self.tree.rules.iter().filter(|rule| rule.path.starts_with(path) && !rule.is_function());
+        let names = rules.filter_map(|rule| rule.path.get(path.len()).cloned());
+        let data = base(self.data, path).and_then(|base| base.as_object().ok());
+        let own = data.into_iter().flat_map(|fields| fields.keys());
+        names.chain(own.filter_map(|key| key.as_string().ok().map(|key| key.to_string()))).collect()
+    }
+
+    /// What stands at a key of a value.
+    pub(super) fn look_up(&mut self, value: &Abstract, key: &Abstract) -> Abstract {
+        let mut found = Abstract::new();
+        self.read(key);
+        for atom in value {
+            self.work += 1;
+            match atom {
+                Atom::Input(place, via) => found.extend(self.look_into_input(place, via, key)),
+                Atom::Known(collection) => found.extend(self.look_into_known(collection, key)),
+                Atom::Items(keys, elements) => {
+                    self.compare(keys, key);
+                    found.extend(elements.iter().cloned());
+                }
+                Atom::Below(path) => {
+                    let constant: Vec<String> = key
+                        .iter()
+                        .filter_map(|atom| match atom {
+                            Atom::Known(key) => key.as_string().ok().map(|key| key.to_string()),
+                            Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
+                        })
+                        .collect();
+                    let is_constant = constant.len() == key.len() && !key.is_empty();
+                    let names = if is_constant {
+                        constant.into_iter().collect()
+                    } else {
+                        let names = self.names_below(path);
+                        let known = names.iter().map(|name| Atom::Known(Value::from(name.as_str()))).collect();
+                        self.compare(key, &known);
+                        names
+                    };
+                    for name in names {
+                        let path: Path = path.iter().cloned().chain([name]).collect();
+                        found.extend(self.data(&path));
+                    }
+                }
+            }
+        }
+        self.settle(found)
+    }
+
+    fn look_into_input(&mut self, place: &[Step], via: &[Via], key: &Abstract) -> Abstract {
+        let mut found = Abstract::new();
+        if key.is_empty() || key.len() > KEYS_MAX || !via.is_empty() {
+            let index = key.iter().find_map(|atom| match atom {
+                Atom::Known(index) => index.as_i64().ok().and_then(|index| usize::try_from(index).ok()),
+                Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
+            });
+            found.extend(part(place, via, index.map_or(Step::Element, Step::Index)));
+            if via.is_empty() {
+                self.touch(place);
+            }
+            return found;
+        }
+        for atom in key {
+            match atom {
+                Atom::Known(Value::String(key)) => found.extend(part(place, via, Step::Key(key.to_string()))),
+                Atom::Known(key) => {
+                    let index = key.as_i64().ok().and_then(|index| usize::try_from(index).ok());
+                    found.extend(part(place, via, index.map_or(Step::Element, Step::Index)));
+                }
+                Atom::Input(..) => {
+                    let name: Abstract = part(place, via, Step::Name).into_iter().collect();
+                    self.compare(&name, &Abstract::from([atom.clone()]));
+                    found.extend(part(place, via, Step::Element));
+                }
+                Atom::Items(..) | Atom::Below(_) => found.extend(part(place, via, Step::Element)),
+            }
+        }
+        found
+    }
+
+    fn look_into_known(&mut self, collection: &Value, key: &Abstract) -> Abstract {
+        let mut found = Abstract::new();
+        let mut wants_all = key.is_empty();
+        for atom in key {
+            match atom {
+                Atom::Known(key) => {
+                    let child = match collection {
+                        Value::Object(fields) => fields.get(key).cloned(),
+                        Value::Array(items) => {
+                            let index = key.as_i64().ok().and_then(|index| usize::try_from(index).ok());
+                            index.and_then(|index| items.get(index)).cloned()
+                        }
+                        Value::Set(items) => items.contains(key).then(|| key.clone()),
+                        Value::Null
+                        | Value::Bool(_)
+                        | Value::Number(_)
+                        | Value::String(_)
+                        | Value::Undefined => None,
+                    };
+                    found.extend(child.map(Atom::Known));
+                }
+                Atom::Input(..) => {
+                    let keys = children(collection).into_iter().map(|(key, _)| Atom::Known(key)).collect();
+                    self.compare(&Abstract::from([atom.clone()]), &keys);
+                    wants_all = true;
+                }
+                Atom::Items(..) | Atom::Below(_) => wants_all = true,
+            }
+        }
+        if wants_all {
+            found.extend(children(collection).into_iter().map(|(_, child)| Atom::Known(child)));
+        }
+        found
+    }
+
+    pub(super) fn term(&mut self, term: &'a Term, locals: &mut Locals) -> Abstract {
+        self.work += 1;
+        if self.work > WORK_MAX {
+            return Abstract::new();
+        }
+        match &term.kind {
+            TermKind::Scalar(value) => Abstract::from([Atom::Known(value.clone())]),
+            TermKind::Wildcard => Abstract::new(),
+            TermKind::Local(name) => locals.values.get(name).cloned().unwrap_or_default(),
+            TermKind::Input => Abstract::from([Atom::Input(Vec::new(), Vec::new())]),
+            TermKind::Data => Abstract::from([Atom::Below(Vec::new())]),
+            TermKind::Reference { base, steps } => {
+                let mut value = self.term(base, locals);
+                for step in steps {
+                    value = self.step(&value, step, locals);
+                }
+                value
+            }
+            TermKind::Call { callee, arguments } => self.call(&callee.target, arguments, locals),
+            TermKind::Array(items) => self.literal(items, &|items| Value::from(items), locals),
+            TermKind::Set(items) => {
+                self.literal(items, &|items| Value::from(items.into_iter().collect::<BTreeSet<_>>()), locals)
+            }
+            TermKind::Object(fields) => self.object(fields, locals),
+            TermKind::Comprehension { heads, body, .. } => {
+                let mut locals = locals.clone();
+                self.body(body, &mut locals);
+                let mut values: Vec<Abstract> = heads.iter().map(|head| self.term(head, &mut locals)).collect();
+                let elements = values.pop().unwrap_or_default();
+                Abstract::from([Atom::Items(values.pop().unwrap_or_default(), elements)])
+            }
+            TermKind::Infix { operator, left, right } => self.infix(*operator, left, right, locals),
+            TermKind::Unify { left, right, .. } => self.unify(left, right, locals),
+            TermKind::Membership { key, value, collection } => {
+                let collection = self.term(collection, locals);
+                let (keys, elements) = self.iterate(&collection);
+                if let Some(key) = key {
+                    let key = self.term(key, locals);
+                    self.compare(&key, &keys);
+                }
+                let value = self.term(value, locals);
+                self.compare(&value, &elements);
+                Abstract::new()
+            }
+            TermKind::Negative(inner) => {
+                let inner = self.term(inner, locals);
+                self.read(&inner);
+                Abstract::new()
+            }
+        }
+    }
+
+    fn step(&mut self, value: &Abstract, step: &'a Term, locals: &mut Locals) -> Abstract {
+        match &step.kind {
+            TermKind::Wildcard => self.iterate(value).1,
+            TermKind::Local(name) if locals.is_free(name) => {
+                let (keys, elements) = self.iterate(value);
+                locals.free.insert(name.clone());
+                locals.extend(name, &keys);
+                elements
+            }
+            TermKind::Scalar(_)
+            | TermKind::Local(_)
+            | TermKind::Input
+            | TermKind::Data
+            | TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Array(_)
+            | TermKind::Set(_)
+            | TermKind::Object(_)
+            | TermKind::Comprehension { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Unify { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Negative(_) => {
+                let key = self.term(step, locals);
+                self.look_up(value, &key)
+            }
+        }
+    }
+
+    fn literal(
+        &mut self,
+        items: &'a [Term],
+        make: &dyn Fn(Vec<Value>) -> Value,
+        locals: &mut Locals,
+    ) -> Abstract {
+        let items: Vec<Abstract> = items.iter().map(|item| self.term(item, locals)).collect();
+        if let Some(known) = items.iter().map(only).collect::<Option<Vec<Value>>>() {
+            return Abstract::from([Atom::Known(make(known))]);
+        }
+        let indexes = (0..items.len()).map(|index| Atom::Known(Value::from(index))).collect();
+        Abstract::from([Atom::Items(indexes, items.into_iter().flatten().collect())])
+    }
+
+    fn object(&mut self, fields: &'a [(Term, Term)], locals: &mut Locals) -> Abstract {
+        let fields: Vec<(Abstract, Abstract)> =
+            fields.iter().map(|(key, value)| (self.term(key, locals), self.term(value, locals))).collect();
+        let known = fields.iter().map(|(key, value)| Some((only(key)?, only(value)?)));
+        if let Some(known) = known.collect::<Option<BTreeMap<Value, Value>>>() {
+            return Abstract::from([Atom::Known(Value::from(known))]);
+        }
+        let (keys, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+        Abstract::from([Atom::Items(
+            keys.into_iter().flatten().collect(),
+            values.into_iter().flatten().collect(),
+        )])
+    }
+
+    fn infix(&mut self, operator: Operator, left: &'a Term, right: &'a Term, locals: &mut Locals) -> Abstract {
+        let (left, right) = (self.term(left, locals), self.term(right, locals));
+        match operator {
+            Operator::Equal | Operator::NotEqual => {
+                self.compare(&left, &right);
+                Abstract::new()
+            }
+            Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
+                self.compare_order(&left, &right);
+                Abstract::new()
+            }
+            Operator::Intersection => {
+                self.compare(&left, &right);
+                left
+            }
+            Operator::Union => left.into_iter().chain(right).collect(),
+            Operator::Add => self.shifted(&left, &right, &|by| Via::Plus(by)),
+            Operator::Subtract => {
+                self.compare(&left, &right);
+                self.shifted(&left, &right, &|by| Via::Plus(by.saturating_neg()))
+            }
+            Operator::Multiply => self.shifted(&left, &right, &|by| Via::Times(by)),
+            Operator::Divide | Operator::Remainder => {
+                self.read(&left);
+                self.read(&right);
+                Abstract::new()
+            }
+        }
+    }
+
+    /// Parts of the input with a known number added or multiplied.
+    fn shifted(&mut self, left: &Abstract, right: &Abstract, via: &dyn Fn(i64) -> Via) -> Abstract {
+        let mut made = Abstract::new();
+        for (value, by) in [(left, right), (right, left)] {
+            self.read(value);
+            let known = by.iter().filter_map(|atom| match atom {
+                Atom::Known(by) => by.as_i64().ok(),
+                Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
+            });
+            for by in known.take(KEYS_MAX) {
+                made.extend(through(value, &via(by)));
+            }
+        }
+        // Sets are subtracted too.
+        made.extend(left.iter().filter(|atom| matches!(atom, Atom::Items(..) | Atom::Known(Value::Set(_)))).cloned());
+        made
+    }
+
+    fn unify(&mut self, left: &'a Term, right: &'a Term, locals: &mut Locals) -> Abstract {
+        match (is_pattern(left), is_pattern(right)) {
+            (true, is_pattern) => {
+                let value = self.term(right, locals);
+                self.pattern(left, &value, locals);
+                if is_pattern {
+                    let value = self.term(left, locals);
+                    self.pattern(right, &value, locals);
+                }
+            }
+            (false, true) => {
+                let value = self.term(left, locals);
+                self.pattern(right, &value, locals);
+            }
+            (false, false) => {
+                let (left, right) = (self.term(left, locals), self.term(right, locals));
+                self.compare(&left, &right);
+            }
+        }
+        Abstract::new()
+    }
+
+    /// A pattern takes a value apart.
+    pub(super) fn pattern(&mut self, pattern: &'a Term, value: &Abstract, locals: &mut Locals) {
+        match &pattern.kind {
+            TermKind::Wildcard => self.read(value),
+            TermKind::Local(name) => {
+                self.read(value);
+                let known = locals.values.get(name).cloned().unwrap_or_default();
+                if !known.is_empty() && !known.is_superset(value) {
+                    self.compare(&known, value);
+                }
+                locals.extend(name, value);
+            }
+            TermKind::Array(items) => {
+                let size = Abstract::from([Atom::Known(Value::from(items.len()))]);
+                let counted = through(value, &Via::Count);
+                self.compare_order(&counted, &size);
+                for (index, item) in items.iter().enumerate() {
+                    let index = Abstract::from([Atom::Known(Value::from(index))]);
+                    let part = self.look_up(value, &index);
+                    self.pattern(item, &part, locals);
+                }
+            }
+            TermKind::Object(fields) => {
+                for (key, item) in fields {
+                    let key = self.term(key, locals);
+                    let part = self.look_up(value, &key);
+                    self.pattern(item, &part, locals);
+                }
+            }
+            TermKind::Scalar(_)
+            | TermKind::Input
+            | TermKind::Data
+            | TermKind::Reference { .. }
+            | TermKind::Call { .. }
+            | TermKind::Set(_)
+            | TermKind::Comprehension { .. }
+            | TermKind::Infix { .. }
+            | TermKind::Unify { .. }
+            | TermKind::Membership { .. }
+            | TermKind::Negative(_) => {
+                let own = self.term(pattern, locals);
+                self.compare(&own, value);
+            }
+        }
+    }
+
+    /// The result of one of the policy's functions.
+    pub(super) fn function(&mut self, path: &Path, arguments: Vec<Abstract>) -> Abstract {
+        let owner = self.owners.last().cloned().unwrap_or_default();
+        let known = (owner, path.clone(), arguments.clone());
+        if let Some(result) = self.calls.get(&known) {
+            return result.clone();
+        }
+        if self.active.contains(path) {
+            return Abstract::new();
+        }
+        self.active.push(path.clone());
+        let tree = self.tree;
+        let mut result = Abstract::new();
+        for (_, rule) in tree.functions_at(path) {
+            let mut locals = Locals::default();
+            if let Shape::Function(parameters) = &rule.shape {
+                for (parameter, argument) in parameters.iter().zip(&arguments) {
+                    self.pattern(parameter, argument, &mut locals);
+                }
+            }
+            result.extend(self.bodies(rule, &locals));
+        }
+        let result = self.settle(result);
+        self.active.pop();
+        self.calls.insert(known, result.clone());
+        result
+    }
+}
+
+// === impl Locals ===
+
+impl Locals {
+    fn is_free(&self, name: &str) -> bool {
+        self.free.contains(name) || self.values.get(name).is_none_or(BTreeSet::is_empty)
+    }
+
+    fn extend(&mut self, name: &str, value: &Abstract) {
+        self.values.entry(name.to_owned()).or_default().extend(value.iter().cloned());
+    }
+}
+
+/// What stands at a path of the base data.
+fn base<'v>(data: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(data, |value, key| value.as_object().ok()?.get(&Value::from(key.as_str())))
+}
+
+/// A part of a part of the input.
+fn part(place: &[Step], via: &[Via], step: Step) -> Option<Atom> {
+    let Some((last, before)) = via.split_last() else {
+        let mut place = place.to_vec();
+        if place.len() >= PLACE_MAX {
+            return None;
+        }
+        place.push(step);
+        return Some(Atom::Input(place, Vec::new()));
+    };
+    let Via::Split(delimiter) = last else { return Some(Atom::Input(place.to_vec(), Vec::new())) };
+    let index = match step {
+        Step::Index(index) => index,
+        Step::Key(_) | Step::Element | Step::Name => 0,
+    };
+    let via = before.iter().cloned().chain([Via::Item(delimiter.clone(), index)]).collect();
+    Some(Atom::Input(place.to_vec(), via))
+}
+
+fn element(place: &[Step]) -> Atom {
+    Atom::Input(place.iter().cloned().chain([Step::Element]).collect(), Vec::new())
+}
+
+/// Parts of the input after one more step; nothing else comes through it.
+pub(super) fn through(value: &Abstract, via: &Via) -> Abstract {
+    let after = value.iter().filter_map(|atom| match atom {
+        Atom::Input(place, before) if before.len() < VIA_MAX => {
+            Some(Atom::Input(place.clone(), before.iter().cloned().chain([via.clone()]).collect()))
+        }
+        Atom::Input(..) | Atom::Known(_) | Atom::Items(..) | Atom::Below(_) => None,
+    });
+    after.collect()
+}
+
+/// Keys and elements of a known collection.
+pub(super) fn children(value: &Value) -> Vec<(Value, Value)> {
+    match value {
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (Value::from(index), item.clone())).collect()
+        }
+        Value::Set(items) => items.iter().map(|item| (item.clone(), item.clone())).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => Vec::new(),
+    }
+}
+
+/// The one known value.
+pub(super) fn only(value: &Abstract) -> Option<Value> {
+    match value.first() {
+        Some(Atom::Known(known)) if value.len() == 1 => Some(known.clone()),
+        Some(Atom::Known(_) | Atom::Input(..) | Atom::Items(..) | Atom::Below(_)) | None => None,
+    }
+}
+
+fn is_pattern(term: &Term) -> bool {
+    match &term.kind {
+        TermKind::Local(_) | TermKind::Wildcard => true,
+        TermKind::Array(items) => items.iter().any(is_pattern),
+        TermKind::Object(fields) => fields.iter().any(|(_, value)| is_pattern(value)),
+        TermKind::Scalar(_)
+        | TermKind::Input
+        | TermKind::Data
+        | TermKind::Reference { .. }
+        | TermKind::Call { .. }
+        | TermKind::Set(_)
+        | TermKind::Comprehension { .. }
+        | TermKind::Infix { .. }
+        | TermKind::Unify { .. }
+        | TermKind::Membership { .. }
+        | TermKind::Negative(_) => false,
+    }
+}
+
+/// Texts for a prefix test, for whoever tests with one.
+pub(super) fn prefixes(value: &Value) -> Vec<Value> {
+    let text = value.as_string().ok();
+    text.map(|text| sample::of_prefix(text).into_iter().map(Value::from).collect()).unwrap_or_default()
+}
