@@ -18,6 +18,7 @@ pub mod policy_diff;
 pub mod policy_eval;
 pub mod policy_explain;
 pub mod policy_footprint;
+pub mod policy_matrix;
 pub mod policy_replay;
 pub mod policy_test;
 pub mod run;
@@ -77,6 +78,8 @@ enum PolicyCommand {
     Replay(policy_replay::ReplayArgs),
     /// Find a smallest request for each decision that changes between two policies
     Diff(policy_diff::DiffArgs),
+    /// Show which operations are allowed to which roles
+    Matrix(policy_matrix::MatrixArgs),
     /// Show what is in a bundle
     Inspect(policy_bundle::InspectArgs),
 }
@@ -138,6 +141,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Explain(args) => policy_explain::run(&args, paint, out),
             PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
             PolicyCommand::Diff(args) => policy_diff::run(&args, paint, out),
+            PolicyCommand::Matrix(args) => policy_matrix::run(&args, paint, out),
             PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },
         Command::Key(KeyArgs { command: KeyCommand::New(args) }) => {

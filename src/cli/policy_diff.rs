@@ -31,6 +31,7 @@ pub struct DiffArgs {
     /// Data or policies that belong to both; may be repeated.
     #[arg(short, long, value_name = "PATH")]
     pub data: Vec<PathBuf>,
+    /// What is asked, and how far the search goes.
     #[command(flatten)]
     pub search: SearchArgs,
     /// How to report.

@@ -107,7 +107,7 @@ pub fn diff(old: (&Program, &Entrypoint), new: (&Program, &Entrypoint), options:
         if let Some((change, keys)) = judge.difference(answers) {
             raw.add(change, keys, point);
         }
-        let count = u32::try_from(results.len()).unwrap_or(u32::MAX);
+        let count = results.len();
         if results.len() < RESULTS_MAX {
             *results.entry(answers.to_vec()).or_insert(count)
         } else {

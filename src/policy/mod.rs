@@ -13,6 +13,7 @@ pub mod eval;
 pub mod explain;
 mod fields;
 mod manifest;
+pub mod matrix;
 mod probe;
 pub mod replay;
 pub mod result;

@@ -18,8 +18,10 @@ const KEPT_MAX: usize = 400;
 const CLASSES_MAX: usize = 64;
 /// Requests asked of one rule that is not the entry point.
 const ASKED_MAX: u64 = 20_000;
-/// Parts on which two policies differ, and requests they are laid upon.
+/// Parts of a rule on which two policies differ, and requests they are laid upon.
 const OVERLAID_MAX: usize = 64;
+/// Requests made around one such part.
+const AROUND_MAX: usize = 100;
 
 /// How far a search goes.
 #[derive(Debug, Clone, Copy)]
@@ -65,12 +67,20 @@ struct Side {
     rules: Vec<Option<Entrypoint>>,
 }
 
-/// A part of a request that gives a rule some value.
+/// A part of a request that gives a rule some value: no field of it could be left out.
 #[derive(Clone)]
 struct Part {
     point: Point,
     /// The policies give the rule different values.
     differs: bool,
+}
+
+/// The parts of one rule.
+#[derive(Default)]
+struct Parts {
+    all: Vec<Part>,
+    /// Their indexes, by the value that they give.
+    classes: Vec<Vec<usize>>,
 }
 
 /// The search of one domain.
@@ -79,7 +89,7 @@ pub(super) struct Search<'a> {
     base: &'a Value,
     askers: &'a mut Askers,
     /// By rule.
-    parts: Vec<Vec<Part>>,
+    parts: Vec<Parts>,
     /// Dimensions whose choices are gathered in all combinations.
     focus: Vec<usize>,
     seen: HashSet<Point, foldhash::fast::RandomState>,
@@ -89,7 +99,7 @@ pub(super) struct Search<'a> {
 }
 
 /// Told of each request; answers a number that is the same for requests that are alike.
-pub(super) type Observe<'o> = &'o mut dyn FnMut(&Point, &[Answer]) -> u32;
+pub(super) type Observe<'o> = &'o mut dyn FnMut(&Point, &[Answer]) -> usize;
 
 // === impl Askers ===
 
@@ -134,7 +144,7 @@ impl<'a> Search<'a> {
             domain,
             base,
             askers,
-            parts: vec![Vec::new(); domain.rules().len()],
+            parts: domain.rules().iter().map(|_| Parts::default()).collect(),
             focus,
             seen: HashSet::default(),
             asked: 0,
@@ -197,19 +207,17 @@ impl<'a> Search<'a> {
             let mut classes = BTreeMap::new();
             let mut keeper = Keeper::new(rule, &self.focus);
             self.combine(index, rule, share.min(ASKED_MAX), &mut |this, point| {
-                let answers = this.askers.ask(index, &this.domain.input(this.base, point));
-                this.asked += 1;
-                let differs = answers.first() != answers.last() && this.askers.all_have(index);
-                let count = u32::try_from(classes.len()).unwrap_or(u32::MAX);
-                let class = if classes.len() < CLASSES_MAX {
-                    *classes.entry(answers).or_insert(count)
-                } else {
-                    classes.get(&answers).copied().unwrap_or(count)
+                let answers = this.ask(index, point);
+                let count = classes.len();
+                let class = match classes.get(&answers) {
+                    Some(class) => *class,
+                    None if count < CLASSES_MAX => *classes.entry(answers.clone()).or_insert(count),
+                    None => count,
                 };
-                if keeper.is_new(class, point)
-                    && let Some(parts) = this.parts.get_mut(index)
-                {
-                    parts.push(Part { point: point.clone(), differs });
+                if keeper.is_new(class, point) {
+                    let differs = answers.first() != answers.last() && this.askers.all_have(index);
+                    let point = this.core(index, rule, point, &answers);
+                    this.keep(index, class, Part { point, differs });
                 }
             });
         }
@@ -218,9 +226,8 @@ impl<'a> Search<'a> {
         let mut look = |this: &mut Self, point: &Point| {
             if let Some(class) = this.observe(entry_index, point, observe)
                 && keeper.is_new(class, point)
-                && let Some(parts) = this.parts.get_mut(entry_index)
             {
-                parts.push(Part { point: point.clone(), differs: false });
+                this.keep(entry_index, class, Part { point: point.clone(), differs: false });
             }
         };
         self.combine(entry_index, entry, first, &mut look);
@@ -229,19 +236,75 @@ impl<'a> Search<'a> {
         let mut idle = 0_u32;
         while !self.is_over() && idle < 100_000 {
             let before = self.seen.len();
-            let point = if self.below(2) == 0 { self.composed(entry) } else { self.mutated(entry_index, entry) };
+            let point = if self.below(2) == 0 {
+                self.composed(entry, None)
+            } else {
+                self.mutated(entry_index, entry)
+            };
             look(self, &point);
             idle = if self.seen.len() == before { idle + 1 } else { 0 };
         }
     }
 
-    fn observe(&mut self, entry: usize, point: &Point, observe: &mut dyn FnMut(&Point, &[Answer]) -> u32) -> Option<u32> {
+    fn observe(&mut self, entry: usize, point: &Point, observe: &mut dyn FnMut(&Point, &[Answer]) -> usize) -> Option<usize> {
         if !self.seen.insert(point.clone()) {
             return None;
         }
-        self.asked += 1;
-        let answers = self.askers.ask(entry, &self.domain.input(self.base, point));
+        let answers = self.ask(entry, point);
         Some(observe(point, &answers))
+    }
+
+    fn ask(&mut self, rule: usize, point: &[u16]) -> Vec<Answer> {
+        self.asked += 1;
+        self.askers.ask(rule, &self.domain.input(self.base, point))
+    }
+
+    fn keep(&mut self, rule: usize, class: usize, part: Part) {
+        let Some(parts) = self.parts.get_mut(rule) else { return };
+        while parts.classes.len() <= class {
+            parts.classes.push(Vec::new());
+        }
+        let known = parts.classes.get(class).into_iter().flatten();
+        let is_known = known.filter_map(|index| parts.all.get(*index)).any(|known| known.point == part.point);
+        if !is_known && let Some(of_class) = parts.classes.get_mut(class) {
+            of_class.push(parts.all.len());
+            parts.all.push(part);
+        }
+    }
+
+    /// The request without the fields that do not matter for what a rule answers.
+    fn core(&mut self, index: usize, rule: &RuleReads, point: &Point, answers: &[Answer]) -> Point {
+        let mut core = point.clone();
+        for dimension in &rule.all {
+            if core.get(*dimension).is_none_or(|choice| *choice == 0) {
+                continue;
+            }
+            let mut less = core.clone();
+            if let Some(at) = less.get_mut(*dimension) {
+                *at = 0;
+            }
+            if self.ask(index, &less) == answers {
+                core = less;
+            }
+        }
+        core
+    }
+
+    /// Requests that were decided.
+    pub(super) fn decided(&self) -> u64 {
+        self.seen.len() as u64
+    }
+
+    /// Asks about requests made around fields that are given.
+    pub(super) fn around(&mut self, seed: &Point, tries: usize, observe: Observe<'_>) {
+        let Some((entry, below)) = self.domain.rules().split_last() else { return };
+        for _ in 0..tries {
+            if self.started.elapsed() > self.askers.limits.time {
+                return;
+            }
+            let point = self.composed(entry, Some(seed));
+            self.observe(below.len(), &point, observe);
+        }
     }
 
     /// All combinations of what a rule's own reading and the rules it asks make of a request, or `most` of them.
@@ -249,7 +312,7 @@ impl<'a> Search<'a> {
         let asked: Vec<(usize, usize)> = rule
             .asks
             .iter()
-            .map(|below| (*below, self.parts.get(*below).map_or(0, Vec::len)))
+            .map(|below| (*below, self.parts.get(*below).map_or(0, |parts| parts.all.len())))
             .filter(|(_, count)| *count > 0)
             .collect();
         let is_covered =
@@ -265,7 +328,7 @@ impl<'a> Search<'a> {
                     return;
                 }
                 let point =
-                    if self.below(5) < 3 { self.composed(rule) } else { self.mutated(index, rule) };
+                    if self.below(5) < 3 { self.composed(rule, None) } else { self.mutated(index, rule) };
                 look(self, &point);
             }
             return;
@@ -278,9 +341,8 @@ impl<'a> Search<'a> {
             let mut point = self.domain.origin();
             let (of_asked, of_own) = digits.split_at(asked.len());
             for ((below, _), digit) in asked.iter().zip(of_asked) {
-                let part = self.parts.get(*below).and_then(|parts| parts.get(*digit)).cloned();
-                if let Some(part) = part {
-                    self.lay(&part.point, *below, &mut point);
+                if let Some(part) = self.parts.get(*below).and_then(|parts| parts.all.get(*digit)) {
+                    lay(&part.point, &mut point);
                 }
             }
             for (dimension, digit) in own.iter().zip(of_own) {
@@ -308,31 +370,29 @@ impl<'a> Search<'a> {
         self.domain.rules().get(rule).map_or(&[], |rule| rule.all.as_slice())
     }
 
-    /// Lays what a rule reads of one request upon another.
-    fn lay(&self, part: &[u16], rule: usize, upon: &mut Point) {
-        for dimension in self.reads(rule) {
-            if let (Some(from), Some(to)) = (part.get(*dimension), upon.get_mut(*dimension)) {
-                *to = *from;
-            }
-        }
-    }
-
-    /// A request made of parts that the rules asked were given.
-    fn composed(&mut self, rule: &RuleReads) -> Point {
-        let mut point = self.domain.origin();
-        let mut covered = HashSet::<usize, foldhash::fast::RandomState>::default();
+    /// A request made of parts of the rules asked that go together, around what is given.
+    fn composed(&mut self, rule: &RuleReads, seed: Option<&Point>) -> Point {
+        let mut point = seed.cloned().unwrap_or_else(|| self.domain.origin());
         let turn = self.below(rule.asks.len());
         let (late, early) = rule.asks.split_at(turn);
         for below in early.iter().chain(late) {
-            let count = self.parts.get(*below).map_or(0, Vec::len);
-            let pick = self.below(count);
-            if let Some(part) = self.parts.get(*below).and_then(|parts| parts.get(pick)).cloned() {
-                self.lay(&part.point, *below, &mut point);
-                covered.extend(self.reads(*below));
+            let pick = self.below(usize::MAX);
+            let from = self.below(usize::MAX);
+            let Some(parts) = self.parts.get(*below) else { continue };
+            let class = pick.checked_rem(parts.classes.len()).and_then(|pick| parts.classes.get(pick));
+            let Some(class) = class.filter(|class| !class.is_empty()) else { continue };
+            let (before, after) = class.split_at(from % class.len());
+            let in_turn = after.iter().chain(before).filter_map(|index| parts.all.get(*index));
+            let fitting = in_turn.clone().find(|part| agree(&part.point, &point));
+            // Where nothing goes together, what was there stays.
+            if let Some(part) = fitting.or_else(|| in_turn.clone().next()) {
+                fill(&part.point, &mut point);
             }
         }
         for dimension in &rule.own {
-            if !covered.contains(dimension) || self.below(8) == 0 {
+            let is_open = point.get(*dimension) == Some(&0);
+            let turn = self.below(12);
+            if (is_open && turn < 8) || (turn == 11 && seed.is_none()) {
                 let choice = self.picked(*dimension);
                 if let Some(at) = point.get_mut(*dimension) {
                     *at = choice;
@@ -344,17 +404,12 @@ impl<'a> Search<'a> {
 
     /// A known request with one or two changes.
     fn mutated(&mut self, index: usize, rule: &RuleReads) -> Point {
-        let count = self.parts.get(index).map_or(0, Vec::len);
-        let pick = self.below(count);
-        let known = self.parts.get(index).and_then(|parts| parts.get(pick)).cloned();
-        let Some(Part { mut point, .. }) = known else { return self.composed(rule) };
+        let Some(Part { mut point, .. }) = self.any_part(index) else { return self.composed(rule, None) };
         for _ in 0..=self.below(2) {
             let below = self.below(rule.asks.len().max(1) * 2);
             if let Some(below) = rule.asks.get(below).copied() {
-                let count = self.parts.get(below).map_or(0, Vec::len);
-                let pick = self.below(count);
-                if let Some(part) = self.parts.get(below).and_then(|parts| parts.get(pick)).cloned() {
-                    self.lay(&part.point, below, &mut point);
+                if let Some(part) = self.any_part(below) {
+                    lay(&part.point, &mut point);
                 }
             } else {
                 let pick = self.below(rule.all.len());
@@ -369,6 +424,14 @@ impl<'a> Search<'a> {
         point
     }
 
+    /// A part of any class, each as likely.
+    fn any_part(&mut self, rule: usize) -> Option<Part> {
+        let (pick, from) = (self.below(usize::MAX), self.below(usize::MAX));
+        let parts = self.parts.get(rule)?;
+        let class = parts.classes.get(pick.checked_rem(parts.classes.len())?)?;
+        parts.all.get(*class.get(from.checked_rem(class.len())?)?).cloned()
+    }
+
     /// A choice, mostly a tested one.
     fn picked(&mut self, dimension: usize) -> u16 {
         let domain = self.domain;
@@ -379,20 +442,26 @@ impl<'a> Search<'a> {
         u16::try_from(pick).unwrap_or_default()
     }
 
-    /// Lays parts on which the policies differ upon the requests known.
+    /// Makes requests around the parts on which the policies differ, and lays these upon the requests known.
     fn overlay(&mut self, entry: usize, look: &mut dyn FnMut(&mut Self, &Point)) {
-        let known: Vec<Point> =
-            self.parts.get(entry).into_iter().flatten().map(|part| part.point.clone()).collect();
-        for rule in 0..entry {
-            let parts = self.parts.get(rule).into_iter().flatten().filter(|part| part.differs);
-            let parts: Vec<Point> = parts.map(|part| part.point.clone()).take(OVERLAID_MAX).collect();
-            for part in &parts {
-                for upon in &known {
+        let Some(rule) = self.domain.rules().get(entry) else { return };
+        let all = |parts: Option<&Parts>| parts.map(|parts| parts.all.clone()).unwrap_or_default();
+        for below in 0..entry {
+            let parts: Vec<Part> = all(self.parts.get(below));
+            for part in parts.iter().filter(|part| part.differs).take(OVERLAID_MAX) {
+                for _ in 0..AROUND_MAX {
                     if self.is_over() {
                         return;
                     }
-                    let mut point = upon.clone();
-                    self.lay(part, rule, &mut point);
+                    let point = self.composed(rule, Some(&part.point));
+                    look(self, &point);
+                }
+                for upon in all(self.parts.get(entry)).iter().take(OVERLAID_MAX) {
+                    if self.is_over() {
+                        return;
+                    }
+                    let mut point = upon.point.clone();
+                    lay(&part.point, &mut point);
                     look(self, &point);
                 }
             }
@@ -402,7 +471,7 @@ impl<'a> Search<'a> {
     /// Changes the requests known by one choice each, and those that are new by that.
     fn neighbours(&mut self, entry: usize, look: &mut dyn FnMut(&mut Self, &Point)) {
         let mut next = 0;
-        while let Some(part) = self.parts.get(entry).and_then(|parts| parts.get(next)).cloned() {
+        while let Some(part) = self.parts.get(entry).and_then(|parts| parts.all.get(next)).cloned() {
             next += 1;
             for dimension in self.reads(entry) {
                 let count = self.domain.dimensions().get(*dimension).map_or(0, |own| own.choices.len());
@@ -430,12 +499,35 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Lays the fields of one request upon another.
+fn lay(part: &[u16], upon: &mut Point) {
+    for (from, to) in part.iter().zip(upon) {
+        if *from != 0 {
+            *to = *from;
+        }
+    }
+}
+
+/// Gives a request the fields that it does not have.
+fn fill(part: &[u16], upon: &mut Point) {
+    for (from, to) in part.iter().zip(upon) {
+        if *to == 0 {
+            *to = *from;
+        }
+    }
+}
+
+/// Whether two requests have no field with different values.
+fn agree(one: &[u16], other: &[u16]) -> bool {
+    one.iter().zip(other).all(|(one, other)| *one == 0 || *other == 0 || one == other)
+}
+
 /// Which requests are kept: those with a class, a choice in a class, or a combination of choices in focus, not seen before.
 struct Keeper<'a> {
     reads: &'a [usize],
     focus: Vec<usize>,
-    seen: HashSet<(u32, usize, u16), foldhash::fast::RandomState>,
-    in_focus: HashSet<(u32, Vec<u16>), foldhash::fast::RandomState>,
+    seen: HashSet<(usize, usize, u16), foldhash::fast::RandomState>,
+    in_focus: HashSet<(usize, Vec<u16>), foldhash::fast::RandomState>,
     kept: usize,
 }
 
@@ -445,7 +537,7 @@ impl<'a> Keeper<'a> {
         Self { reads: &rule.all, focus, seen: HashSet::default(), in_focus: HashSet::default(), kept: 0 }
     }
 
-    fn is_new(&mut self, class: u32, point: &[u16]) -> bool {
+    fn is_new(&mut self, class: usize, point: &[u16]) -> bool {
         let choice = |dimension: &usize| point.get(*dimension).copied().unwrap_or_default();
         if self.kept >= KEPT_MAX {
             return false;

@@ -123,21 +123,31 @@ impl Domain {
         held.max_by_key(|(_, dimension)| dimension.path.len()).map(|(index, _)| index)
     }
 
-    /// Adds a choice to a dimension, or finds the one with this value.
-    pub fn choose(&mut self, dimension: usize, value: &Value) -> Option<u16> {
-        let choices = &mut self.dimensions.get_mut(dimension)?.choices;
-        let known = choices.iter().position(|choice| choice.value() == Some(value));
-        let index = known.unwrap_or_else(|| {
-            choices.push(Choice::tested(value.clone()));
-            choices.len() - 1
-        });
-        u16::try_from(index).ok()
+    /// Leaves one value to whatever lies at a path. What lies above it keeps the choices that have this value.
+    pub fn fix(&mut self, path: &[String], value: &Value) {
+        for dimension in &mut self.dimensions {
+            if let Some(below) = dimension.path.strip_prefix(path) {
+                let inner = part_of(value, below).cloned();
+                dimension.choices = vec![inner.map_or_else(Choice::absent, Choice::tested)];
+            } else if let Some(below) = path.strip_prefix(dimension.path.as_slice()) {
+                let has = |choice: &Choice| choice.value().and_then(|own| part_of(own, below)) == Some(value);
+                dimension.choices.retain(has);
+                if dimension.choices.is_empty() {
+                    let mut whole = Value::new_object();
+                    put(&mut whole, below, value);
+                    dimension.choices.push(Choice::tested(whole));
+                }
+            }
+        }
     }
 
-    /// Adds a dimension at a path none of the policies reads.
-    pub fn add(&mut self, path: Vec<String>) -> usize {
-        self.dimensions.push(Dimension { path, choices: vec![Choice::absent()] });
-        self.dimensions.len() - 1
+    /// Leaves only absence to all dimensions but these.
+    pub fn pin_all_but(&mut self, free: &[usize]) {
+        for (index, dimension) in self.dimensions.iter_mut().enumerate() {
+            if !free.contains(&index) {
+                dimension.choices = vec![Choice::absent()];
+            }
+        }
     }
 
     /// The choice that a point has for a dimension.
@@ -167,6 +177,11 @@ impl Dimension {
         }
         name
     }
+}
+
+/// What lies at a path in a value.
+fn part_of<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(value, |value, key| value.as_object().ok()?.get(&Value::from(key.as_str())))
 }
 
 /// Puts a value at a path; what stands in the way and is no object stays.

@@ -21,6 +21,8 @@ const ATOMS_MAX: usize = 600;
 const PLACE_MAX: usize = 12;
 /// Most steps between a part of the input and what is compared.
 const VIA_MAX: usize = 6;
+/// Combinations of known values that are gone through.
+const COMBINATIONS_MAX: usize = 256;
 /// Known keys that a part of the input is looked up with one by one.
 const KEYS_MAX: usize = 48;
 
@@ -627,8 +629,8 @@ impl<'a> Analysis<'a> {
         locals: &mut Locals,
     ) -> Abstract {
         let items: Vec<Abstract> = items.iter().map(|item| self.term(item, locals)).collect();
-        if let Some(known) = items.iter().map(only).collect::<Option<Vec<Value>>>() {
-            return Abstract::from([Atom::Known(make(known))]);
+        if let Some(known) = combinations(&items) {
+            return known.into_iter().map(|known| Atom::Known(make(known))).collect();
         }
         let indexes = (0..items.len()).map(|index| Atom::Known(Value::from(index))).collect();
         Abstract::from([Atom::Items(indexes, items.into_iter().flatten().collect())])
@@ -854,6 +856,26 @@ pub(super) fn children(value: &Value) -> Vec<(Value, Value)> {
         Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => Vec::new(),
     }
+}
+
+/// All combinations of values that are all known, unless there are too many.
+pub(super) fn combinations(values: &[Abstract]) -> Option<Vec<Vec<Value>>> {
+    let mut all: Vec<Vec<Value>> = vec![Vec::new()];
+    for value in values {
+        let known = value.iter().map(|atom| match atom {
+            Atom::Known(value) => Some(value.clone()),
+            Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
+        });
+        let known: Vec<Value> = known.collect::<Option<_>>()?;
+        if known.is_empty() || known.len() * all.len() > COMBINATIONS_MAX {
+            return None;
+        }
+        let longer = all.iter().flat_map(|before| {
+            known.iter().map(|value| before.iter().cloned().chain([value.clone()]).collect())
+        });
+        all = longer.collect();
+    }
+    Some(all)
 }
 
 /// The one known value.

@@ -4,11 +4,8 @@ use regorus::Value;
 
 use super::super::builtin;
 use super::super::tree::{Shape, Target, Term, TermKind};
-use super::analysis::{Abstract, Analysis, Atom, Locals, children, only, prefixes, through};
+use super::analysis::{Abstract, Analysis, Atom, Locals, children, combinations, only, prefixes, through};
 use super::sample::{self, Via};
-
-/// Combinations of known arguments that a built-in is called with.
-const COMBINATIONS_MAX: usize = 256;
 
 impl<'a> Analysis<'a> {
     pub(super) fn call(&mut self, target: &'a Target, arguments: &'a [Term], locals: &mut Locals) -> Abstract {
@@ -260,21 +257,7 @@ fn each_known(value: &Abstract, with: &Abstract, via: &dyn Fn(String) -> Via) ->
 /// The results of a built-in where all arguments are known.
 fn fold(name: &str, values: &[Abstract]) -> Option<Abstract> {
     let builtin = builtin::lookup(name)?;
-    let mut combinations: Vec<Vec<Value>> = vec![Vec::new()];
-    for value in values {
-        let known = value.iter().map(|atom| match atom {
-            Atom::Known(value) => Some(value.clone()),
-            Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
-        });
-        let known: Vec<Value> = known.collect::<Option<_>>()?;
-        if known.is_empty() || known.len() * combinations.len() > COMBINATIONS_MAX {
-            return None;
-        }
-        let longer = combinations.iter().flat_map(|before| {
-            known.iter().map(|value| before.iter().cloned().chain([value.clone()]).collect())
-        });
-        combinations = longer.collect();
-    }
+    let combinations = combinations(values)?;
     builtin::start(0, &Value::Undefined);
     let results = combinations.iter().filter_map(|arguments| builtin.call(arguments, false).ok());
     let results: Abstract = results.filter(|result| *result != Value::Undefined).map(Atom::Known).collect();

@@ -1,0 +1,429 @@
+//! Which requests a policy allows, by two parts of the input: operations by roles, mostly.
+//!
+//! A cell is allowed where some choice of the other tested fields allows it; which of these fields it takes is found by making
+//! an allowed request as small as it gets. Cells are found by search, so that "never" means "not found", unless all was searched.
+
+use regorus::Value;
+
+use super::replay::Outcome;
+use super::search::{Answer, Askers, Limits, Search, Searched, shrink};
+use crate::contract::decision::Phase;
+use crate::contract::form::Contract;
+use crate::rego::domain::{Choice, Domain, Kind, Point, Policy};
+use crate::rego::program::{Entrypoint, Program};
+
+/// Rows and columns of one matrix.
+const ROWS_MAX: usize = 200;
+const COLUMNS_MAX: usize = 40;
+/// Requests made around one cell that is not allowed yet.
+const AROUND_MAX: usize = 300;
+
+/// What is asked.
+#[derive(Debug)]
+pub struct MatrixOptions {
+    /// What results mean.
+    pub contract: Contract,
+    /// How far the search goes.
+    pub limits: Limits,
+    /// Input path of the rows; none takes the operations.
+    pub rows: Option<Vec<String>>,
+    /// Input path of the columns; none takes the roles.
+    pub columns: Option<Vec<String>>,
+    /// Fields that have one value.
+    pub fixed: Vec<(Vec<String>, Value)>,
+    /// A request that all others are made of: nothing but rows and columns is varied.
+    pub base: Option<Value>,
+}
+
+/// Why there is no matrix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MatrixError {
+    /// The policy compares nothing that could be rows or columns.
+    #[error("the policy reads nothing that could be its {axis}; name an input path with `--{axis}`{}", known(.paths))]
+    NoAxis {
+        /// `rows` or `columns`.
+        axis: &'static str,
+        /// The paths it reads.
+        paths: Vec<String>,
+    },
+    /// The policy does not read the path.
+    #[error("the policy does not read `{path}`{}", known(.paths))]
+    NotRead {
+        /// What was asked for.
+        path: String,
+        /// The paths it reads.
+        paths: Vec<String>,
+    },
+    /// Rows and columns are the same.
+    #[error("rows and columns are both `{path}`")]
+    Same {
+        /// The path.
+        path: String,
+    },
+}
+
+fn known(paths: &[String]) -> String {
+    if paths.is_empty() { String::new() } else { format!("; it reads `{}`", paths.join("`, `")) }
+}
+
+/// The matrix.
+#[derive(Debug)]
+pub struct Matrix {
+    /// Input paths of the rows.
+    pub row_paths: Vec<String>,
+    /// Input paths of the columns.
+    pub column_paths: Vec<String>,
+    /// What each row stands for.
+    pub rows: Vec<String>,
+    /// What each column stands for.
+    pub columns: Vec<String>,
+    /// By row, then by column.
+    pub cells: Vec<Vec<Cell>>,
+    /// Rows or columns were left out.
+    pub is_cut: bool,
+    /// How far the search went.
+    pub searched: Searched,
+}
+
+/// Whether a row's operation is allowed to a column.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cell {
+    /// No request that is allowed was found.
+    Never,
+    /// Allowed to some, by what else they have.
+    Sometimes(Condition),
+    /// No request was found that is denied.
+    Always,
+}
+
+/// What it takes besides row and column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// Fields that a smallest allowed request has besides; without any one of them it is denied.
+    pub needs: Vec<(String, Value)>,
+    /// Where none is needed: a smallest set of fields that deny.
+    pub unless: Vec<(String, Value)>,
+    /// The allowed request.
+    pub witness: Value,
+}
+
+/// What is known of one cell while searching.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    allowed: Option<Point>,
+    denied: Option<Point>,
+}
+
+/// Rows or columns: one or two dimensions, and their choices.
+struct Axis {
+    dimensions: Vec<usize>,
+    paths: Vec<String>,
+    steps: Vec<(Vec<u16>, String)>,
+}
+
+/// Computes the matrix of a rule.
+pub fn matrix(
+    program: &Program,
+    entrypoint: &Entrypoint,
+    options: &MatrixOptions,
+) -> Result<Matrix, MatrixError> {
+    let mut domain = Domain::of(&[Policy { program, entrypoint }]);
+    for (path, value) in &options.fixed {
+        domain.fix(path, value);
+    }
+    let (rows, columns) = axes(&mut domain, options)?;
+    let mut is_cut = false;
+    let mut steps = |axis: Axes, most: usize| {
+        let mut made = Axis::new(&domain, axis);
+        is_cut |= made.steps.len() > most;
+        made.steps.truncate(most);
+        made
+    };
+    let (rows, columns) = (steps(rows, ROWS_MAX), steps(columns, COLUMNS_MAX));
+    let axes: Vec<usize> = rows.dimensions.iter().chain(&columns.dimensions).copied().collect();
+    let base = options.base.clone().unwrap_or_else(Value::new_object);
+    if options.base.is_some() {
+        domain.pin_all_but(&axes);
+    }
+    let mut askers = Askers::new(&[program], &domain, options.limits);
+    let mut finder = Finder {
+        domain: &domain,
+        base: &base,
+        contract: options.contract,
+        tallies: vec![vec![Tally::default(); columns.steps.len()]; rows.steps.len()],
+        rows: &rows,
+        columns: &columns,
+        axes: &axes,
+    };
+    let searched = finder.search(&mut askers);
+    let cells = finder.cells(&mut askers, options.base.is_some());
+    let labels = |axis: &Axis| axis.steps.iter().map(|(_, label)| label.clone()).collect();
+    Ok(Matrix {
+        rows: labels(&rows),
+        columns: labels(&columns),
+        row_paths: rows.paths.clone(),
+        column_paths: columns.paths.clone(),
+        cells,
+        is_cut,
+        searched,
+    })
+}
+
+/// The dimensions of an axis.
+type Axes = Vec<usize>;
+
+fn axes(domain: &mut Domain, options: &MatrixOptions) -> Result<(Axes, Axes), MatrixError> {
+    let envoy = ["attributes", "request", "http"];
+    let rows: &[&[&[&str]]] = match options.contract {
+        Contract::GatewayV1 => &[
+            &[&["api", "operation"]],
+            &[&["api", "route"]],
+            &[&["request", "method"], &["request", "path"]],
+            &[&["request", "path"]],
+            &[&["request", "segments"]],
+            &[&["request", "method"]],
+        ],
+        Contract::EnvoyV3 => &[
+            &[&[envoy[0], envoy[1], envoy[2], "method"], &["parsed_path"]],
+            &[&[envoy[0], envoy[1], envoy[2], "method"], &[envoy[0], envoy[1], envoy[2], "path"]],
+            &[&["gateway", "api", "route"]],
+            &[&["parsed_path"]],
+            &[&[envoy[0], envoy[1], envoy[2], "path"]],
+            &[&[envoy[0], envoy[1], envoy[2], "method"]],
+        ],
+    };
+    let columns: &[&[&[&str]]] = match options.contract {
+        Contract::GatewayV1 => &[
+            &[&["identity", "roles"]],
+            &[&["identity", "groups"]],
+            &[&["identity", "scopes"]],
+            &[&["identity", "claims"]],
+            &[&["identity", "subject"]],
+            &[&["identity", "provider"]],
+            &[&["identity", "authenticated"]],
+        ],
+        Contract::EnvoyV3 => &[
+            &[&["gateway", "identity", "roles"]],
+            &[&["source_principal"]],
+            &[&["attributes", "source", "principal"]],
+            &[&[envoy[0], envoy[1], envoy[2], "headers"]],
+        ],
+    };
+    let rows = axis(domain, "rows", options.rows.as_deref(), rows)?;
+    let columns = axis(domain, "columns", options.columns.as_deref(), columns)?;
+    if let Some(same) = rows.iter().find(|dimension| columns.contains(dimension)) {
+        let path = domain.dimensions().get(*same).map(crate::rego::domain::Dimension::name);
+        return Err(MatrixError::Same { path: path.unwrap_or_default() });
+    }
+    Ok((rows, columns))
+}
+
+fn axis(
+    domain: &Domain,
+    name: &'static str,
+    wanted: Option<&[String]>,
+    usual: &[&[&[&str]]],
+) -> Result<Axes, MatrixError> {
+    let paths = || domain.dimensions().iter().map(crate::rego::domain::Dimension::name).collect();
+    if let Some(wanted) = wanted {
+        let exact = domain.dimensions().iter().position(|dimension| dimension.path == wanted);
+        let below = || domain.dimensions().iter().position(|dimension| dimension.path.starts_with(wanted));
+        let found = exact.or_else(below).or_else(|| domain.dimension(wanted));
+        return found.map(|found| vec![found]).ok_or_else(|| {
+            let shown = wanted.iter().fold("input".to_owned(), |mut shown, key| {
+                crate::rego::tree::push_component(&mut shown, key);
+                shown
+            });
+            MatrixError::NotRead { path: shown, paths: paths() }
+        });
+    }
+    let tells = |path: &&[&str]| {
+        let found = domain.dimensions().iter().position(|dimension| dimension.path.starts_with(&owned(path)));
+        // One value is nothing to choose from.
+        found.filter(|found| {
+            let dimension = domain.dimensions().get(*found);
+            dimension.is_some_and(|dimension| {
+                dimension.choices.iter().filter(|choice| choice.kind() == Kind::Tested).count() > 0
+            })
+        })
+    };
+    let first = usual.iter().find_map(|paths| paths.iter().map(tells).collect::<Option<Axes>>());
+    first.ok_or_else(|| MatrixError::NoAxis { axis: name, paths: paths() })
+}
+
+fn owned(path: &[&str]) -> Vec<String> {
+    path.iter().map(|key| (*key).to_owned()).collect()
+}
+
+// === impl Axis ===
+
+impl Axis {
+    fn new(domain: &Domain, dimensions: Axes) -> Self {
+        let mut steps: Vec<(Vec<u16>, String)> = vec![(Vec::new(), String::new())];
+        for dimension in &dimensions {
+            let choices = domain.dimensions().get(*dimension).map(|dimension| dimension.choices.as_slice());
+            let shown = shown(choices.unwrap_or_default());
+            let longer = steps.iter().flat_map(|(before, label)| {
+                shown.iter().map(move |(choice, own)| {
+                    let label = if label.is_empty() { own.clone() } else { format!("{label} {own}") };
+                    (before.iter().copied().chain([*choice]).collect(), label)
+                })
+            });
+            steps = longer.collect();
+        }
+        let named = dimensions.iter().filter_map(|dimension| domain.dimensions().get(*dimension));
+        Self { paths: named.map(crate::rego::domain::Dimension::name).collect(), dimensions, steps }
+    }
+
+    /// Which step a request stands on.
+    fn step(&self, point: &[u16]) -> Option<usize> {
+        let own: Vec<u16> =
+            self.dimensions.iter().filter_map(|dimension| point.get(*dimension).copied()).collect();
+        self.steps.iter().position(|(choices, _)| *choices == own)
+    }
+
+    fn put(&self, step: usize, point: &mut Point) {
+        let Some((choices, _)) = self.steps.get(step) else { return };
+        for (dimension, choice) in self.dimensions.iter().zip(choices) {
+            if let Some(at) = point.get_mut(*dimension) {
+                *at = *choice;
+            }
+        }
+    }
+}
+
+/// The choices that make rows or columns: each tested value alone, one that is none of them, and absence.
+fn shown(choices: &[Choice]) -> Vec<(u16, String)> {
+    let mut tested = Vec::new();
+    let mut rest = Vec::new();
+    let mut has_other = false;
+    for (index, choice) in choices.iter().enumerate() {
+        let index = u16::try_from(index).unwrap_or(u16::MAX);
+        let parts = match choice.value() {
+            None => {
+                rest.push((index, "(none)".to_owned()));
+                continue;
+            }
+            Some(Value::Array(items)) => items.len(),
+            Some(Value::Object(_)) => 2,
+            Some(_) => 1,
+        };
+        let value = choice.value().cloned().unwrap_or(Value::Null);
+        match choice.kind() {
+            Kind::Tested if parts <= 1 || !matches!(value, Value::Array(_)) => tested.push((index, label(&value))),
+            Kind::Other if parts == 1 && !has_other => {
+                has_other = true;
+                rest.push((index, "(other)".to_owned()));
+            }
+            Kind::Absent | Kind::Tested | Kind::Other | Kind::WrongType => {}
+        }
+    }
+    tested.sort_by(|one, other| one.1.cmp(&other.1));
+    rest.reverse();
+    tested.into_iter().chain(rest).collect()
+}
+
+/// A text as it is, a list of one as that one, else JSON.
+fn label(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.to_string(),
+        Value::Array(items) => match items.first() {
+            Some(Value::String(text)) if items.len() == 1 => text.to_string(),
+            Some(_) | None => value.to_string(),
+        },
+        Value::Object(_)
+        | Value::Set(_)
+        | Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::Undefined => value.to_string(),
+    }
+}
+
+struct Finder<'a> {
+    domain: &'a Domain,
+    base: &'a Value,
+    contract: Contract,
+    tallies: Vec<Vec<Tally>>,
+    rows: &'a Axis,
+    columns: &'a Axis,
+    axes: &'a [usize],
+}
+
+impl Finder<'_> {
+    fn allows(contract: Contract, answer: Option<&Answer>) -> bool {
+        let Some(Answer::Value(value)) = answer else { return false };
+        let decision = contract.parse(value, Phase::Request);
+        matches!(Outcome::of(Some((value.clone(), decision))), Outcome::Allow { .. })
+    }
+
+    fn note(&mut self, point: &Point, answers: &[Answer]) -> usize {
+        let is_allowed = Self::allows(self.contract, answers.first());
+        if let (Some(row), Some(column)) = (self.rows.step(point), self.columns.step(point))
+            && let Some(tally) = self.tallies.get_mut(row).and_then(|row| row.get_mut(column))
+        {
+            let known = if is_allowed { &mut tally.allowed } else { &mut tally.denied };
+            known.get_or_insert_with(|| point.clone());
+        }
+        usize::from(is_allowed)
+    }
+
+    fn search(&mut self, askers: &mut Askers) -> Searched {
+        let (domain, base) = (self.domain, self.base);
+        let mut search = Search::new(domain, base, askers, self.axes.to_vec());
+        let mut searched = search.run(&mut |point, answers| self.note(point, answers));
+        for row in 0..self.rows.steps.len() {
+            for column in 0..self.columns.steps.len() {
+                let mut seed = domain.origin();
+                self.rows.put(row, &mut seed);
+                self.columns.put(column, &mut seed);
+                let is_open = |tally: Option<&Tally>| {
+                    tally.is_some_and(|tally| tally.allowed.is_none() || tally.denied.is_none())
+                };
+                if !searched.is_complete && is_open(self.tallies.get(row).and_then(|row| row.get(column))) {
+                    search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
+                }
+            }
+        }
+        searched.requests = search.decided();
+        searched
+    }
+
+    fn cells(&self, askers: &mut Askers, has_base: bool) -> Vec<Vec<Cell>> {
+        let mut cell = |tally: &Tally| match (&tally.allowed, &tally.denied) {
+            (None, _) => Cell::Never,
+            (Some(_), None) => Cell::Always,
+            (Some(_), Some(_)) if has_base => Cell::Always,
+            (Some(allowed), Some(denied)) => self.condition(askers, allowed, denied),
+        };
+        self.tallies.iter().map(|row| row.iter().map(&mut cell).collect()).collect()
+    }
+
+    fn condition(&self, askers: &mut Askers, allowed: &Point, denied: &Point) -> Cell {
+        let Some(entry) = self.domain.rules().len().checked_sub(1) else { return Cell::Never };
+        let mut smallest = |point: &Point, wanted: bool| {
+            let mut point = point.clone();
+            let mut holds =
+                |input: &Value| Self::allows(self.contract, askers.ask(entry, input).first()) == wanted;
+            shrink(self.domain, self.base, &mut point, self.axes, &mut holds);
+            point
+        };
+        let allowed = smallest(allowed, true);
+        let needs = self.fields(&allowed);
+        let unless = if needs.is_empty() { self.fields(&smallest(denied, false)) } else { Vec::new() };
+        let witness = self.domain.input(self.base, &allowed);
+        Cell::Sometimes(Condition { needs, unless, witness })
+    }
+
+    /// The fields of a request besides row and column.
+    fn fields(&self, point: &[u16]) -> Vec<(String, Value)> {
+        let others = self.domain.dimensions().iter().enumerate();
+        let others = others.filter(|(index, dimension)| {
+            !self.axes.contains(index) && dimension.choices.len() > 1
+        });
+        let set = others.filter_map(|(index, dimension)| {
+            Some((dimension.name(), self.domain.choice(point, index)?.value()?.clone()))
+        });
+        set.collect()
+    }
+}
