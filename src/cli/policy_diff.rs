@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
@@ -118,7 +119,9 @@ pub fn run(args: &DiffArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Result
     let decision = args.search.decision();
     let entrypoint = |program: &Program, path: &PathBuf| {
         let found = program.entrypoint(decision);
-        found.with_context(|| format!("policy `{}` cannot be asked; name a rule with `--decision`", path.display()))
+        found.with_context(|| {
+            format!("policy `{}` cannot be asked; name a rule with `--decision`", path.display())
+        })
     };
     let (asked_old, asked_new) = (entrypoint(&old, &args.old)?, entrypoint(&new, &args.new)?);
     let options =
@@ -127,49 +130,56 @@ pub fn run(args: &DiffArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Result
     match args.format {
         DiffFormat::Pretty => pretty(&report, paint, out)?,
         DiffFormat::Json => writeln!(out, "{:#}", document(&report))?,
-        DiffFormat::Test => write!(out, "{}", tests(&report, asked_new.name()))?,
+        DiffFormat::Test => write!(out, "{}", tests(&report, asked_new.name())?)?,
         DiffFormat::Github => github(&report, out)?,
     }
     Ok(if report.differences.is_empty() { Exit::Fine } else { Exit::No })
 }
 
 fn pretty(report: &Report, paint: Paint, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut last = None;
-    for (index, difference) in report.differences.iter().enumerate() {
-        if last != Some(difference.change) {
-            last = Some(difference.change);
-            let of_kind = report.differences.iter().filter(|other| other.change == difference.change).count();
-            let title = format!("{}: {of_kind}", difference.change.title());
-            writeln!(out, "{}", if difference.change.opens() { paint.bad(&title) } else { paint.strong(&title) })?;
+    let mut told: Vec<&Difference> = Vec::new();
+    for difference in &report.differences {
+        if told.iter().any(|known| is_aside(difference, known)) {
+            continue;
         }
-        writeln!(out)?;
-        let keys = if difference.keys.is_empty() {
-            String::new()
-        } else {
-            format!("  {}", paint.strong(&difference.keys.join(", ")))
-        };
-        writeln!(out, "{:>3}{keys}", index + 1)?;
+        told.push(difference);
+        let title = difference.change.title();
+        let title = if difference.change.opens() { paint.bad(title) } else { paint.strong(title) };
+        let keys = difference.keys.join(", ");
+        let colon = if keys.is_empty() { "" } else { ": " };
+        writeln!(out, "{title}{colon}{keys}")?;
         for rule in difference.rules.iter().filter(|rule| rule.is_cause) {
-            writeln!(out, "     {}", cause(rule, paint))?;
+            writeln!(out, "  {}", cause(rule, paint))?;
         }
-        writeln!(out, "{}", indented(&serde_json::to_string_pretty(&difference.witness)?, 5))?;
-        writeln!(out, "     before  {}", decided(&difference.before, paint))?;
-        writeln!(out, "     after   {}", decided(&difference.after, paint))?;
-    }
-    if !report.differences.is_empty() {
+        writeln!(out, "{}", indented(&serde_json::to_string_pretty(&difference.witness)?, 2))?;
+        writeln!(out, "  before  {}", decided(&difference.before, paint))?;
+        writeln!(out, "  after   {}", decided(&difference.after, paint))?;
+        for other in report.differences.iter().filter(|other| is_aside(other, difference)) {
+            let keys = other.keys.join(", ");
+            writeln!(out, "  {}", paint.faint(&format!("as well: {}: {keys}", other.change.title())))?;
+        }
         writeln!(out)?;
     }
     if report.is_cut {
         writeln!(out, "{}", paint.doubtful("there are more differences than these"))?;
     }
-    let count = report.differences.len();
-    let verdict = match count {
+    let verdict = match told.len() {
         0 => paint.good("no difference found"),
         1 => paint.bad("1 difference"),
-        _ => paint.bad(&format!("{count} differences")),
+        count => paint.bad(&format!("{count} differences")),
     };
     writeln!(out, "{verdict}; {}", searched(&report.searched))?;
     Ok(())
+}
+
+/// Whether it is no more than another answer by a cause that changes verdicts.
+fn is_aside(difference: &Difference, known: &Difference) -> bool {
+    let causes = |difference: &Difference| -> Vec<String> {
+        difference.rules.iter().filter(|rule| rule.is_cause).map(|rule| rule.name.clone()).collect()
+    };
+    !difference.change.changes_verdict()
+        && known.change.changes_verdict()
+        && causes(difference) == causes(known)
 }
 
 /// How far a search went, as a sentence.
@@ -257,31 +267,32 @@ pub(super) fn searched_document(searched: &Searched) -> Json {
 }
 
 /// Tests that the new policy passes and the old one fails.
-fn tests(report: &Report, decision: &str) -> String {
+fn tests(report: &Report, decision: &str) -> anyhow::Result<String> {
     let mut text = "package policy_diff_test\n".to_owned();
     for (index, difference) in report.differences.iter().enumerate() {
-        let input = serde_json::to_string_pretty(&difference.witness).unwrap_or_default();
-        let input = indented(&input, 1).replace("  ", "\t");
-        let expected = match &difference.after.result {
-            // As JSON: a set is written as an array there.
-            Some(result) => format!(
-                "json.unmarshal(json.marshal({decision})) == {} with input as\n{input}",
-                json_of(result)
-            ),
-            None => format!("not {decision} with input as\n{input}"),
-        };
         let causes: Vec<&str> =
             difference.rules.iter().filter(|rule| rule.is_cause).map(|rule| rule.name.as_str()).collect();
-        text.push_str(&format!(
-            "\n# {}: {}\ntest_{}_{} if {{\n\t{}\n}}\n",
-            difference.change.title(),
-            causes.join(", "),
-            difference.change.as_str(),
-            index + 1,
-            expected.replace("as\n\t", "as ").replace("as\n ", "as "),
-        ));
+        let (change, name) = (difference.change.title(), difference.change.as_str());
+        let asked = format!("{decision} with input as {}", with_tabs(&difference.witness)?);
+        let body = match &difference.after.result {
+            // As JSON: a set is written as an array there.
+            Some(result) => {
+                format!("result := {asked}\n\tjson.unmarshal(json.marshal(result)) == {}", json_of(result))
+            }
+            None => format!("not {asked}"),
+        };
+        let about = format!("# {change}: {}\n", causes.join(", "));
+        text.push_str(&format!("\n{about}test_{name}_{} if {{\n\t{body}\n}}\n", index + 1));
     }
-    text
+    Ok(text)
+}
+
+/// A value as it stands within the body of a rule.
+fn with_tabs(value: &regorus::Value) -> anyhow::Result<String> {
+    let mut written = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut written, formatter))?;
+    Ok(String::from_utf8(written)?.replace('\n', "\n\t"))
 }
 
 fn github(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {

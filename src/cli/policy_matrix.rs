@@ -139,13 +139,22 @@ impl<'a> Legend<'a> {
         self.conditions.iter().position(|known| is_same(known, condition)).map_or(0, |index| index + 1)
     }
 
+    /// `if 1`, or `any 1` where it is not the column that is granted.
+    fn reference(&self, condition: &Condition) -> String {
+        let number = self.number(condition);
+        if condition.is_granted { format!("if {number}") } else { format!("any {number}") }
+    }
+
     fn lines(&self) -> impl Iterator<Item = String> {
-        self.conditions.iter().enumerate().map(|(index, condition)| format!("{}  {}", index + 1, sentence(condition)))
+        self.conditions
+            .iter()
+            .enumerate()
+            .map(|(index, condition)| format!("{}  {}", index + 1, sentence(condition)))
     }
 }
 
 fn is_same(one: &Condition, other: &Condition) -> bool {
-    one.needs == other.needs && one.unless == other.unless
+    one.needs == other.needs && one.unless == other.unless && one.is_granted == other.is_granted
 }
 
 fn sentence(condition: &Condition) -> String {
@@ -154,7 +163,8 @@ fn sentence(condition: &Condition) -> String {
         all.join(", ")
     };
     if !condition.needs.is_empty() {
-        format!("if {}", fields(&condition.needs))
+        let whoever = if condition.is_granted { "" } else { ", whatever the column" };
+        format!("if {}{whoever}", fields(&condition.needs))
     } else if condition.unless.is_empty() {
         "by other fields".to_owned()
     } else {
@@ -173,16 +183,24 @@ fn word(cell: &Cell) -> &'static str {
 fn pretty(matrix: &Matrix, legend: &Legend<'_>, paint: Paint, out: &mut dyn Write) -> anyhow::Result<()> {
     let text = |cell: &Cell| match cell {
         Cell::Never => "-".to_owned(),
-        Cell::Sometimes(condition) => format!("if {}", legend.number(condition)),
+        Cell::Sometimes(condition) => legend.reference(condition),
         Cell::Always => "yes".to_owned(),
     };
     let length = |text: &str| text.chars().count();
     let first = matrix.rows.iter().map(|row| length(row)).max().unwrap_or(0);
     let widths: Vec<usize> = matrix.columns.iter().map(|column| length(column).max(5)).collect();
-    writeln!(out, "{}", paint.faint(&format!("{} by {}", matrix.row_paths.join(" "), matrix.column_paths.join(" "))))?;
+    writeln!(
+        out,
+        "{}",
+        paint.faint(&format!("{} by {}", matrix.row_paths.join(" "), matrix.column_paths.join(" ")))
+    )?;
     writeln!(out)?;
-    let heads: Vec<String> =
-        matrix.columns.iter().zip(&widths).map(|(column, width)| paint.strong(&format!("{column:<width$}"))).collect();
+    let heads: Vec<String> = matrix
+        .columns
+        .iter()
+        .zip(&widths)
+        .map(|(column, width)| paint.strong(&format!("{column:<width$}")))
+        .collect();
     writeln!(out, "{:first$}  {}", "", heads.join("  ").trim_end())?;
     for (row, cells) in matrix.rows.iter().zip(&matrix.cells) {
         let cells = cells.iter().zip(&widths).map(|(cell, width)| {
@@ -218,7 +236,7 @@ fn document(matrix: &Matrix) -> Json {
     let cell = |cell: &Cell| match cell {
         Cell::Never | Cell::Always => json!({"allowed": word(cell)}),
         Cell::Sometimes(condition) => json!({
-            "allowed": word(cell), "needs": fields(&condition.needs), "unless": fields(&condition.unless),
+            "allowed": word(cell), "granted": condition.is_granted, "needs": fields(&condition.needs), "unless": fields(&condition.unless),
             "input": to_json(&condition.witness),
         }),
     };
@@ -240,7 +258,11 @@ fn csv(matrix: &Matrix, out: &mut dyn Write) -> anyhow::Result<()> {
     // Quotes where RFC 4180 asks for them; a spreadsheet takes what begins with these signs for a formula.
     let field = |text: &str| {
         let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() };
-        if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+        if text.contains(['"', ',', '\n', '\r']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text
+        }
     };
     let head: Vec<String> = matrix.columns.iter().map(|column| field(column)).collect();
     writeln!(out, "{},{}", field(&matrix.row_paths.join(" ")), head.join(","))?;
@@ -254,7 +276,7 @@ fn markdown(matrix: &Matrix, legend: &Legend<'_>, out: &mut dyn Write) -> anyhow
     let plain = |text: &str| text.replace('|', "\\|").replace('\n', " ");
     let text = |cell: &Cell| match cell {
         Cell::Never => String::new(),
-        Cell::Sometimes(condition) => format!("if {}", legend.number(condition)),
+        Cell::Sometimes(condition) => legend.reference(condition),
         Cell::Always => "yes".to_owned(),
     };
     let columns: Vec<String> = matrix.columns.iter().map(|column| plain(column)).collect();

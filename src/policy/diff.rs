@@ -116,9 +116,11 @@ pub fn diff(old: (&Program, &Entrypoint), new: (&Program, &Entrypoint), options:
     };
     let searched = Search::new(&domain, &base, &mut askers, Vec::new()).run(&mut observe);
     let sides = Sides { old: old.0, new: new.0 };
-    let mut sorter = Sorter { domain: &domain, base: &base, askers: &mut askers, judge, sides, found: Vec::new() };
+    let mut sorter =
+        Sorter { domain: &domain, base: &base, askers: &mut askers, judge, sides, found: Vec::new() };
     let is_cut = sorter.sort(raw);
-    let mut differences: Vec<Difference> = sorter.found.into_iter().map(|(_, difference)| difference).collect();
+    let mut differences: Vec<Difference> =
+        sorter.found.into_iter().map(|(_, difference)| difference).collect();
     differences.sort_by_key(|difference| {
         let causes = difference.rules.iter().filter(|rule| rule.is_cause).map(|rule| rule.name.clone());
         (difference.change, causes.collect::<Vec<_>>(), difference.witness.to_string().len())
@@ -165,9 +167,11 @@ impl Judge<'_> {
         }
         let change = self.outcome(answers.first()).change(&self.outcome(answers.last()), false)?;
         let keys = match (change, answers.first(), answers.last()) {
-            (Change::AllowDiffers | Change::DenyDiffers, Some(Answer::Value(old)), Some(Answer::Value(new))) => {
-                differing_keys(old, new)
-            }
+            (
+                Change::AllowDiffers | Change::DenyDiffers,
+                Some(Answer::Value(old)),
+                Some(Answer::Value(new)),
+            ) => differing_keys(old, new),
             (
                 Change::DenyToAllow
                 | Change::FailureToAllow
@@ -252,7 +256,8 @@ impl Sorter<'_> {
 
     /// Odd values and many fields cost most.
     fn cost(&self, point: &[u16]) -> (usize, usize) {
-        let kinds = (0..point.len()).filter_map(|index| self.domain.choice(point, index)).map(|choice| choice.kind());
+        let kinds =
+            (0..point.len()).filter_map(|index| self.domain.choice(point, index)).map(|choice| choice.kind());
         let (mut odd, mut fields) = (0, 0);
         for kind in kinds {
             odd += usize::from(kind == Kind::WrongType);
@@ -307,8 +312,9 @@ impl Sorter<'_> {
 
     fn add(&mut self, mut point: Point, first: usize, change: Change, keys: &[String]) {
         let (domain, base) = (self.domain, self.base);
-        let witness = shrink(domain, base, &mut point, &[], &mut |input| self.shows(input, change, keys));
-        let known = self.found.iter_mut().skip(first).find(|(known, own)| *known == point || own.witness == witness);
+        let witness = shrink(domain, base, &mut point, &mut |input| self.shows(input, change, keys));
+        let known =
+            self.found.iter_mut().skip(first).find(|(known, own)| *known == point || own.witness == witness);
         if let Some((_, difference)) = known {
             difference.requests += 1;
             return;

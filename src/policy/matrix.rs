@@ -6,17 +6,22 @@
 use regorus::Value;
 
 use super::replay::Outcome;
-use super::search::{Answer, Askers, Limits, Search, Searched, shrink};
+use super::search::{Answer, Askers, Limits, Search, Searched, simplify};
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::rego::domain::{Choice, Domain, Kind, Point, Policy};
 use crate::rego::program::{Entrypoint, Program};
 
+/// What absence is called, and a value that is none of the tested ones.
+const NONE: &str = "(none)";
+const OTHER: &str = "(other)";
 /// Rows and columns of one matrix.
 const ROWS_MAX: usize = 200;
 const COLUMNS_MAX: usize = 40;
-/// Requests made around one cell that is not allowed yet.
+/// Requests made around one cell of which too little is known.
 const AROUND_MAX: usize = 300;
+/// Allowed requests kept of one cell.
+const ALLOWED_MAX: usize = 60;
 
 /// What is asked.
 #[derive(Debug)]
@@ -90,7 +95,7 @@ pub struct Matrix {
 pub enum Cell {
     /// No request that is allowed was found.
     Never,
-    /// Allowed to some, by what else they have.
+    /// Allowed by what else the request has.
     Sometimes(Condition),
     /// No request was found that is denied.
     Always,
@@ -99,6 +104,8 @@ pub enum Cell {
 /// What it takes besides row and column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
+    /// The request is denied with another value in the column's place: it is this one that is granted.
+    pub is_granted: bool,
     /// Fields that a smallest allowed request has besides; without any one of them it is denied.
     pub needs: Vec<(String, Value)>,
     /// Where none is needed: a smallest set of fields that deny.
@@ -110,7 +117,8 @@ pub struct Condition {
 /// What is known of one cell while searching.
 #[derive(Debug, Clone, Default)]
 struct Tally {
-    allowed: Option<Point>,
+    /// Requests that are allowed; some, since what grants one may be something else than the column.
+    allowed: Vec<Point>,
     denied: Option<Point>,
 }
 
@@ -282,6 +290,15 @@ impl Axis {
         self.steps.iter().position(|(choices, _)| *choices == own)
     }
 
+    /// The steps that stand for no tested value.
+    fn others(&self) -> Vec<usize> {
+        let steps = self.steps.iter().enumerate();
+        steps
+            .filter(|(_, (_, label))| matches!(label.as_str(), NONE | OTHER))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
     fn put(&self, step: usize, point: &mut Point) {
         let Some((choices, _)) = self.steps.get(step) else { return };
         for (dimension, choice) in self.dimensions.iter().zip(choices) {
@@ -301,7 +318,7 @@ fn shown(choices: &[Choice]) -> Vec<(u16, String)> {
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         let parts = match choice.value() {
             None => {
-                rest.push((index, "(none)".to_owned()));
+                rest.push((index, NONE.to_owned()));
                 continue;
             }
             Some(Value::Array(items)) => items.len(),
@@ -310,10 +327,12 @@ fn shown(choices: &[Choice]) -> Vec<(u16, String)> {
         };
         let value = choice.value().cloned().unwrap_or(Value::Null);
         match choice.kind() {
-            Kind::Tested if parts <= 1 || !matches!(value, Value::Array(_)) => tested.push((index, label(&value))),
+            Kind::Tested if parts <= 1 || !matches!(value, Value::Array(_)) => {
+                tested.push((index, label(&value)))
+            }
             Kind::Other if parts == 1 && !has_other => {
                 has_other = true;
-                rest.push((index, "(other)".to_owned()));
+                rest.push((index, OTHER.to_owned()));
             }
             Kind::Absent | Kind::Tested | Kind::Other | Kind::WrongType => {}
         }
@@ -362,8 +381,11 @@ impl Finder<'_> {
         if let (Some(row), Some(column)) = (self.rows.step(point), self.columns.step(point))
             && let Some(tally) = self.tallies.get_mut(row).and_then(|row| row.get_mut(column))
         {
-            let known = if is_allowed { &mut tally.allowed } else { &mut tally.denied };
-            known.get_or_insert_with(|| point.clone());
+            if !is_allowed {
+                tally.denied.get_or_insert_with(|| point.clone());
+            } else if tally.allowed.len() < ALLOWED_MAX {
+                tally.allowed.push(point.clone());
+            }
         }
         usize::from(is_allowed)
     }
@@ -378,7 +400,7 @@ impl Finder<'_> {
                 self.rows.put(row, &mut seed);
                 self.columns.put(column, &mut seed);
                 let is_open = |tally: Option<&Tally>| {
-                    tally.is_some_and(|tally| tally.allowed.is_none() || tally.denied.is_none())
+                    tally.is_some_and(|tally| tally.allowed.len() < ALLOWED_MAX || tally.denied.is_none())
                 };
                 if !searched.is_complete && is_open(self.tallies.get(row).and_then(|row| row.get(column))) {
                     search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
@@ -390,37 +412,54 @@ impl Finder<'_> {
     }
 
     fn cells(&self, askers: &mut Askers, has_base: bool) -> Vec<Vec<Cell>> {
-        let mut cell = |tally: &Tally| match (&tally.allowed, &tally.denied) {
-            (None, _) => Cell::Never,
-            (Some(_), None) => Cell::Always,
-            (Some(_), Some(_)) if has_base => Cell::Always,
-            (Some(allowed), Some(denied)) => self.condition(askers, allowed, denied),
+        let mut cell = |tally: &Tally| match &tally.denied {
+            _ if tally.allowed.is_empty() => Cell::Never,
+            None => Cell::Always,
+            Some(_) if has_base => Cell::Always,
+            Some(denied) => self.condition(askers, &tally.allowed, denied),
         };
         self.tallies.iter().map(|row| row.iter().map(&mut cell).collect()).collect()
     }
 
-    fn condition(&self, askers: &mut Askers, allowed: &Point, denied: &Point) -> Cell {
+    fn condition(&self, askers: &mut Askers, allowed: &[Point], denied: &Point) -> Cell {
         let Some(entry) = self.domain.rules().len().checked_sub(1) else { return Cell::Never };
-        let mut smallest = |point: &Point, wanted: bool| {
-            let mut point = point.clone();
-            let mut holds =
-                |input: &Value| Self::allows(self.contract, askers.ask(entry, input).first()) == wanted;
-            shrink(self.domain, self.base, &mut point, self.axes, &mut holds);
-            point
+        let is_allowed = |askers: &mut Askers, point: &[u16]| {
+            let input = self.domain.input(self.base, point);
+            Self::allows(self.contract, askers.ask(entry, &input).first())
         };
-        let allowed = smallest(allowed, true);
-        let needs = self.fields(&allowed);
-        let unless = if needs.is_empty() { self.fields(&smallest(denied, false)) } else { Vec::new() };
-        let witness = self.domain.input(self.base, &allowed);
-        Cell::Sometimes(Condition { needs, unless, witness })
+        let others: Vec<usize> = self.columns.others();
+        let is_granted = |askers: &mut Askers, point: &Point| {
+            let denied_to = |other: &usize| {
+                let mut point = point.clone();
+                self.columns.put(*other, &mut point);
+                self.columns.step(&point) != self.columns.step(allowed.first().unwrap_or(&point))
+                    && !is_allowed(askers, &point)
+            };
+            !others.is_empty() && others.iter().all(denied_to)
+        };
+        let granted = allowed.iter().find(|point| is_granted(askers, point));
+        let Some(start) = granted.or(allowed.first()) else { return Cell::Never };
+        let must_be_granted = granted.is_some();
+        let mut smallest = start.clone();
+        simplify(&mut smallest, self.axes, &mut |point| {
+            is_allowed(askers, point) && (!must_be_granted || is_granted(askers, point))
+        });
+        let needs = self.fields(&smallest);
+        let mut unless = Vec::new();
+        if needs.is_empty() {
+            let mut denied = denied.clone();
+            simplify(&mut denied, self.axes, &mut |point| !is_allowed(askers, point));
+            unless = self.fields(&denied);
+        }
+        let witness = self.domain.input(self.base, &smallest);
+        Cell::Sometimes(Condition { is_granted: must_be_granted, needs, unless, witness })
     }
 
     /// The fields of a request besides row and column.
     fn fields(&self, point: &[u16]) -> Vec<(String, Value)> {
         let others = self.domain.dimensions().iter().enumerate();
-        let others = others.filter(|(index, dimension)| {
-            !self.axes.contains(index) && dimension.choices.len() > 1
-        });
+        let others =
+            others.filter(|(index, dimension)| !self.axes.contains(index) && dimension.choices.len() > 1);
         let set = others.filter_map(|(index, dimension)| {
             Some((dimension.name(), self.domain.choice(point, index)?.value()?.clone()))
         });

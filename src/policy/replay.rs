@@ -16,8 +16,8 @@ use std::time::Duration;
 use regorus::Value;
 
 use self::event::{Recorded, Unreadable};
-use self::tally::{Bits, Compared, Tally};
 pub(crate) use self::tally::Outcome;
+use self::tally::{Bits, Compared, Tally};
 pub use self::tally::{Change, Changed, Report, Side, Skipped};
 use crate::contract::decision::{Decision, Phase};
 use crate::rego::evaluator::{Evaluator, Facts};

@@ -139,7 +139,12 @@ impl Askers {
 // === impl Search ===
 
 impl<'a> Search<'a> {
-    pub(super) fn new(domain: &'a Domain, base: &'a Value, askers: &'a mut Askers, focus: Vec<usize>) -> Self {
+    pub(super) fn new(
+        domain: &'a Domain,
+        base: &'a Value,
+        askers: &'a mut Askers,
+        focus: Vec<usize>,
+    ) -> Self {
         Self {
             domain,
             base,
@@ -202,11 +207,11 @@ impl<'a> Search<'a> {
         let domain = self.domain;
         let Some((entry, below)) = domain.rules().split_last() else { return };
         let entry_index = below.len();
-        let share = self.askers.limits.requests / 2 / (below.len() as u64 + 1);
+        let share = (self.askers.limits.requests / 10).min(ASKED_MAX);
         for (index, rule) in below.iter().enumerate() {
             let mut classes = BTreeMap::new();
             let mut keeper = Keeper::new(rule, &self.focus);
-            self.combine(index, rule, share.min(ASKED_MAX), &mut |this, point| {
+            let mut look = |this: &mut Self, point: &Point| {
                 let answers = this.ask(index, point);
                 let count = classes.len();
                 let class = match classes.get(&answers) {
@@ -219,7 +224,10 @@ impl<'a> Search<'a> {
                     let point = this.core(index, rule, point, &answers);
                     this.keep(index, class, Part { point, differs });
                 }
-            });
+            };
+            if !self.combine(index, rule, share, &mut look) {
+                self.neighbours(index, share, &mut look);
+            }
         }
         let mut keeper = Keeper::new(entry, &self.focus);
         let first = self.askers.limits.requests / 3;
@@ -232,7 +240,7 @@ impl<'a> Search<'a> {
         };
         self.combine(entry_index, entry, first, &mut look);
         self.overlay(entry_index, &mut look);
-        self.neighbours(entry_index, &mut look);
+        self.neighbours(entry_index, u64::MAX, &mut look);
         let mut idle = 0_u32;
         while !self.is_over() && idle < 100_000 {
             let before = self.seen.len();
@@ -246,7 +254,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn observe(&mut self, entry: usize, point: &Point, observe: &mut dyn FnMut(&Point, &[Answer]) -> usize) -> Option<usize> {
+    fn observe(
+        &mut self,
+        entry: usize,
+        point: &Point,
+        observe: &mut dyn FnMut(&Point, &[Answer]) -> usize,
+    ) -> Option<usize> {
         if !self.seen.insert(point.clone()) {
             return None;
         }
@@ -307,8 +320,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// All combinations of what a rule's own reading and the rules it asks make of a request, or `most` of them.
-    fn combine(&mut self, index: usize, rule: &RuleReads, most: u64, look: &mut dyn FnMut(&mut Self, &Point)) {
+    /// Combinations of what a rule's own reading and the rules it asks make of a request: all, or `most` of them and false.
+    fn combine(
+        &mut self,
+        index: usize,
+        rule: &RuleReads,
+        most: u64,
+        look: &mut dyn FnMut(&mut Self, &Point),
+    ) -> bool {
         let asked: Vec<(usize, usize)> = rule
             .asks
             .iter()
@@ -318,25 +337,26 @@ impl<'a> Search<'a> {
         let is_covered =
             |dimension: &usize| rule.asks.iter().any(|below| self.reads(*below).contains(dimension));
         let own: Vec<usize> = rule.own.iter().copied().filter(|dimension| !is_covered(dimension)).collect();
-        let choices = |dimension: &usize| self.domain.dimensions().get(*dimension).map_or(1, |own| own.choices.len());
+        let choices =
+            |dimension: &usize| self.domain.dimensions().get(*dimension).map_or(1, |own| own.choices.len());
         let radixes: Vec<usize> =
             asked.iter().map(|(_, count)| *count).chain(own.iter().map(choices)).collect();
         let size = radixes.iter().fold(1_u64, |size, radix| size.saturating_mul(*radix as u64));
         if size > most {
             for _ in 0..most {
                 if self.is_over() {
-                    return;
+                    return false;
                 }
                 let point =
                     if self.below(5) < 3 { self.composed(rule, None) } else { self.mutated(index, rule) };
                 look(self, &point);
             }
-            return;
+            return false;
         }
         let mut digits = vec![0_usize; radixes.len()];
         loop {
             if self.is_over() {
-                return;
+                return false;
             }
             let mut point = self.domain.origin();
             let (of_asked, of_own) = digits.split_at(asked.len());
@@ -361,7 +381,7 @@ impl<'a> Search<'a> {
                 *digit = 0;
             }
             if carried {
-                return;
+                return true;
             }
         }
     }
@@ -435,10 +455,12 @@ impl<'a> Search<'a> {
     /// A choice, mostly a tested one.
     fn picked(&mut self, dimension: usize) -> u16 {
         let domain = self.domain;
-        let choices = domain.dimensions().get(dimension).map_or(&[][..], |dimension| dimension.choices.as_slice());
+        let choices =
+            domain.dimensions().get(dimension).map_or(&[][..], |dimension| dimension.choices.as_slice());
         let tested = choices.iter().filter(|choice| choice.kind() == Kind::Tested).count();
         // Sorted by kind: absence is first, the tested ones follow.
-        let pick = if self.below(4) > 0 && tested > 0 { 1 + self.below(tested) } else { self.below(choices.len()) };
+        let pick =
+            if self.below(4) > 0 && tested > 0 { 1 + self.below(tested) } else { self.below(choices.len()) };
         u16::try_from(pick).unwrap_or_default()
     }
 
@@ -468,15 +490,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Changes the requests known by one choice each, and those that are new by that.
-    fn neighbours(&mut self, entry: usize, look: &mut dyn FnMut(&mut Self, &Point)) {
+    /// Changes the requests known by one choice each, and those that are new by that; not more than `most`.
+    fn neighbours(&mut self, rule: usize, most: u64, look: &mut dyn FnMut(&mut Self, &Point)) {
+        let mut looked = 0;
         let mut next = 0;
-        while let Some(part) = self.parts.get(entry).and_then(|parts| parts.all.get(next)).cloned() {
+        while let Some(part) = self.parts.get(rule).and_then(|parts| parts.all.get(next)).cloned() {
             next += 1;
-            for dimension in self.reads(entry) {
+            for dimension in self.reads(rule) {
                 let count = self.domain.dimensions().get(*dimension).map_or(0, |own| own.choices.len());
                 for choice in 0..u16::try_from(count).unwrap_or(u16::MAX) {
-                    if self.is_over() {
+                    looked += 1;
+                    if self.is_over() || looked > most {
                         return;
                     }
                     let mut point = part.point.clone();
@@ -559,9 +583,18 @@ pub(super) fn shrink(
     domain: &Domain,
     base: &Value,
     point: &mut Point,
-    fixed: &[usize],
     holds: &mut dyn FnMut(&Value) -> bool,
 ) -> Value {
+    simplify(point, &[], &mut |simpler| holds(&domain.input(base, simpler)));
+    let mut input = domain.input(base, point);
+    while let Some(smaller) = smaller(&input).into_iter().find(|smaller| holds(smaller)) {
+        input = smaller;
+    }
+    input
+}
+
+/// Takes simpler choices for all but the `fixed` dimensions as long as `holds`.
+pub(super) fn simplify(point: &mut Point, fixed: &[usize], holds: &mut dyn FnMut(&Point) -> bool) {
     let mut is_smaller = true;
     while is_smaller {
         is_smaller = false;
@@ -572,7 +605,7 @@ pub(super) fn shrink(
                 if let Some(at) = simpler.get_mut(dimension) {
                     *at = choice;
                 }
-                if holds(&domain.input(base, &simpler)) {
+                if holds(&simpler) {
                     *point = simpler;
                     is_smaller = true;
                     break;
@@ -580,11 +613,6 @@ pub(super) fn shrink(
             }
         }
     }
-    let mut input = domain.input(base, point);
-    while let Some(smaller) = smaller(&input).into_iter().find(|smaller| holds(smaller)) {
-        input = smaller;
-    }
-    input
 }
 
 /// The value with one part less, in all ways.

@@ -73,7 +73,8 @@ impl Domain {
         let data: Vec<&Value> = policies.iter().map(|policy| policy.program.data()).collect();
         let mut pruned = Vec::new();
         for own in &data {
-            let others: Vec<&Value> = data.iter().copied().filter(|other| !std::ptr::eq(*other, *own)).collect();
+            let others: Vec<&Value> =
+                data.iter().copied().filter(|other| !std::ptr::eq(*other, *own)).collect();
             pruned.push(prune(own, &others, &mut found.is_cut));
         }
         for (policy, data) in policies.iter().zip(&pruned) {
@@ -119,7 +120,8 @@ impl Domain {
 
     /// The index of the dimension at this path, or at the nearest path above it.
     pub fn dimension(&self, path: &[String]) -> Option<usize> {
-        let held = self.dimensions.iter().enumerate().filter(|(_, dimension)| path.starts_with(&dimension.path));
+        let held =
+            self.dimensions.iter().enumerate().filter(|(_, dimension)| path.starts_with(&dimension.path));
         held.max_by_key(|(_, dimension)| dimension.path.len()).map(|(index, _)| index)
     }
 
@@ -312,8 +314,7 @@ mod tests {
         let domain = domain(text, data);
         let shown = |dimension: &Dimension| {
             let tested = dimension.choices.iter().filter(|choice| choice.kind() == Kind::Tested);
-            let tested: Vec<String> =
-                tested.filter_map(|choice| Some(choice.value()?.to_string())).collect();
+            let tested: Vec<String> = tested.filter_map(|choice| Some(choice.value()?.to_string())).collect();
             format!("{}: {}", dimension.name(), tested.join(" | "))
         };
         let got: Vec<String> = domain.dimensions().iter().map(shown).collect();

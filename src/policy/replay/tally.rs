@@ -180,6 +180,11 @@ impl Change {
         }
     }
 
+    /// Whether a request is allowed, denied or failed that was not.
+    pub const fn changes_verdict(self) -> bool {
+        !matches!(self, Self::AllowDiffers | Self::DenyDiffers)
+    }
+
     /// Whether somebody gets in who did not.
     pub const fn opens(self) -> bool {
         matches!(self, Self::DenyToAllow | Self::FailureToAllow)

@@ -185,7 +185,12 @@ impl<'a> Analysis<'a> {
     }
 
     /// Each part of the input in `value` is tested with what `values` makes of the known ones in `with`.
-    pub(super) fn test_all(&mut self, value: &Abstract, with: &Abstract, values: &dyn Fn(&Value) -> Vec<Value>) {
+    pub(super) fn test_all(
+        &mut self,
+        value: &Abstract,
+        with: &Abstract,
+        values: &dyn Fn(&Value) -> Vec<Value>,
+    ) {
         for atom in value {
             match atom {
                 Atom::Input(place, via) => {
@@ -236,8 +241,10 @@ impl<'a> Analysis<'a> {
                 }
             }
             (Atom::Items(_, one), Atom::Items(_, other)) => self.compare(one, other),
-            (Atom::Items(_, elements), Atom::Known(value)) | (Atom::Known(value), Atom::Items(_, elements)) => {
-                let members: Abstract = children(value).into_iter().map(|(_, child)| Atom::Known(child)).collect();
+            (Atom::Items(_, elements), Atom::Known(value))
+            | (Atom::Known(value), Atom::Items(_, elements)) => {
+                let members: Abstract =
+                    children(value).into_iter().map(|(_, child)| Atom::Known(child)).collect();
                 self.compare(elements, &members);
             }
             (Atom::Known(_), Atom::Known(_)) | (Atom::Below(_), _) | (_, Atom::Below(_)) => {}
@@ -247,7 +254,9 @@ impl<'a> Analysis<'a> {
     fn compare_order(&mut self, one: &Abstract, other: &Abstract) {
         self.compare(one, other);
         let around = |value: &Value| match value.as_i64() {
-            Ok(number) => [number.saturating_sub(1), number, number.saturating_add(1)].map(Value::from).to_vec(),
+            Ok(number) => {
+                [number.saturating_sub(1), number, number.saturating_add(1)].map(Value::from).to_vec()
+            }
             Err(_) => vec![value.clone()],
         };
         self.test_all(one, other, &around);
@@ -279,7 +288,8 @@ impl<'a> Analysis<'a> {
         }
         let keys: Vec<Option<String>> = path.iter().cloned().map(Some).collect();
         let touched = self.tree.rules_touched(&keys);
-        let is_above = touched.iter().any(|id| self.tree.rule(*id).is_some_and(|rule| rule.path.len() > path.len()));
+        let is_above =
+            touched.iter().any(|id| self.tree.rule(*id).is_some_and(|rule| rule.path.len() > path.len()));
         if is_above {
             value.insert(Atom::Below(path.to_vec()));
         } else if let Some(base) = base(self.data, path) {
@@ -461,7 +471,8 @@ impl<'a> Analysis<'a> {
                         constant.into_iter().collect()
                     } else {
                         let names = self.names_below(path);
-                        let known = names.iter().map(|name| Atom::Known(Value::from(name.as_str()))).collect();
+                        let known =
+                            names.iter().map(|name| Atom::Known(Value::from(name.as_str()))).collect();
                         self.compare(key, &known);
                         names
                     };
@@ -568,7 +579,8 @@ impl<'a> Analysis<'a> {
             TermKind::Comprehension { heads, body, .. } => {
                 let mut locals = locals.clone();
                 self.body(body, &mut locals);
-                let mut values: Vec<Abstract> = heads.iter().map(|head| self.term(head, &mut locals)).collect();
+                let mut values: Vec<Abstract> =
+                    heads.iter().map(|head| self.term(head, &mut locals)).collect();
                 let elements = values.pop().unwrap_or_default();
                 Abstract::from([Atom::Items(values.pop().unwrap_or_default(), elements)])
             }
@@ -650,7 +662,13 @@ impl<'a> Analysis<'a> {
         )])
     }
 
-    fn infix(&mut self, operator: Operator, left: &'a Term, right: &'a Term, locals: &mut Locals) -> Abstract {
+    fn infix(
+        &mut self,
+        operator: Operator,
+        left: &'a Term,
+        right: &'a Term,
+        locals: &mut Locals,
+    ) -> Abstract {
         let (left, right) = (self.term(left, locals), self.term(right, locals));
         match operator {
             Operator::Equal | Operator::NotEqual => {
@@ -694,7 +712,9 @@ impl<'a> Analysis<'a> {
             }
         }
         // Sets are subtracted too.
-        made.extend(left.iter().filter(|atom| matches!(atom, Atom::Items(..) | Atom::Known(Value::Set(_)))).cloned());
+        made.extend(
+            left.iter().filter(|atom| matches!(atom, Atom::Items(..) | Atom::Known(Value::Set(_)))).cloned(),
+        );
         made
     }
 

@@ -8,13 +8,19 @@ use super::analysis::{Abstract, Analysis, Atom, Locals, children, combinations, 
 use super::sample::{self, Via};
 
 impl<'a> Analysis<'a> {
-    pub(super) fn call(&mut self, target: &'a Target, arguments: &'a [Term], locals: &mut Locals) -> Abstract {
+    pub(super) fn call(
+        &mut self,
+        target: &'a Target,
+        arguments: &'a [Term],
+        locals: &mut Locals,
+    ) -> Abstract {
         let mut values: Vec<Abstract> = arguments.iter().map(|term| self.term(term, locals)).collect();
         match target {
             Target::Unknown => Abstract::new(),
             Target::Builtin(name) => {
                 let known = builtin::lookup(name).map(|builtin| builtin.arity);
-                let output = arguments.last().filter(|_| known.is_some_and(|arity| values.len() == arity + 1));
+                let output =
+                    arguments.last().filter(|_| known.is_some_and(|arity| values.len() == arity + 1));
                 if output.is_some() {
                     values.pop();
                 }
@@ -28,7 +34,8 @@ impl<'a> Analysis<'a> {
                     Shape::Function(parameters) => Some(parameters.len()),
                     Shape::Value | Shape::Set => None,
                 });
-                let output = arguments.last().filter(|_| arity.is_some_and(|arity| values.len() == arity + 1));
+                let output =
+                    arguments.last().filter(|_| arity.is_some_and(|arity| values.len() == arity + 1));
                 if output.is_some() {
                     values.pop();
                 }
@@ -85,7 +92,9 @@ impl<'a> Analysis<'a> {
             }
             "object.union" | "array.concat" => first.iter().chain(second).cloned().collect(),
             "sort" | "cast_set" | "cast_array" | "array.reverse" | "array.slice" | "object.filter"
-            | "object.remove" | "json.filter" | "json.remove" | "abs" | "round" | "ceil" | "floor" => first.clone(),
+            | "object.remove" | "json.filter" | "json.remove" | "abs" | "round" | "ceil" | "floor" => {
+                first.clone()
+            }
             "min" | "max" | "sum" => self.iterate(first).1,
             _ => {
                 self.tested_by(name, values);
@@ -124,10 +133,13 @@ impl<'a> Analysis<'a> {
             }
             "strings.any_suffix_match" => {
                 let (one, other) = (self.each(first), self.each(second));
-                self.test_all(&one, &other, &|with| texts(with, &|text| vec![text.to_owned(), format!("x{text}")]));
+                self.test_all(&one, &other, &|with| {
+                    texts(with, &|text| vec![text.to_owned(), format!("x{text}")])
+                });
             }
             "regex.match" | "re_match" | "regex.is_valid" => {
-                let matches = |with: &Value| texts(with, &|text| sample::of_regex(text).into_iter().collect());
+                let matches =
+                    |with: &Value| texts(with, &|text| sample::of_regex(text).into_iter().collect());
                 self.test_all(second, first, &matches);
             }
             "glob.match" => {
@@ -185,7 +197,8 @@ impl<'a> Analysis<'a> {
 
     /// Texts put together: what stands around a part of the input is known where it is one text.
     fn concat(&mut self, delimiter: &Abstract, items: Option<&'a Term>, locals: &mut Locals) -> Abstract {
-        let (Some(delimiter), Some(TermKind::Array(items))) = (text_of(delimiter), items.map(|term| &term.kind))
+        let (Some(delimiter), Some(TermKind::Array(items))) =
+            (text_of(delimiter), items.map(|term| &term.kind))
         else {
             return Abstract::new();
         };
@@ -201,7 +214,8 @@ impl<'a> Analysis<'a> {
     }
 
     fn formatted(&mut self, format: &Abstract, items: Option<&'a Term>, locals: &mut Locals) -> Abstract {
-        let (Some(format), Some(TermKind::Array(items))) = (text_of(format), items.map(|term| &term.kind)) else {
+        let (Some(format), Some(TermKind::Array(items))) = (text_of(format), items.map(|term| &term.kind))
+        else {
             return Abstract::new();
         };
         let items: Vec<Abstract> = items.iter().map(|item| self.term(item, locals)).collect();

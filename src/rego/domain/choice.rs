@@ -60,6 +60,12 @@ impl Choice {
         self.kind
     }
 
+    /// Whether it is a text without a letter or a digit: an odd example of anything.
+    fn is_punctuation(&self) -> bool {
+        let text = self.value.as_ref().and_then(|value| value.as_string().ok());
+        text.is_some_and(|text| !text.chars().any(char::is_alphanumeric))
+    }
+
     pub(super) fn is_tested(&self) -> bool {
         self.kind == Kind::Tested
     }
@@ -131,7 +137,7 @@ pub(super) fn others(tested: &BTreeSet<Value>, is_typed: bool) -> Vec<Choice> {
 /// Choices in the order of simplicity, each value once.
 pub(super) fn tidy(mut choices: Vec<Choice>) -> Vec<Choice> {
     choices.sort_by(|one, other| {
-        let key = |choice: &Choice| (choice.kind, choice.length);
+        let key = |choice: &Choice| (choice.kind, choice.is_punctuation(), choice.length);
         key(one).cmp(&key(other)).then_with(|| one.value.cmp(&other.value))
     });
     let mut seen = BTreeSet::new();

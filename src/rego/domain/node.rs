@@ -135,7 +135,9 @@ impl Node {
     fn arrays(&self, depth: usize, is_cut: &mut bool) -> Vec<Choice> {
         let is_object = self.name.is_some() || !self.keys.is_empty();
         let mut made = Vec::new();
-        if let Some(length) = self.items.keys().max().map(|index| index + 1).filter(|length| *length <= LENGTH_MAX) {
+        if let Some(length) =
+            self.items.keys().max().map(|index| index + 1).filter(|length| *length <= LENGTH_MAX)
+        {
             let parts = (0..length).map(|index| match (self.items.get(&index), &self.element) {
                 (Some(item), _) => item.parts(depth + 1, is_cut),
                 (None, Some(element)) => element.parts(depth + 1, is_cut),
@@ -190,14 +192,18 @@ impl Node {
             None => vec![Choice::odd(Value::from("x"))],
         };
         let other = [Value::from("x"), Value::from("other")].into_iter().find(|name| !names.contains(name));
-        let all_names = names.into_iter().chain(other.filter(|_| self.name.is_some() || self.element.is_some()));
-        for name in all_names.filter(|name| name.as_string().is_ok_and(|name| !self.keys.contains_key(&**name))) {
+        let all_names =
+            names.into_iter().chain(other.filter(|_| self.name.is_some() || self.element.is_some()));
+        for name in
+            all_names.filter(|name| name.as_string().is_ok_and(|name| !self.keys.contains_key(&**name)))
+        {
             made.extend(values.iter().map(|value| choice::object(&[(&name, value)])));
         }
         let wanted = fields.iter().map(|(_, choices)| choices.clone()).collect::<Vec<_>>();
         for choices in product(&wanted, is_cut) {
             let named = fields.iter().zip(choices).map(|((name, _), choice)| (name, choice));
-            let named: Vec<(&Value, &Choice)> = named.filter(|(_, choice)| choice.value().is_some()).collect();
+            let named: Vec<(&Value, &Choice)> =
+                named.filter(|(_, choice)| choice.value().is_some()).collect();
             made.push(choice::object(&named));
         }
         if self.name.is_some() {
