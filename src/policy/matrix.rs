@@ -21,7 +21,7 @@ const COLUMNS_MAX: usize = 40;
 /// Requests made around one cell of which too little is known.
 const AROUND_MAX: usize = 300;
 /// Allowed requests kept of one cell.
-const ALLOWED_MAX: usize = 60;
+const ALLOWED_MAX: usize = 400;
 
 /// What is asked.
 #[derive(Debug)]
@@ -119,6 +119,8 @@ pub struct Condition {
 struct Tally {
     /// Requests that are allowed; some, since what grants one may be something else than the column.
     allowed: Vec<Point>,
+    /// One of them that is denied with any other value in the column's place.
+    granted: Option<Point>,
     denied: Option<Point>,
 }
 
@@ -396,19 +398,39 @@ impl Finder<'_> {
         let mut searched = search.run(&mut |point, answers| self.note(point, answers));
         for row in 0..self.rows.steps.len() {
             for column in 0..self.columns.steps.len() {
-                let mut seed = domain.origin();
-                self.rows.put(row, &mut seed);
-                self.columns.put(column, &mut seed);
-                let is_open = |tally: Option<&Tally>| {
-                    tally.is_some_and(|tally| tally.allowed.len() < ALLOWED_MAX || tally.denied.is_none())
-                };
-                if !searched.is_complete && is_open(self.tallies.get(row).and_then(|row| row.get(column))) {
-                    search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
-                }
+                self.look_closer(&mut search, row, column, searched.is_complete);
             }
         }
         searched.requests = search.decided();
         searched
+    }
+
+    /// Makes more requests for a cell, unless all were made, and finds one that is granted to its column.
+    fn look_closer(&mut self, search: &mut Search<'_>, row: usize, column: usize, is_complete: bool) {
+        let mut seed = self.domain.origin();
+        self.rows.put(row, &mut seed);
+        self.columns.put(column, &mut seed);
+        if !is_complete {
+            search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
+        }
+        let others: Vec<usize> = self.columns.others();
+        let tally = self.tallies.get(row).and_then(|row| row.get(column));
+        let allowed = tally.map(|tally| tally.allowed.clone()).unwrap_or_default();
+        if others.is_empty() || others.contains(&column) {
+            return;
+        }
+        let contract = self.contract;
+        let is_granted = |point: &Point| {
+            others.iter().all(|other| {
+                let mut point = point.clone();
+                self.columns.put(*other, &mut point);
+                !Self::allows(contract, search.answer(&point).first())
+            })
+        };
+        let granted = allowed.into_iter().find(is_granted);
+        if let Some(tally) = self.tallies.get_mut(row).and_then(|row| row.get_mut(column)) {
+            tally.granted = granted;
+        }
     }
 
     fn cells(&self, askers: &mut Askers, has_base: bool) -> Vec<Vec<Cell>> {
@@ -416,33 +438,31 @@ impl Finder<'_> {
             _ if tally.allowed.is_empty() => Cell::Never,
             None => Cell::Always,
             Some(_) if has_base => Cell::Always,
-            Some(denied) => self.condition(askers, &tally.allowed, denied),
+            Some(denied) => self.condition(askers, tally, denied),
         };
         self.tallies.iter().map(|row| row.iter().map(&mut cell).collect()).collect()
     }
 
-    fn condition(&self, askers: &mut Askers, allowed: &[Point], denied: &Point) -> Cell {
+    fn condition(&self, askers: &mut Askers, tally: &Tally, denied: &Point) -> Cell {
         let Some(entry) = self.domain.rules().len().checked_sub(1) else { return Cell::Never };
         let is_allowed = |askers: &mut Askers, point: &[u16]| {
             let input = self.domain.input(self.base, point);
             Self::allows(self.contract, askers.ask(entry, &input).first())
         };
-        let others: Vec<usize> = self.columns.others();
-        let is_granted = |askers: &mut Askers, point: &Point| {
-            let denied_to = |other: &usize| {
+        let others = self.columns.others();
+        let is_denied_to_others = |askers: &mut Askers, point: &Point| {
+            others.iter().all(|other| {
                 let mut point = point.clone();
                 self.columns.put(*other, &mut point);
-                self.columns.step(&point) != self.columns.step(allowed.first().unwrap_or(&point))
-                    && !is_allowed(askers, &point)
-            };
-            !others.is_empty() && others.iter().all(denied_to)
+                !is_allowed(askers, &point)
+            })
         };
-        let granted = allowed.iter().find(|point| is_granted(askers, point));
-        let Some(start) = granted.or(allowed.first()) else { return Cell::Never };
-        let must_be_granted = granted.is_some();
-        let mut smallest = start.clone();
+        let must_be_granted = tally.granted.is_some();
+        let Some(mut smallest) = tally.granted.as_ref().or(tally.allowed.first()).cloned() else {
+            return Cell::Never;
+        };
         simplify(&mut smallest, self.axes, &mut |point| {
-            is_allowed(askers, point) && (!must_be_granted || is_granted(askers, point))
+            is_allowed(askers, point) && (!must_be_granted || is_denied_to_others(askers, point))
         });
         let needs = self.fields(&smallest);
         let mut unless = Vec::new();

@@ -14,6 +14,8 @@ use crate::rego::program::{Entrypoint, Program};
 
 /// Parts of requests kept for one rule.
 const KEPT_MAX: usize = 400;
+/// Ways to a value that are kept besides, for what is in focus.
+const WAYS_MAX: usize = 4_000;
 /// Values of one rule that are told apart.
 const CLASSES_MAX: usize = 64;
 /// Requests asked of one rule that is not the entry point.
@@ -219,10 +221,14 @@ impl<'a> Search<'a> {
                     None if count < CLASSES_MAX => *classes.entry(answers.clone()).or_insert(count),
                     None => count,
                 };
-                if keeper.is_new(class, point) {
-                    let differs = answers.first() != answers.last() && this.askers.all_have(index);
-                    let point = this.core(index, rule, point, &answers);
-                    this.keep(index, class, Part { point, differs });
+                let is_new = keeper.is_new(class, point);
+                if !is_new && !keeper.is_in_focus() {
+                    return;
+                }
+                let differs = answers.first() != answers.last() && this.askers.all_have(index);
+                let core = this.core(index, rule, point, &answers);
+                if is_new || keeper.is_new_way(class, &core) {
+                    this.keep(index, class, Part { point: core, differs });
                 }
             };
             if !self.combine(index, rule, share, &mut look) {
@@ -289,7 +295,7 @@ impl<'a> Search<'a> {
     fn core(&mut self, index: usize, rule: &RuleReads, point: &Point, answers: &[Answer]) -> Point {
         let mut core = point.clone();
         for dimension in &rule.all {
-            if core.get(*dimension).is_none_or(|choice| *choice == 0) {
+            if core.get(*dimension).is_none_or(|choice| *choice == 0) || self.focus.contains(dimension) {
                 continue;
             }
             let mut less = core.clone();
@@ -306,6 +312,13 @@ impl<'a> Search<'a> {
     /// Requests that were decided.
     pub(super) fn decided(&self) -> u64 {
         self.seen.len() as u64
+    }
+
+    /// What is answered for one more request.
+    pub(super) fn answer(&mut self, point: &Point) -> Vec<Answer> {
+        let Some(entry) = self.domain.rules().len().checked_sub(1) else { return Vec::new() };
+        self.seen.insert(point.clone());
+        self.ask(entry, point)
     }
 
     /// Asks about requests made around fields that are given.
@@ -546,19 +559,20 @@ fn agree(one: &[u16], other: &[u16]) -> bool {
     one.iter().zip(other).all(|(one, other)| *one == 0 || *other == 0 || one == other)
 }
 
-/// Which requests are kept: those with a class, a choice in a class, or a combination of choices in focus, not seen before.
+/// Which requests are kept: those with a class, a choice in a class, or a way to choices in focus, not seen before.
 struct Keeper<'a> {
     reads: &'a [usize],
     focus: Vec<usize>,
     seen: HashSet<(usize, usize, u16), foldhash::fast::RandomState>,
-    in_focus: HashSet<(usize, Vec<u16>), foldhash::fast::RandomState>,
+    /// Ways to a class: the choices in focus, and which other fields it takes.
+    ways: HashSet<(usize, Vec<u16>, Vec<bool>), foldhash::fast::RandomState>,
     kept: usize,
 }
 
 impl<'a> Keeper<'a> {
     fn new(rule: &'a RuleReads, focus: &[usize]) -> Self {
         let focus = focus.iter().copied().filter(|dimension| rule.all.contains(dimension)).collect();
-        Self { reads: &rule.all, focus, seen: HashSet::default(), in_focus: HashSet::default(), kept: 0 }
+        Self { reads: &rule.all, focus, seen: HashSet::default(), ways: HashSet::default(), kept: 0 }
     }
 
     fn is_new(&mut self, class: usize, point: &[u16]) -> bool {
@@ -570,11 +584,23 @@ impl<'a> Keeper<'a> {
         for dimension in self.reads {
             is_new |= self.seen.insert((class, *dimension, choice(dimension)));
         }
-        if self.focus.len() > 1 {
-            is_new |= self.in_focus.insert((class, self.focus.iter().map(choice).collect()));
-        }
         self.kept += usize::from(is_new);
         is_new
+    }
+
+    /// Whether the rule reads all that is in focus.
+    fn is_in_focus(&self) -> bool {
+        self.focus.len() > 1
+    }
+
+    /// Whether no other way to this class has these choices in focus and takes the same fields.
+    fn is_new_way(&mut self, class: usize, core: &[u16]) -> bool {
+        if self.ways.len() >= WAYS_MAX {
+            return false;
+        }
+        let focus = self.focus.iter().map(|dimension| core.get(*dimension).copied().unwrap_or_default());
+        let fields = core.iter().map(|choice| *choice != 0);
+        self.ways.insert((class, focus.collect(), fields.collect()))
     }
 }
 

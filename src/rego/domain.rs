@@ -329,5 +329,58 @@ mod tests {
     #[test]
     fn comparisons_test_their_constants() {
         check("p if input.a.b == \"x\"", &["input.a.b: \"x\""]);
+        check("p if input.n > 5", &["input.n: 4 | 5 | 6"]);
+        check("p if not input.a.b", &["input.a.b: true | false"]);
+        check("p if { input.a; input.a == input.b }", &["input.a: \"same\"", "input.b: \"same\""]);
+        check("p := 1", &[]);
+    }
+
+    #[test]
+    fn collections_are_tested_with_what_their_elements_are() {
+        let data = r#"{"admins": ["a", "b"], "t": {"k1": 1, "k2": 2}}"#;
+        let want = [r#"input.roles: ["a"] | ["b"] | ["a","b"]"#];
+        check_with("p if { some role in input.roles; role in data.admins }", data, &want);
+        check_with("p if input.roles[_] == data.admins[_]", data, &want);
+        check_with("p if data.t[input.k] == 1", data, &[r#"input.k: "k1" | "k2""#]);
+        // The first of them is whatever it is.
+        check("p if input.segments[1] == \"a\"", &["input.segments: "]);
+    }
+
+    #[test]
+    fn values_flow_through_functions_and_builtins() {
+        check("f(x) if x == \"k\"\np if f(input.z)", &[r#"input.z: "k""#]);
+        check("p if trim_suffix(input.s, \".json\") == \"a\"", &[r#"input.s: "a" | "a.json""#]);
+        check("p if startswith(input.s, \"/a\")", &[r#"input.s: "/a" | "/ax" | "/a/x""#]);
+        check("p if regex.match(\"^v[0-9]+$\", input.s)", &[r#"input.s: "v1""#]);
+        check(
+            "p if net.cidr_contains(\"10.0.0.0/24\", input.ip)",
+            &[r#"input.ip: "10.0.0.1" | "10.0.1.0" | "10.0.0.255" | "9.255.255.255""#],
+        );
+    }
+
+    #[test]
+    fn rules_stand_after_those_they_ask() {
+        let domain = domain("q if input.x == 1\nr if { q; input.y == 1 }\np if { r; input.z == 1 }", "{}");
+        let names: Vec<&str> =
+            domain.rules().iter().filter_map(|rule| rule.path.last().map(String::as_str)).collect();
+        assert_eq!(names, ["q", "r", "p"]);
+        let last = domain.rules().last().unwrap();
+        assert_eq!(
+            (last.own.as_slice(), last.asks.as_slice(), last.all.as_slice()),
+            (&[2][..], &[1][..], &[0, 1, 2][..])
+        );
+    }
+
+    #[test]
+    fn large_data_keeps_what_only_one_policy_has() {
+        let object = |more: &str| {
+            let fields: Vec<String> = (0..500).map(|n| format!("\"k{n:03}\": 1")).collect();
+            Value::from_json_str(&format!("{{{}{more}}}", fields.join(","))).unwrap()
+        };
+        let (old, new) = (object(""), object(", \"zz\": 1"));
+        let mut is_cut = false;
+        let pruned = prune(&new, &[&old], &mut is_cut);
+        assert!(is_cut && pruned.as_object().unwrap().contains_key(&Value::from("zz")));
+        assert_eq!(pruned.as_object().unwrap().len(), CHILDREN_MAX);
     }
 }

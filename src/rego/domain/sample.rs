@@ -151,9 +151,11 @@ pub(super) fn of_glob(pattern: &str, delimiter: &str) -> Vec<String> {
     while let Some(character) = rest.next() {
         let (one, other) = match character {
             '*' => {
-                let is_super = rest.next_if_eq(&'*').is_some();
-                let _ = is_super;
-                ("x".to_owned(), format!("x{delimiter}x"))
+                let is_across = rest.next_if_eq(&'*').is_some();
+                // A single one does not match across parts: that is what the longer text tries.
+                let long =
+                    if is_across { format!("x{delimiter}x{delimiter}x") } else { format!("x{delimiter}x") };
+                ("x".to_owned(), long)
             }
             '?' => ("x".to_owned(), "x".to_owned()),
             '\\' => rest.next().map(|next| (next.to_string(), next.to_string())).unwrap_or_default(),
