@@ -30,7 +30,7 @@ use postern::{
         input::Facts,
         request::{ApiFacts, BodyFacts, RequestHead, Source},
     },
-    policy::decide::{Decider, Rules},
+    policy::decide::{Decider, Keep, Rules},
     rego::program::{EngineKind, Module, Options, Program, compile},
 };
 use regorus::Value;
@@ -231,7 +231,7 @@ fn decisions(criterion: &mut Criterion) {
                         identity: &request.identity,
                         response: None,
                     };
-                    let ruling = decider.decide(&facts, Phase::Request);
+                    let ruling = decider.decide(&facts, Phase::Request, Keep::Nothing);
                     assert!(matches!(ruling.decision, Ok(Decision::Allow(_))), "{:?}", ruling.error);
                     black_box(ruling)
                 });

@@ -141,7 +141,8 @@ fn decision(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let request = turn.next().unwrap();
-                let ruling = decider.decide(&facts(request, &mut ids, &lifecycle), Phase::Request);
+                let ruling =
+                    decider.decide(&facts(request, &mut ids, &lifecycle), Phase::Request, Keep::Nothing);
                 assert!(ruling.decision.is_ok(), "{:?}", ruling.error);
                 black_box(ruling)
             });

@@ -40,9 +40,14 @@ impl Recorder {
         Self { log, buffer: RefCell::default(), flush_due: Cell::new(false), first_record: Notify::new() }
     }
 
+    /// Whether anything is recorded at all.
+    pub fn has_sinks(&self) -> bool {
+        !self.log.is_empty()
+    }
+
     /// Records `event`, unless its level is none or there is no sink.
     pub fn record(&self, event: &Event<'_>, labels: &EncodedLabels) {
-        if self.log.is_empty() {
+        if !self.has_sinks() {
             return;
         }
         let buffer = &mut *self.buffer.borrow_mut();

@@ -3,6 +3,8 @@
 //! It builds engine values directly, with interned keys, and only what the policy can read. The server, `eval`, test
 //! cases and replay all go through it.
 
+mod selector;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +20,8 @@ use crate::base::id::DecisionId;
 use crate::contract::identity::Identity;
 use crate::contract::reads::Reads;
 use crate::contract::request::{ApiFacts, BodyFacts, RequestHead, ResponseFacts, Source};
+
+pub use self::selector::Selector;
 
 /// The contract's version, `input.version`.
 pub const VERSION: &str = "gateway/v1";
@@ -174,8 +178,12 @@ impl InputBuilder {
 
     /// The input document for `facts`.
     pub fn build(&self, facts: &Facts<'_>) -> Value {
+        self.shape.build(|field| self.field(field, facts))
+    }
+
+    fn field(&self, field: &Field, facts: &Facts<'_>) -> Option<Value> {
         let texts = &self.texts;
-        self.shape.build(|field| match field {
+        match field {
             Field::Version(version) => Some(version.clone()),
             Field::DecisionId => Some(Value::from(facts.decision_id.encode(&mut [0; 36]) as &str)),
             Field::Time => {
@@ -200,7 +208,7 @@ impl InputBuilder {
                 let response = facts.response.as_ref()?;
                 Some(shape.build(|field| Some(response_value(field, response))))
             }
-        })
+        }
     }
 }
 
@@ -213,6 +221,10 @@ impl<F> Shape<F> {
         let empty = fields.iter().map(|(key, _)| (key.clone(), Value::Null));
         let template = Value::from(empty.collect::<BTreeMap<_, _>>());
         Self { fields, template, known: RefCell::default() }
+    }
+
+    fn field(&self, key: &Value) -> Option<&F> {
+        self.fields.iter().find(|(known, _)| known == key).map(|(_, field)| field)
     }
 
     /// The object of all fields that have a value.
@@ -505,14 +517,19 @@ fn cookies_value(selection: &Selection<Value>, headers: &HeaderMap) -> Value {
     let mut entries = BTreeMap::new();
     for line in headers.get_all(header::COOKIE) {
         let line = String::from_utf8_lossy(line.as_bytes());
-        for (name, value) in line.split(';').filter_map(|pair| pair.split_once('=')) {
-            let name = Value::from(name.trim());
+        for (name, value) in cookie_pairs(&line) {
+            let name = Value::from(name);
             if is_selected(selection, &name) {
-                entries.entry(name).or_insert_with(|| Value::from(value.trim()));
+                entries.entry(name).or_insert_with(|| Value::from(value));
             }
         }
     }
     Value::from(entries)
+}
+
+fn cookie_pairs(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = line.split(';').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim()))
 }
 
 fn is_selected(selection: &Selection<Value>, name: &Value) -> bool {

@@ -17,6 +17,7 @@ use crate::pipeline::reject::Cause;
 use crate::pipeline::request_body::UpstreamRequestBody;
 use crate::pipeline::respond::Reject;
 use crate::pipeline::routed::Target;
+use crate::policy::decide::Keep;
 
 /// A request that the policy has allowed.
 ///
@@ -91,7 +92,8 @@ pub(crate) fn ask(
         identity: &asked.identity,
         response,
     };
-    let ruling = decider.borrow_mut().decide(&facts, phase);
+    let keep = if exchange.is_recorded() { Keep::Input } else { Keep::Nothing };
+    let ruling = decider.borrow_mut().decide(&facts, phase, keep);
     exchange.evidence.timings.policy_us += micros(started.elapsed());
     exchange.evidence.ruled(phase, &ruling);
     let fail_open = ruling.decision.is_err() && policy.on_error == OnError::Allow;

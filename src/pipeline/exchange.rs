@@ -156,6 +156,11 @@ impl Exchange {
         self.local.runtime()
     }
 
+    /// Whether an event of this exchange will go anywhere.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.worker.recorder.has_sinks()
+    }
+
     /// Time since the request was received.
     pub(crate) fn elapsed(&self) -> Duration {
         self.evidence.started.elapsed()

@@ -28,7 +28,7 @@ use crate::contract::request::{ApiFacts, BodyFacts, RequestHead, ResponseFacts};
 use crate::policy::bundle::{Bundle, CaseFile};
 use crate::policy::case::expect::{Expect, differences, shown};
 use crate::policy::case::file::{Case, CaseList, Rule};
-use crate::policy::decide::{self, Decider, Rules, Ruling};
+use crate::policy::decide::{self, Decider, Keep, Rules, Ruling};
 use crate::policy::testing::{Failure, Outcome, TestOptions, TestResult};
 use crate::rego::coverage::FileCoverage;
 use crate::rego::fault::{BundleErrors, Fault};
@@ -211,7 +211,7 @@ impl Asker {
             identity: &case.identity,
             response,
         };
-        Ok(self.decider.decide(&facts, phase))
+        Ok(self.decider.decide(&facts, phase, Keep::Nothing))
     }
 
     fn body(&self, head: &RequestHead, bytes: &[u8]) -> Result<BodyFacts, Refusal> {

@@ -1,5 +1,6 @@
 //! Asking a policy: facts in, decision out. The one way to a decision, for the server, test cases and replay.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use regorus::Value;
@@ -7,10 +8,11 @@ use regorus::Value;
 use crate::base::clock::saturating_nanos;
 use crate::contract::decision::{Decision, Phase};
 use crate::contract::form::{Contract, Inputs};
-use crate::contract::input;
+use crate::contract::input::{self, InputBuilder, Selector};
 use crate::contract::reads::Reads;
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
+use crate::rego::input::{InputSource, below};
 use crate::rego::program::{Entrypoint, Program};
 
 /// Time of an evaluation for which no request waits; those of other connections of the worker do.
@@ -32,14 +34,40 @@ pub struct Decider {
 struct Question {
     entrypoint: Entrypoint,
     inputs: Inputs,
+    /// The single values its plan asks for; `None` where it needs the document.
+    selectors: Option<Vec<Chosen>>,
     /// The answer, where it depends on nothing.
     constant: Option<Ruling>,
+}
+
+/// A value of the input, and the keys to follow inside it.
+#[derive(Debug)]
+struct Chosen {
+    selector: Selector,
+    rest: Vec<Value>,
+}
+
+/// The input of one request, value by value.
+#[derive(Debug)]
+struct Values<'a> {
+    inputs: &'a InputBuilder,
+    chosen: &'a [Chosen],
+    facts: &'a input::Facts<'a>,
+}
+
+/// Whether the caller wants the input document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It will be recorded.
+    Input,
+    /// Nobody reads it: where the plan can, it decides without one.
+    Nothing,
 }
 
 /// What came of asking.
 #[derive(Debug, Clone)]
 pub struct Ruling {
-    /// The input as the policy saw it.
+    /// The input as the policy saw it, where it was to be kept.
     pub input: Option<Value>,
     /// The rule's value.
     pub result: Option<Value>,
@@ -112,7 +140,7 @@ impl Decider {
     }
 
     /// Asks about `facts`. In a phase without a rule the answer is a plain allow.
-    pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase) -> Ruling {
+    pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase, keep: Keep) -> Ruling {
         let question = match phase {
             Phase::Request => &self.request,
             Phase::Response => match &self.response {
@@ -123,9 +151,17 @@ impl Decider {
         if let Some(constant) = &question.constant {
             return constant.clone();
         }
+        let form = (self.contract, phase);
+        if keep == Keep::Nothing
+            && let (Inputs::Gateway(inputs), Some(chosen)) = (&question.inputs, &question.selectors)
+        {
+            let values = Values { inputs, chosen, facts };
+            let now_ns = now_ns(facts.time);
+            let evaluated = self.evaluator.evaluate_from(&question.entrypoint, &values, now_ns, self.budget);
+            return ruling(None, evaluated, &question.entrypoint, form);
+        }
         let input = question.inputs.build(facts);
-        let budget = self.budget;
-        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, budget, (self.contract, phase))
+        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, self.budget, form)
     }
 }
 
@@ -167,7 +203,36 @@ impl Question {
             // The first evaluation pays for what later ones find ready; no request should.
             ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, WARM_UP_BUDGET, form);
         }
-        Self { entrypoint: entrypoint.clone(), inputs, constant }
+        let selectors = match (&inputs, evaluator.input_paths(entrypoint)) {
+            (Inputs::Gateway(inputs), Some(paths)) => {
+                Some(paths.iter().map(|path| Chosen::new(inputs, path)).collect())
+            }
+            (Inputs::Gateway(_) | Inputs::Envoy(_), _) => None,
+        };
+        Self { entrypoint: entrypoint.clone(), inputs, selectors, constant }
+    }
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    fn new(inputs: &InputBuilder, path: &[Value]) -> Self {
+        let selector = inputs.selector(path);
+        let rest = path.get(selector.covers()..).unwrap_or_default().to_vec();
+        Self { selector, rest }
+    }
+}
+
+// === impl Values ===
+
+impl InputSource for Values<'_> {
+    fn at(&self, path: usize) -> Option<Cow<'_, Value>> {
+        let Chosen { selector, rest } = self.chosen.get(path)?;
+        below(self.inputs.select(selector, self.facts)?, rest)
+    }
+
+    fn document(&self) -> Value {
+        self.inputs.build(self.facts)
     }
 }
 
@@ -218,8 +283,21 @@ fn ask(
     budget: Duration,
     (contract, phase): (Contract, Phase),
 ) -> Ruling {
-    let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
-    let evaluated = evaluator.evaluate(entrypoint, evaluator::Facts { input: input.clone(), now_ns, budget });
+    let facts = evaluator::Facts { input: input.clone(), now_ns: now_ns(now), budget };
+    ruling(Some(input), evaluator.evaluate(entrypoint, facts), entrypoint, (contract, phase))
+}
+
+fn now_ns(now: Duration) -> i64 {
+    i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX)
+}
+
+/// What an evaluation means.
+fn ruling(
+    input: Option<Value>,
+    evaluated: Result<Option<Value>, EvalError>,
+    entrypoint: &Entrypoint,
+    (contract, phase): (Contract, Phase),
+) -> Ruling {
     let (result, decision, error) = match evaluated {
         Err(error) => (None, Err(Failure::from(&error)), Some(error.to_string())),
         Ok(None) => {
@@ -231,7 +309,7 @@ fn ask(
             Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
         },
     };
-    Ruling { input: Some(input), result, decision, error }
+    Ruling { input, result, decision, error }
 }
 
 /// What an entry point reads of its input.

@@ -18,8 +18,9 @@ use super::{
     coverage::FileCoverage,
     desugar,
     fault::Place,
+    input::InputSource,
     parse,
-    plan::{Entry, Plan, Scratch},
+    plan::{Entry, Input, Plan, Scratch},
     program::{self, Entrypoint, Program},
     source::Text,
 };
@@ -161,10 +162,29 @@ impl Evaluator {
 
     /// Evaluates an entry point; `None` is undefined.
     pub fn evaluate(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
-        if let Some(entry) = self.entry(entrypoint) {
-            return self.evaluate_plan(entrypoint, entry, facts);
+        let Some(entry) = self.entry(entrypoint) else { return self.interpret(entrypoint, facts) };
+        self.evaluate_plan(entrypoint, entry, Input::Document(&facts.input), facts.now_ns, facts.budget)
+    }
+
+    /// Evaluates an entry point on its plan over what `source` knows, where that has been planned; `now_ns` and
+    /// `budget` are those of [`Facts`].
+    pub fn evaluate_from(
+        &mut self,
+        entrypoint: &Entrypoint,
+        source: &dyn InputSource,
+        now_ns: i64,
+        budget: Duration,
+    ) -> Result<Option<Value>, EvalError> {
+        match self.entry(entrypoint) {
+            Some(entry) => self.evaluate_plan(entrypoint, entry, Input::Paths(source), now_ns, budget),
+            None => self.interpret(entrypoint, Facts { input: source.document(), now_ns, budget }),
         }
-        self.interpret(entrypoint, facts)
+    }
+
+    /// The paths below `input` that a planned entry point may ask for; `None` for one that needs the document.
+    pub fn input_paths(&mut self, entrypoint: &Entrypoint) -> Option<&[Vec<Value>]> {
+        self.entry(entrypoint)?;
+        self.plan.as_ref().map(Plan::input_paths)
     }
 
     /// Evaluates an entry point on the interpreter, whatever plans there are.
@@ -210,14 +230,15 @@ impl Evaluator {
         &mut self,
         entrypoint: &Entrypoint,
         entry: Entry,
-        facts: Facts,
+        input: Input<'_>,
+        now_ns: i64,
+        budget: Duration,
     ) -> Result<Option<Value>, EvalError> {
         let Some(plan) = &self.plan else { return Ok(None) };
-        let Facts { input, now_ns, budget } = facts;
         builtin::start(now_ns, &self.runtime);
         let strict = self.program.options().strict_builtin_errors;
         let scratch = &mut self.scratch;
-        let run = || plan.evaluate(entry, &input, budget, strict, scratch);
+        let run = || plan.evaluate(entry, input, budget, strict, scratch);
         let answer = quietly(|| panic::catch_unwind(AssertUnwindSafe(run)));
         let answer = answer.map_err(|payload| {
             // Memory that a panic leaves behind is not used again.

@@ -17,6 +17,7 @@ pub mod evaluator;
 pub mod fault;
 pub mod footprint;
 mod graph;
+pub mod input;
 mod lift;
 mod lower;
 mod normalise;

@@ -14,6 +14,7 @@ mod gather;
 mod group;
 mod index;
 pub(crate) mod ir;
+mod keyed;
 mod network;
 mod order;
 mod pattern;
@@ -30,13 +31,17 @@ use std::{
 
 use regorus::Value;
 
-pub(crate) use self::world::Scratch;
 use self::{
     ir::{Group, GroupId, Node, NodeId},
+    keyed::Keyed,
     network::Networks,
     reason::NotPlanned,
     run::Machine,
     slot::Slot,
+};
+pub(crate) use self::{
+    slot::look,
+    world::{Input, Scratch},
 };
 use super::{
     evaluator::EvalError,
@@ -53,6 +58,7 @@ pub(crate) struct Plan {
     inputs: Vec<Vec<Value>>,
     data: Value,
     networks: Networks,
+    keyed: Keyed,
     by_path: BTreeMap<Path, GroupId>,
     refused: BTreeMap<GroupId, NotPlanned>,
 }
@@ -101,6 +107,11 @@ impl Plan {
         node.children.iter().for_each(|(_, child)| self.groups_below(*child, found));
     }
 
+    /// The paths below `input` that rules read, by the number a [`InputSource`](super::input::InputSource) is asked with.
+    pub(crate) fn input_paths(&self) -> &[Vec<Value>] {
+        &self.inputs
+    }
+
     /// The constants of all rules.
     pub(crate) fn constants(&self) -> impl Iterator<Item = &Value> {
         self.constants.iter()
@@ -123,7 +134,7 @@ impl Plan {
     pub(crate) fn evaluate(
         &self,
         entry: Entry,
-        input: &Value,
+        input: Input<'_>,
         budget: Duration,
         strict: bool,
         scratch: &mut Scratch,

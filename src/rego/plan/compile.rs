@@ -10,6 +10,7 @@ use super::{
     flatten::{Atom, Flattener, Goals, Refused, Var},
     index::Index,
     ir::{Branch, Chain, Group, GroupId, Kind, Node, NodeId, Operand, Step},
+    keyed::Keyed,
     network::Networks,
     reason::{NotPlanned, Reason},
 };
@@ -108,6 +109,7 @@ pub(super) fn compile(tree: &Tree, data: &Value) -> Plan {
         nodes: compiler.nodes,
         constants: compiler.constants.values,
         inputs: compiler.inputs.values,
+        keyed: Keyed::gather(data),
         networks: if compiler.reads_networks { Networks::gather(data) } else { Networks::default() },
         data: data.clone(),
         by_path: compiler.groups,

@@ -16,8 +16,8 @@ use super::{
     gather::Gathered,
     ir::{Comparison, Hop, NodeId, Operand, Outcome, Register, Step},
     pattern::Regexes,
-    slot::Slot,
-    world::{Scratch, World},
+    slot::{Slot, look},
+    world::{Input, Scratch, World},
 };
 use crate::rego::{evaluator::EvalError, tree::Collection};
 
@@ -62,12 +62,11 @@ pub(super) struct Machine<'a> {
 impl<'a> Machine<'a> {
     pub(super) fn new(
         plan: &'a Plan,
-        input: &'a Value,
+        input: Input<'a>,
         budget: Duration,
         strict: bool,
         scratch: &mut Scratch,
     ) -> Self {
-        let input = Slot::of(Some(input));
         Self {
             plan,
             world: World::recycled(plan, input, Slot::Ref(&plan.data), scratch),
@@ -286,7 +285,11 @@ impl<'a> Machine<'a> {
             }
             Step::LookBase { to, base: of, key } => {
                 let of = self.slot(*of, base);
-                let slot = self.value(*key, base).map_or(Slot::Undefined, |key| of.look_base(key));
+                let slot = match (&of, self.value(*key, base)) {
+                    (Slot::Ref(value), Some(key @ Value::String(_))) => self.look_at(value, key),
+                    (of, Some(key)) => of.look_base(key),
+                    (_, None) => Slot::Undefined,
+                };
                 self.settle_slot(Outcome::Into(*to), base, slot)
             }
             Step::Rule { group, to } => {
@@ -352,14 +355,22 @@ impl<'a> Machine<'a> {
     fn look(&self, of: Operand, key: Operand, base: usize) -> Slot<'a> {
         let Some(key) = self.value(key, base) else { return Slot::Undefined };
         match of {
-            Operand::Register(register) => self
-                .registers
-                .get(base + usize::from(register))
-                .map(|slot| slot.look(key))
-                .unwrap_or_default(),
+            Operand::Register(register) => match self.registers.get(base + usize::from(register)) {
+                Some(Slot::Ref(value)) => self.look_at(value, key),
+                Some(slot) => slot.look(key),
+                None => Slot::Undefined,
+            },
             Operand::Input(number) => self.world.path(self.plan, number).look(key),
-            Operand::Constant(_) => self.slot(of, base).look(key),
+            Operand::Constant(number) => match self.plan.constants.get(number as usize) {
+                Some(value) => self.look_at(value, key),
+                None => Slot::Undefined,
+            },
         }
+    }
+
+    /// What lies at a key of what may be a large object of data.
+    fn look_at(&self, value: &'a Value, key: &Value) -> Slot<'a> {
+        Slot::of(self.plan.keyed.look(value, key).unwrap_or_else(|| look(value, key)))
     }
 
     fn member(&self, key: Option<Operand>, value: Operand, of: Operand, base: usize) -> Option<bool> {

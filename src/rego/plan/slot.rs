@@ -1,5 +1,7 @@
 //! What a register holds: nothing, a look into a document, or a value of its own.
 
+use std::borrow::Cow;
+
 use regorus::Value;
 
 /// A register's content. Looking into input or data copies nothing and counts nothing.
@@ -53,6 +55,16 @@ impl<'a> Slot<'a> {
         match value {
             None | Some(Value::Undefined) => Self::Undefined,
             Some(value) => Self::Ref(value),
+        }
+    }
+}
+
+impl<'a> From<Option<Cow<'a, Value>>> for Slot<'a> {
+    fn from(value: Option<Cow<'a, Value>>) -> Self {
+        match value {
+            None => Self::Undefined,
+            Some(Cow::Borrowed(value)) => Self::of(Some(value)),
+            Some(Cow::Owned(value)) => Self::from(value),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     ir::{GroupId, Hop, Kind, Mocked, NodeId, Operand, Override, Register, Replacement, Step},
     run::{Done, Flow, Machine},
     slot::Slot,
-    world::World,
+    world::{Input, World},
 };
 use crate::rego::{evaluator::EvalError, fault::Place};
 
@@ -40,7 +40,8 @@ impl<'a> Machine<'a> {
                 Override::Input { path, value } => {
                     let Some(value) = self.value(*value, base) else { return Ok(Flow::More) };
                     let input = put(world.input.into_value(), path, value.clone());
-                    world.input = Slot::Owned(input.ok_or_else(|| Box::new(unmergeable(place)))?);
+                    let input = input.ok_or_else(|| Box::new(unmergeable(place)))?;
+                    world.input = Input::Made(Slot::Owned(input));
                 }
                 Override::Data { path, node, value } => {
                     let Some(value) = self.value(*value, base) else { return Ok(Flow::More) };

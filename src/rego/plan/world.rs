@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 
+use regorus::Value;
+
 use super::{
     Plan,
     gather::Gathered,
@@ -10,14 +12,26 @@ use super::{
     slot::{Slot, look},
     with::Mock,
 };
+use crate::rego::input::InputSource;
 
 /// No value is known of a group.
 const UNKNOWN: u32 = u32::MAX;
 
+/// What an evaluation reads as `input`.
+#[derive(Debug, Clone)]
+pub(crate) enum Input<'a> {
+    /// A document of the caller's.
+    Document(&'a Value),
+    /// What has the value of each path, and no document yet.
+    Paths(&'a dyn InputSource),
+    /// A document that a `with` made.
+    Made(Slot<'a>),
+}
+
 /// What a `with` can change, and all that was computed under it.
 #[derive(Debug)]
 pub(super) struct World<'a> {
-    pub(super) input: Slot<'a>,
+    pub(super) input: Input<'a>,
     pub(super) data: Slot<'a>,
     /// Nodes whose rules a `with` hides.
     pub(super) hidden: Vec<NodeId>,
@@ -45,12 +59,12 @@ pub(crate) struct Scratch {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(plan: &Plan, input: Slot<'a>, data: Slot<'a>) -> Self {
+    pub(super) fn new(plan: &Plan, input: Input<'a>, data: Slot<'a>) -> Self {
         Self::recycled(plan, input, data, &mut Scratch::default())
     }
 
     /// In the memory of an evaluation that is over.
-    pub(super) fn recycled(plan: &Plan, input: Slot<'a>, data: Slot<'a>, scratch: &mut Scratch) -> Self {
+    pub(super) fn recycled(plan: &Plan, input: Input<'a>, data: Slot<'a>, scratch: &mut Scratch) -> Self {
         // Collecting from a vector into one of the same layout keeps its memory.
         let paths = std::mem::take(&mut scratch.paths).into_iter().map(|_| OnceCell::new());
         let mut paths: Vec<OnceCell<Slot<'a>>> = paths.collect();
@@ -65,12 +79,24 @@ impl<'a> World<'a> {
         let Some(cell) = self.paths.get(number) else { return &Slot::Undefined };
         cell.get_or_init(|| {
             let Some(path) = plan.inputs.get(number) else { return Slot::Undefined };
-            // An input of the evaluation's own is looked into; only one a `with` made is counted.
-            if let Slot::Ref(input) = self.input {
-                return Slot::of(path.iter().try_fold(input, look));
+            match &self.input {
+                Input::Document(input) => Slot::of(path.iter().try_fold(*input, look)),
+                Input::Paths(source) => Slot::from(source.at(number)),
+                Input::Made(input) => path.iter().fold(input.clone(), |at, key| at.look(key)),
             }
-            path.iter().fold(self.input.clone(), |at, key| at.look(key))
         })
+    }
+}
+
+impl Input<'_> {
+    /// The whole document.
+    pub(super) fn into_value(self) -> Option<Value> {
+        match self {
+            Self::Document(Value::Undefined) => None,
+            Self::Document(input) => Some(input.clone()),
+            Self::Paths(source) => Some(source.document()),
+            Self::Made(input) => input.into_value(),
+        }
     }
 }
 
