@@ -1,7 +1,8 @@
 //! What two policies decide differently, and for each difference a smallest request that shows it.
 //!
 //! A difference is found by search, so that none found is no proof, save where every request the policies can tell apart was
-//! decided. Two requests show the same difference when one can be changed into the other field by field with it staying.
+//! decided. Two requests show the same difference when one can be changed into the other field by field with it staying, or
+//! when the rules that cause it look at the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,8 +120,7 @@ pub fn diff(old: (&Program, &Entrypoint), new: (&Program, &Entrypoint), options:
     let mut sorter =
         Sorter { domain: &domain, base: &base, askers: &mut askers, judge, sides, found: Vec::new() };
     let is_cut = sorter.sort(raw);
-    let mut differences: Vec<Difference> =
-        sorter.found.into_iter().map(|(_, difference)| difference).collect();
+    let mut differences: Vec<Difference> = sorter.found.into_iter().map(|found| found.difference).collect();
     differences.sort_by_key(|difference| {
         let causes = difference.rules.iter().filter(|rule| rule.is_cause).map(|rule| rule.name.clone());
         (difference.change, causes.collect::<Vec<_>>(), difference.witness.to_string().len())
@@ -219,6 +219,13 @@ struct Sides<'a> {
     new: &'a Program,
 }
 
+/// A difference, its witness before values were made smaller, and the rules that cause it, by index.
+struct Found {
+    point: Point,
+    causes: Vec<usize>,
+    difference: Difference,
+}
+
 /// Makes few smallest witnesses of many requests that differ.
 struct Sorter<'a> {
     domain: &'a Domain,
@@ -226,7 +233,7 @@ struct Sorter<'a> {
     askers: &'a mut Askers,
     judge: Judge<'a>,
     sides: Sides<'a>,
-    found: Vec<(Point, Difference)>,
+    found: Vec<Found>,
 }
 
 impl Sorter<'_> {
@@ -247,8 +254,8 @@ impl Sorter<'_> {
                 }
             }
             // Those that were counted and not kept are most likely more of the first.
-            if let Some((_, difference)) = self.found.get_mut(first) {
-                difference.requests += count.saturating_sub(kept);
+            if let Some(found) = self.found.get_mut(first) {
+                found.difference.requests += count.saturating_sub(kept);
             }
         }
         is_cut
@@ -275,11 +282,11 @@ impl Sorter<'_> {
     /// Whether the request can be changed into a known witness field by field with the difference staying.
     fn is_known(&mut self, point: &Point, first: usize, change: Change, keys: &[String]) -> bool {
         for index in first..self.found.len() {
-            let Some(target) = self.found.get(index).map(|(target, _)| target.clone()) else { continue };
+            let Some(target) = self.found.get(index).map(|found| found.point.clone()) else { continue };
             if self.walks(point.clone(), &target, change, keys)
-                && let Some((_, difference)) = self.found.get_mut(index)
+                && let Some(found) = self.found.get_mut(index)
             {
-                difference.requests += 1;
+                found.difference.requests += 1;
                 return true;
             }
         }
@@ -313,10 +320,19 @@ impl Sorter<'_> {
     fn add(&mut self, mut point: Point, first: usize, change: Change, keys: &[String]) {
         let (domain, base) = (self.domain, self.base);
         let witness = shrink(domain, base, &mut point, &mut |input| self.shows(input, change, keys));
-        let known =
-            self.found.iter_mut().skip(first).find(|(known, own)| *known == point || own.witness == witness);
-        if let Some((_, difference)) = known {
-            difference.requests += 1;
+        let (rules, causes) = self.rules(&witness);
+        // What the causes look at themselves is the difference; how the rules they ask come to their values is not.
+        let own: BTreeSet<usize> = causes
+            .iter()
+            .filter_map(|index| domain.rules().get(*index))
+            .flat_map(|rule| rule.own.clone())
+            .collect();
+        let is_same = |found: &&mut Found| {
+            let is_alike = own.iter().all(|dimension| found.point.get(*dimension) == point.get(*dimension));
+            found.difference.witness == witness || (found.causes == causes && !own.is_empty() && is_alike)
+        };
+        if let Some(known) = self.found.iter_mut().skip(first).find(is_same) {
+            known.difference.requests += 1;
             return;
         }
         let Some(entry) = domain.rules().len().checked_sub(1) else { return };
@@ -326,16 +342,17 @@ impl Sorter<'_> {
             keys: keys.to_vec(),
             before: self.judge.decided(answers.first()),
             after: self.judge.decided(answers.last()),
-            rules: self.rules(&witness),
+            rules,
             witness,
             requests: 1,
         };
-        self.found.push((point, difference));
+        self.found.push(Found { point, causes, difference });
     }
 
-    /// The rules whose values differ.
-    fn rules(&mut self, input: &Value) -> Vec<DifferingRule> {
+    /// The rules whose values differ, and the indexes of those that cause it.
+    fn rules(&mut self, input: &Value) -> (Vec<DifferingRule>, Vec<usize>) {
         let mut differing: BTreeSet<usize> = BTreeSet::new();
+        let mut causes = Vec::new();
         let mut rules = Vec::new();
         for (index, rule) in self.domain.rules().iter().enumerate() {
             let answers = self.askers.ask(index, input);
@@ -351,9 +368,11 @@ impl Sorter<'_> {
             let name = dotted(&rule.path);
             let (old_text, old_place) = text_of(self.sides.old, &rule.path);
             let (new_text, new_place) = text_of(self.sides.new, &rule.path);
+            let is_cause = !rule.asks.iter().any(|below| differing.contains(below));
+            causes.extend(is_cause.then_some(index));
             rules.push(DifferingRule {
                 name,
-                is_cause: !rule.asks.iter().any(|below| differing.contains(below)),
+                is_cause,
                 is_edited: old_text != new_text,
                 before: shown(answers.first()),
                 after: shown(answers.last()),
@@ -362,7 +381,7 @@ impl Sorter<'_> {
             });
         }
         rules.sort_by_key(|rule| !rule.is_cause);
-        rules
+        (rules, causes)
     }
 }
 
