@@ -127,6 +127,11 @@ pub fn run(args: &DiffArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Result
     let options =
         DiffOptions { contract: args.search.contract(), phase: Phase::Request, limits: args.search.limits() };
     let report = diff::diff((&old, &asked_old), (&new, &asked_new), &options);
+    if report.searched.requests == 0 {
+        anyhow::bail!(
+            "no request could be decided in the time and number allowed; see `--timeout` and `--requests`"
+        );
+    }
     match args.format {
         DiffFormat::Pretty => pretty(&report, paint, out)?,
         DiffFormat::Json => writeln!(out, "{:#}", document(&report))?,
@@ -282,7 +287,8 @@ fn tests(report: &Report, decision: &str) -> anyhow::Result<String> {
             None => format!("not {asked}"),
         };
         let about = format!("# {change}: {}\n", causes.join(", "));
-        text.push_str(&format!("\n{about}test_{name}_{} if {{\n\t{body}\n}}\n", index + 1));
+        let rule = format!("\n{about}test_{name}_{} if {{\n\t{body}\n}}\n", index + 1);
+        text.push_str(&rule);
     }
     Ok(text)
 }

@@ -151,7 +151,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn outcome(&self, answer: Option<&Answer>) -> Outcome {
+    fn outcome(self, answer: Option<&Answer>) -> Outcome {
         match answer {
             Some(Answer::Value(value)) => {
                 let decision = self.options.contract.parse(value, self.options.phase);
@@ -161,7 +161,7 @@ impl Judge<'_> {
         }
     }
 
-    fn difference(&self, answers: &[Answer]) -> Option<(Change, Vec<String>)> {
+    fn difference(self, answers: &[Answer]) -> Option<(Change, Vec<String>)> {
         if answers.first() == answers.last() {
             return None;
         }
@@ -188,7 +188,7 @@ impl Judge<'_> {
         Some((change, keys))
     }
 
-    fn decided(&self, answer: Option<&Answer>) -> Decided {
+    fn decided(self, answer: Option<&Answer>) -> Decided {
         let verdict = match self.outcome(answer) {
             Outcome::Allow { .. } => "allow",
             Outcome::Deny { .. } => "deny",
@@ -211,7 +211,7 @@ fn differing_keys(old: &Value, new: &Value) -> Vec<String> {
     let (Ok(old), Ok(new)) = (old.as_object(), new.as_object()) else { return Vec::new() };
     let keys: BTreeSet<&Value> = old.keys().chain(new.keys()).collect();
     let differ = keys.into_iter().filter(|key| old.get(key) != new.get(key));
-    differ.filter_map(|key| key.as_string().ok().map(|key| key.to_string())).collect()
+    differ.filter_map(|key| key.as_string().ok().map(ToString::to_string)).collect()
 }
 
 struct Sides<'a> {
@@ -263,8 +263,9 @@ impl Sorter<'_> {
 
     /// Odd values and many fields cost most.
     fn cost(&self, point: &[u16]) -> (usize, usize) {
-        let kinds =
-            (0..point.len()).filter_map(|index| self.domain.choice(point, index)).map(|choice| choice.kind());
+        let kinds = (0..point.len())
+            .filter_map(|index| self.domain.choice(point, index))
+            .map(crate::rego::domain::Choice::kind);
         let (mut odd, mut fields) = (0, 0);
         for kind in kinds {
             odd += usize::from(kind == Kind::WrongType);

@@ -330,7 +330,7 @@ fn shown(choices: &[Choice]) -> Vec<(u16, String)> {
         let value = choice.value().cloned().unwrap_or(Value::Null);
         match choice.kind() {
             Kind::Tested if parts <= 1 || !matches!(value, Value::Array(_)) => {
-                tested.push((index, label(&value)))
+                tested.push((index, label(&value)));
             }
             Kind::Other if parts == 1 && !has_other => {
                 has_other = true;

@@ -22,7 +22,9 @@ const CLASSES_MAX: usize = 64;
 const ASKED_MAX: u64 = 20_000;
 /// Parts of a rule on which two policies differ, and requests they are laid upon.
 const OVERLAID_MAX: usize = 64;
-/// Requests made around one such part.
+/// Combinations of choices in focus.
+const SEEDS_MAX: usize = 600;
+/// Requests made around one part or combination.
 const AROUND_MAX: usize = 100;
 
 /// How far a search goes.
@@ -95,8 +97,9 @@ pub(super) struct Search<'a> {
     /// Dimensions whose choices are gathered in all combinations.
     focus: Vec<usize>,
     seen: HashSet<Point, foldhash::fast::RandomState>,
-    asked: u64,
     started: Instant,
+    /// When this part of the search ends, counted from its start.
+    until: Duration,
     state: u64,
 }
 
@@ -154,8 +157,8 @@ impl<'a> Search<'a> {
             parts: domain.rules().iter().map(|_| Parts::default()).collect(),
             focus,
             seen: HashSet::default(),
-            asked: 0,
             started: Instant::now(),
+            until: Duration::ZERO,
             state: 0x9E37_79B9_7F4A_7C15,
         }
     }
@@ -163,6 +166,7 @@ impl<'a> Search<'a> {
     /// Searches, asking the rule that stands last.
     pub(super) fn run(&mut self, observe: Observe<'_>) -> Searched {
         let limits = self.askers.limits;
+        self.until = limits.time;
         let of = self.domain.size();
         let is_whole = of <= limits.requests;
         if is_whole {
@@ -175,9 +179,7 @@ impl<'a> Search<'a> {
     }
 
     fn is_over(&self) -> bool {
-        let limits = &self.askers.limits;
-        self.seen.len() as u64 >= limits.requests
-            || (self.asked.is_multiple_of(64) && self.started.elapsed() > limits.time)
+        self.seen.len() as u64 >= self.askers.limits.requests || self.started.elapsed() > self.until
     }
 
     /// Asks about every request there is.
@@ -186,8 +188,7 @@ impl<'a> Search<'a> {
         let mut point = self.domain.origin();
         loop {
             self.observe(entry, &point, observe);
-            let timed_out = self.asked.is_multiple_of(64) && self.started.elapsed() > self.askers.limits.time;
-            if timed_out || !self.advance(&mut point) {
+            if self.started.elapsed() > self.until || !self.advance(&mut point) {
                 return;
             }
         }
@@ -209,6 +210,8 @@ impl<'a> Search<'a> {
         let domain = self.domain;
         let Some((entry, below)) = domain.rules().split_last() else { return };
         let entry_index = below.len();
+        // The rules below may take a part of the time, or there would be none left for what they are asked for.
+        self.until = self.askers.limits.time / 3;
         let share = (self.askers.limits.requests / 10).min(ASKED_MAX);
         for (index, rule) in below.iter().enumerate() {
             let mut classes = BTreeMap::new();
@@ -233,8 +236,10 @@ impl<'a> Search<'a> {
             };
             if !self.combine(index, rule, share, &mut look) {
                 self.neighbours(index, share, &mut look);
+                self.in_focus(rule, &mut look);
             }
         }
+        self.until = self.askers.limits.time;
         let mut keeper = Keeper::new(entry, &self.focus);
         let first = self.askers.limits.requests / 3;
         let mut look = |this: &mut Self, point: &Point| {
@@ -274,7 +279,6 @@ impl<'a> Search<'a> {
     }
 
     fn ask(&mut self, rule: usize, point: &[u16]) -> Vec<Answer> {
-        self.asked += 1;
         self.askers.ask(rule, &self.domain.input(self.base, point))
     }
 
@@ -399,6 +403,36 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Requests around each combination of choices in focus, where a rule reads all that is.
+    fn in_focus(&mut self, rule: &RuleReads, look: &mut dyn FnMut(&mut Self, &Point)) {
+        if self.focus.len() < 2 || !self.focus.iter().all(|dimension| rule.all.contains(dimension)) {
+            return;
+        }
+        let mut seeds = vec![self.domain.origin()];
+        for dimension in &self.focus {
+            let count = self.domain.dimensions().get(*dimension).map_or(1, |own| own.choices.len());
+            let longer = seeds.iter().flat_map(|seed| {
+                (0..u16::try_from(count).unwrap_or(u16::MAX)).map(|choice| {
+                    let mut seed = seed.clone();
+                    if let Some(at) = seed.get_mut(*dimension) {
+                        *at = choice;
+                    }
+                    seed
+                })
+            });
+            seeds = longer.take(SEEDS_MAX).collect();
+        }
+        for seed in &seeds {
+            for _ in 0..AROUND_MAX {
+                if self.is_over() {
+                    return;
+                }
+                let point = self.composed(rule, Some(seed));
+                look(self, &point);
+            }
+        }
+    }
+
     fn reads(&self, rule: usize) -> &'a [usize] {
         self.domain.rules().get(rule).map_or(&[], |rule| rule.all.as_slice())
     }
@@ -409,13 +443,14 @@ impl<'a> Search<'a> {
         let turn = self.below(rule.asks.len());
         let (late, early) = rule.asks.split_at(turn);
         for below in early.iter().chain(late) {
-            let pick = self.below(usize::MAX);
-            let from = self.below(usize::MAX);
+            let (pick, from) = (self.below(usize::MAX), self.below(usize::MAX));
             let Some(parts) = self.parts.get(*below) else { continue };
-            let class = pick.checked_rem(parts.classes.len()).and_then(|pick| parts.classes.get(pick));
-            let Some(class) = class.filter(|class| !class.is_empty()) else { continue };
-            let (before, after) = class.split_at(from % class.len());
-            let in_turn = after.iter().chain(before).filter_map(|index| parts.all.get(*index));
+            let turned = parts.classes.split_at(pick.checked_rem(parts.classes.len()).unwrap_or_default());
+            let in_turn =
+                turned.1.iter().chain(turned.0).filter(|class| !class.is_empty()).flat_map(|class| {
+                    let (before, after) = class.split_at(from % class.len());
+                    after.iter().chain(before).filter_map(|index| parts.all.get(*index))
+                });
             let fitting = in_turn.clone().find(|part| agree(&part.point, &point));
             // Where nothing goes together, what was there stays.
             if let Some(part) = fitting.or_else(|| in_turn.clone().next()) {

@@ -7,6 +7,8 @@
 mod analysis;
 mod call;
 mod choice;
+mod compare;
+mod lookup;
 mod node;
 mod sample;
 

@@ -14,17 +14,17 @@ use super::node::Node;
 use super::sample::{self, Via};
 
 /// Work after which the analysis stops; what was found so far is what there is.
-const WORK_MAX: usize = 1_500_000;
+pub(super) const WORK_MAX: usize = 1_500_000;
 /// Most atoms of one value.
 const ATOMS_MAX: usize = 600;
 /// Longest place followed.
-const PLACE_MAX: usize = 12;
+pub(super) const PLACE_MAX: usize = 12;
 /// Most steps between a part of the input and what is compared.
 const VIA_MAX: usize = 6;
 /// Combinations of known values that are gone through.
 const COMBINATIONS_MAX: usize = 256;
 /// Known keys that a part of the input is looked up with one by one.
-const KEYS_MAX: usize = 48;
+pub(super) const KEYS_MAX: usize = 48;
 
 /// One step below the input.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ pub(super) type Abstract = BTreeSet<Atom>;
 pub(super) struct Found {
     pub(super) root: Node,
     /// Parts of the input that are compared with each other.
-    links: BTreeSet<(Place, Place)>,
+    pub(super) links: BTreeSet<(Place, Place)>,
     /// Where each rule looks.
     pub(super) touched: BTreeMap<Path, BTreeSet<Place>>,
     /// The rules each rule asks.
@@ -95,14 +95,14 @@ pub(super) struct Locals {
 
 pub(super) struct Analysis<'a> {
     pub(super) tree: &'a Tree,
-    data: &'a Value,
+    pub(super) data: &'a Value,
     pub(super) found: &'a mut Found,
     rules: BTreeMap<RuleId, Abstract>,
     calls: BTreeMap<(Path, Path, Vec<Abstract>), Abstract>,
     active: Vec<Path>,
     /// The rules being analysed, each asked by the one before.
-    owners: Vec<Path>,
-    work: usize,
+    pub(super) owners: Vec<Path>,
+    pub(super) work: usize,
 }
 
 impl<'a> Analysis<'a> {
@@ -128,157 +128,8 @@ impl<'a> Analysis<'a> {
         }
     }
 
-    // === What is noted ===
-
-    fn touch(&mut self, place: &[Step]) {
-        if !place.is_empty() {
-            self.found.root.at(place);
-        }
-        if let Some(owner) = self.owners.last() {
-            let places = self.found.touched.entry(owner.clone()).or_default();
-            if !places.contains(place) {
-                places.insert(place.to_vec());
-            }
-        }
-    }
-
-    /// The value is used in a way that is not followed.
-    pub(super) fn read(&mut self, value: &Abstract) {
-        for atom in value {
-            match atom {
-                Atom::Input(place, _) => self.touch(place),
-                Atom::Items(keys, elements) => {
-                    self.read(keys);
-                    self.read(elements);
-                }
-                Atom::Below(path) => self.read_below(path),
-                Atom::Known(_) => {}
-            }
-        }
-    }
-
-    fn read_below(&mut self, path: &[String]) {
-        let keys: Vec<Option<String>> = path.iter().cloned().map(Some).collect();
-        for id in super::super::graph::values(self.tree, &keys) {
-            let value = self.rule(id);
-            self.read(&value);
-        }
-    }
-
-    pub(super) fn test(&mut self, place: &[Step], via: &[Via], value: &Value) {
-        self.touch(place);
-        if let ([Via::Count], Ok(count)) = (via, value.as_i64()) {
-            if let Ok(count) = usize::try_from(count) {
-                self.found.root.at(place).sizes.insert(count);
-            }
-            if !self.found.root.at(place).is_text() {
-                return;
-            }
-        }
-        let mut values = vec![value.clone()];
-        for step in via.iter().rev() {
-            values = values.iter().flat_map(|value| step.invert(value)).collect();
-        }
-        for value in values {
-            self.found.is_cut |= !self.found.root.at(place).test(value);
-        }
-    }
-
-    /// Each part of the input in `value` is tested with what `values` makes of the known ones in `with`.
-    pub(super) fn test_all(
-        &mut self,
-        value: &Abstract,
-        with: &Abstract,
-        values: &dyn Fn(&Value) -> Vec<Value>,
-    ) {
-        for atom in value {
-            match atom {
-                Atom::Input(place, via) => {
-                    self.touch(place);
-                    for known in with {
-                        if let Atom::Known(known) = known {
-                            for value in values(known) {
-                                self.test(place, via, &value);
-                            }
-                        }
-                    }
-                }
-                Atom::Items(_, elements) => self.test_all(elements, with, values),
-                Atom::Known(_) | Atom::Below(_) => {}
-            }
-        }
-    }
-
-    /// Two values are compared.
-    pub(super) fn compare(&mut self, one: &Abstract, other: &Abstract) {
-        self.read(one);
-        self.read(other);
-        for left in one {
-            for right in other {
-                self.work += 1;
-                if self.work > WORK_MAX {
-                    return;
-                }
-                self.meet(left, right);
-            }
-        }
-    }
-
-    fn meet(&mut self, left: &Atom, right: &Atom) {
-        match (left, right) {
-            (Atom::Input(place, via), Atom::Known(value)) | (Atom::Known(value), Atom::Input(place, via)) => {
-                self.test(place, via, value);
-            }
-            (Atom::Input(one, via), Atom::Input(other, other_via)) => {
-                if one != other && via.is_empty() && other_via.is_empty() {
-                    self.found.links.insert((one.clone(), other.clone()));
-                }
-            }
-            (Atom::Input(place, via), Atom::Items(_, elements))
-            | (Atom::Items(_, elements), Atom::Input(place, via)) => {
-                if via.is_empty() {
-                    self.compare(&Abstract::from([element(place)]), elements);
-                }
-            }
-            (Atom::Items(_, one), Atom::Items(_, other)) => self.compare(one, other),
-            (Atom::Items(_, elements), Atom::Known(value))
-            | (Atom::Known(value), Atom::Items(_, elements)) => {
-                let members: Abstract =
-                    children(value).into_iter().map(|(_, child)| Atom::Known(child)).collect();
-                self.compare(elements, &members);
-            }
-            (Atom::Known(_), Atom::Known(_)) | (Atom::Below(_), _) | (_, Atom::Below(_)) => {}
-        }
-    }
-
-    fn compare_order(&mut self, one: &Abstract, other: &Abstract) {
-        self.compare(one, other);
-        let around = |value: &Value| match value.as_i64() {
-            Ok(number) => {
-                [number.saturating_sub(1), number, number.saturating_add(1)].map(Value::from).to_vec()
-            }
-            Err(_) => vec![value.clone()],
-        };
-        self.test_all(one, other, &around);
-        self.test_all(other, one, &around);
-    }
-
-    /// The value stands alone as a condition.
-    fn condition(&mut self, value: &Abstract) {
-        self.read(value);
-        for atom in value {
-            if let Atom::Input(place, via) = atom
-                && via.is_empty()
-            {
-                self.found.root.at(place).is_condition = true;
-            }
-        }
-    }
-
-    // === Values ===
-
     /// The value of a path below `data`.
-    fn data(&mut self, path: &[String]) -> Abstract {
+    pub(super) fn data(&mut self, path: &[String]) -> Abstract {
         let mut value = Abstract::new();
         let ids: Vec<RuleId> = self.tree.rules_at(path).to_vec();
         for id in ids {
@@ -298,7 +149,7 @@ impl<'a> Analysis<'a> {
         self.settle(value)
     }
 
-    fn settle(&mut self, mut value: Abstract) -> Abstract {
+    pub(super) fn settle(&mut self, mut value: Abstract) -> Abstract {
         while value.len() > ATOMS_MAX {
             self.found.is_cut = true;
             value.pop_last();
@@ -306,7 +157,7 @@ impl<'a> Analysis<'a> {
         value
     }
 
-    fn rule(&mut self, id: RuleId) -> Abstract {
+    pub(super) fn rule(&mut self, id: RuleId) -> Abstract {
         let Some(rule) = self.tree.rule(id) else { return Abstract::new() };
         if let Some(owner) = self.owners.last()
             && *owner != rule.path
@@ -399,157 +250,6 @@ impl<'a> Analysis<'a> {
                 self.body(body, locals);
             }
         }
-    }
-
-    /// The keys and the elements of a collection.
-    pub(super) fn iterate(&mut self, collection: &Abstract) -> (Abstract, Abstract) {
-        let (mut keys, mut elements) = (Abstract::new(), Abstract::new());
-        for atom in collection {
-            match atom {
-                Atom::Input(place, via) => {
-                    self.touch(place);
-                    if let Some(below) = part(place, via, Step::Element) {
-                        elements.insert(below);
-                    }
-                    if via.is_empty() {
-                        keys.extend(part(place, via, Step::Name));
-                    }
-                }
-                Atom::Known(value) => {
-                    for (key, child) in children(value) {
-                        keys.insert(Atom::Known(key));
-                        elements.insert(Atom::Known(child));
-                    }
-                }
-                Atom::Items(own_keys, own) => {
-                    keys.extend(own_keys.iter().cloned());
-                    elements.extend(own.iter().cloned());
-                }
-                Atom::Below(path) => {
-                    for name in self.names_below(path) {
-                        keys.insert(Atom::Known(Value::from(name.as_str())));
-                        let path: Path = path.iter().cloned().chain([name]).collect();
-                        elements.extend(self.data(&path));
-                    }
-                }
-            }
-        }
-        (self.settle(keys), self.settle(elements))
-    }
-
-    fn names_below(&self, path: &[String]) -> BTreeSet<String> {
-        let rules = self.tree.rules.iter().filter(|rule| rule.path.starts_with(path) && !rule.is_function());
-        let names = rules.filter_map(|rule| rule.path.get(path.len()).cloned());
-        let data = base(self.data, path).and_then(|base| base.as_object().ok());
-        let own = data.into_iter().flat_map(|fields| fields.keys());
-        names.chain(own.filter_map(|key| key.as_string().ok().map(|key| key.to_string()))).collect()
-    }
-
-    /// What stands at a key of a value.
-    pub(super) fn look_up(&mut self, value: &Abstract, key: &Abstract) -> Abstract {
-        let mut found = Abstract::new();
-        self.read(key);
-        for atom in value {
-            self.work += 1;
-            match atom {
-                Atom::Input(place, via) => found.extend(self.look_into_input(place, via, key)),
-                Atom::Known(collection) => found.extend(self.look_into_known(collection, key)),
-                Atom::Items(keys, elements) => {
-                    self.compare(keys, key);
-                    found.extend(elements.iter().cloned());
-                }
-                Atom::Below(path) => {
-                    let constant: Vec<String> = key
-                        .iter()
-                        .filter_map(|atom| match atom {
-                            Atom::Known(key) => key.as_string().ok().map(|key| key.to_string()),
-                            Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
-                        })
-                        .collect();
-                    let is_constant = constant.len() == key.len() && !key.is_empty();
-                    let names = if is_constant {
-                        constant.into_iter().collect()
-                    } else {
-                        let names = self.names_below(path);
-                        let known =
-                            names.iter().map(|name| Atom::Known(Value::from(name.as_str()))).collect();
-                        self.compare(key, &known);
-                        names
-                    };
-                    for name in names {
-                        let path: Path = path.iter().cloned().chain([name]).collect();
-                        found.extend(self.data(&path));
-                    }
-                }
-            }
-        }
-        self.settle(found)
-    }
-
-    fn look_into_input(&mut self, place: &[Step], via: &[Via], key: &Abstract) -> Abstract {
-        let mut found = Abstract::new();
-        if key.is_empty() || key.len() > KEYS_MAX || !via.is_empty() {
-            let index = key.iter().find_map(|atom| match atom {
-                Atom::Known(index) => index.as_i64().ok().and_then(|index| usize::try_from(index).ok()),
-                Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
-            });
-            found.extend(part(place, via, index.map_or(Step::Element, Step::Index)));
-            if via.is_empty() {
-                self.touch(place);
-            }
-            return found;
-        }
-        for atom in key {
-            match atom {
-                Atom::Known(Value::String(key)) => found.extend(part(place, via, Step::Key(key.to_string()))),
-                Atom::Known(key) => {
-                    let index = key.as_i64().ok().and_then(|index| usize::try_from(index).ok());
-                    found.extend(part(place, via, index.map_or(Step::Element, Step::Index)));
-                }
-                Atom::Input(..) => {
-                    let name: Abstract = part(place, via, Step::Name).into_iter().collect();
-                    self.compare(&name, &Abstract::from([atom.clone()]));
-                    found.extend(part(place, via, Step::Element));
-                }
-                Atom::Items(..) | Atom::Below(_) => found.extend(part(place, via, Step::Element)),
-            }
-        }
-        found
-    }
-
-    fn look_into_known(&mut self, collection: &Value, key: &Abstract) -> Abstract {
-        let mut found = Abstract::new();
-        let mut wants_all = key.is_empty();
-        for atom in key {
-            match atom {
-                Atom::Known(key) => {
-                    let child = match collection {
-                        Value::Object(fields) => fields.get(key).cloned(),
-                        Value::Array(items) => {
-                            let index = key.as_i64().ok().and_then(|index| usize::try_from(index).ok());
-                            index.and_then(|index| items.get(index)).cloned()
-                        }
-                        Value::Set(items) => items.contains(key).then(|| key.clone()),
-                        Value::Null
-                        | Value::Bool(_)
-                        | Value::Number(_)
-                        | Value::String(_)
-                        | Value::Undefined => None,
-                    };
-                    found.extend(child.map(Atom::Known));
-                }
-                Atom::Input(..) => {
-                    let keys = children(collection).into_iter().map(|(key, _)| Atom::Known(key)).collect();
-                    self.compare(&Abstract::from([atom.clone()]), &keys);
-                    wants_all = true;
-                }
-                Atom::Items(..) | Atom::Below(_) => wants_all = true,
-            }
-        }
-        if wants_all {
-            found.extend(children(collection).into_iter().map(|(_, child)| Atom::Known(child)));
-        }
-        found
     }
 
     pub(super) fn term(&mut self, term: &'a Term, locals: &mut Locals) -> Abstract {
@@ -684,12 +384,12 @@ impl<'a> Analysis<'a> {
                 left
             }
             Operator::Union => left.into_iter().chain(right).collect(),
-            Operator::Add => self.shifted(&left, &right, &|by| Via::Plus(by)),
+            Operator::Add => self.shifted(&left, &right, &Via::Plus),
             Operator::Subtract => {
                 self.compare(&left, &right);
                 self.shifted(&left, &right, &|by| Via::Plus(by.saturating_neg()))
             }
-            Operator::Multiply => self.shifted(&left, &right, &|by| Via::Times(by)),
+            Operator::Multiply => self.shifted(&left, &right, &Via::Times),
             Operator::Divide | Operator::Remainder => {
                 self.read(&left);
                 self.read(&right);
@@ -787,9 +487,9 @@ impl<'a> Analysis<'a> {
     }
 
     /// The result of one of the policy's functions.
-    pub(super) fn function(&mut self, path: &Path, arguments: Vec<Abstract>) -> Abstract {
+    pub(super) fn function(&mut self, path: &Path, arguments: &[Abstract]) -> Abstract {
         let owner = self.owners.last().cloned().unwrap_or_default();
-        let known = (owner, path.clone(), arguments.clone());
+        let known = (owner, path.clone(), arguments.to_vec());
         if let Some(result) = self.calls.get(&known) {
             return result.clone();
         }
@@ -802,7 +502,7 @@ impl<'a> Analysis<'a> {
         for (_, rule) in tree.functions_at(path) {
             let mut locals = Locals::default();
             if let Shape::Function(parameters) = &rule.shape {
-                for (parameter, argument) in parameters.iter().zip(&arguments) {
+                for (parameter, argument) in parameters.iter().zip(arguments) {
                     self.pattern(parameter, argument, &mut locals);
                 }
             }
@@ -828,31 +528,8 @@ impl Locals {
 }
 
 /// What stands at a path of the base data.
-fn base<'v>(data: &'v Value, path: &[String]) -> Option<&'v Value> {
+pub(super) fn base<'v>(data: &'v Value, path: &[String]) -> Option<&'v Value> {
     path.iter().try_fold(data, |value, key| value.as_object().ok()?.get(&Value::from(key.as_str())))
-}
-
-/// A part of a part of the input.
-fn part(place: &[Step], via: &[Via], step: Step) -> Option<Atom> {
-    let Some((last, before)) = via.split_last() else {
-        let mut place = place.to_vec();
-        if place.len() >= PLACE_MAX {
-            return None;
-        }
-        place.push(step);
-        return Some(Atom::Input(place, Vec::new()));
-    };
-    let Via::Split(delimiter) = last else { return Some(Atom::Input(place.to_vec(), Vec::new())) };
-    let index = match step {
-        Step::Index(index) => index,
-        Step::Key(_) | Step::Element | Step::Name => 0,
-    };
-    let via = before.iter().cloned().chain([Via::Item(delimiter.clone(), index)]).collect();
-    Some(Atom::Input(place.to_vec(), via))
-}
-
-fn element(place: &[Step]) -> Atom {
-    Atom::Input(place.iter().cloned().chain([Step::Element]).collect(), Vec::new())
 }
 
 /// Parts of the input after one more step; nothing else comes through it.

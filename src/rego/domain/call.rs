@@ -39,7 +39,7 @@ impl<'a> Analysis<'a> {
                 if output.is_some() {
                     values.pop();
                 }
-                let result = self.function(path, values);
+                let result = self.function(path, &values);
                 self.result(output, result, locals)
             }
         }
@@ -72,13 +72,14 @@ impl<'a> Analysis<'a> {
         let (first, second) = (value(0), value(1));
         match name {
             "count" => through(first, &Via::Count),
-            "lower" | "upper" | "trim_space" => through(first, &Via::Case),
+            "lower" | "upper" | "trim_space" | "trim" | "trim_left" | "trim_right" => {
+                through(first, &Via::Case)
+            }
             "to_number" => through(first, &Via::ToNumber),
             "format_int" => through(first, &Via::ToText),
-            "trim_prefix" => each_known(first, second, &|text| Via::TrimPrefix(text)),
-            "trim_suffix" => each_known(first, second, &|text| Via::TrimSuffix(text)),
-            "trim" | "trim_left" | "trim_right" => through(first, &Via::Case),
-            "split" => each_known(first, second, &|text| Via::Split(text)),
+            "trim_prefix" => each_known(first, second, &Via::TrimPrefix),
+            "trim_suffix" => each_known(first, second, &Via::TrimSuffix),
+            "split" => each_known(first, second, &Via::Split),
             "concat" => self.concat(first, terms.get(1), locals),
             "sprintf" => self.formatted(first, terms.get(1), locals),
             "object.get" => self.object_get(first, second, value(2)),
@@ -144,7 +145,7 @@ impl<'a> Analysis<'a> {
             }
             "glob.match" => {
                 let delimiter = self.iterate(second).1.iter().find_map(|atom| match atom {
-                    Atom::Known(text) => text.as_string().ok().map(|text| text.to_string()),
+                    Atom::Known(text) => text.as_string().ok().map(ToString::to_string),
                     Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
                 });
                 let delimiter = delimiter.unwrap_or_else(|| ".".to_owned());
@@ -256,13 +257,13 @@ fn between(pieces: &[Piece<'_>]) -> Abstract {
 
 /// The one known text.
 fn text_of(value: &Abstract) -> Option<String> {
-    only(value)?.as_string().ok().map(|text| text.to_string())
+    only(value)?.as_string().ok().map(ToString::to_string)
 }
 
 /// Each known text of `with` applied to the parts of the input in `value`.
 fn each_known(value: &Abstract, with: &Abstract, via: &dyn Fn(String) -> Via) -> Abstract {
     let texts = with.iter().filter_map(|atom| match atom {
-        Atom::Known(text) => text.as_string().ok().map(|text| text.to_string()),
+        Atom::Known(text) => text.as_string().ok().map(ToString::to_string),
         Atom::Input(..) | Atom::Items(..) | Atom::Below(_) => None,
     });
     texts.flat_map(|text| through(value, &via(text))).collect()

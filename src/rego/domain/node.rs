@@ -201,10 +201,10 @@ impl Node {
         }
         let wanted = fields.iter().map(|(_, choices)| choices.clone()).collect::<Vec<_>>();
         for choices in product(&wanted, is_cut) {
-            let named = fields.iter().zip(choices).map(|((name, _), choice)| (name, choice));
-            let named: Vec<(&Value, &Choice)> =
-                named.filter(|(_, choice)| choice.value().is_some()).collect();
-            made.push(choice::object(&named));
+            let chosen = fields.iter().zip(choices).map(|((name, _), choice)| (name, choice));
+            let present: Vec<(&Value, &Choice)> =
+                chosen.filter(|(_, choice)| choice.value().is_some()).collect();
+            made.push(choice::object(&present));
         }
         if self.name.is_some() {
             // Something unwanted beside each of the others.
