@@ -20,6 +20,8 @@ const ROWS_MAX: usize = 200;
 const COLUMNS_MAX: usize = 40;
 /// Requests made around one cell of which too little is known.
 const AROUND_MAX: usize = 300;
+/// Parts that depend on the column, around which requests are made for one cell.
+const PARTS_MAX: usize = 40;
 /// Allowed requests kept of one cell.
 const ALLOWED_MAX: usize = 400;
 
@@ -410,15 +412,33 @@ impl Finder<'_> {
         let mut seed = self.domain.origin();
         self.rows.put(row, &mut seed);
         self.columns.put(column, &mut seed);
-        if !is_complete {
-            search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
-        }
         let others: Vec<usize> = self.columns.others();
-        let tally = self.tallies.get(row).and_then(|row| row.get(column));
-        let allowed = tally.map(|tally| tally.allowed.clone()).unwrap_or_default();
-        if others.is_empty() || others.contains(&column) {
+        let is_tested = !others.is_empty() && !others.contains(&column);
+        if let Some(tally) = self.tallies.get_mut(row).and_then(|row| row.get_mut(column))
+            && !is_complete
+        {
+            // What is made for the cell is worth more than what was met by the way.
+            tally.allowed.truncate(ALLOWED_MAX / 2);
+            let known = std::mem::take(&mut tally.allowed);
+            let columns = self.columns;
+            let changes: Vec<_> =
+                others.iter().map(|other| move |at: &mut Point| columns.put(*other, at)).collect();
+            let changes: Vec<&dyn Fn(&mut Point)> =
+                changes.iter().map(|change| -> &dyn Fn(&mut Point) { change }).collect();
+            let parts = if is_tested { search.depending(&seed, &changes) } else { Vec::new() };
+            for part in parts.iter().take(PARTS_MAX) {
+                search.around(part, AROUND_MAX / 10, &mut |point, answers| self.note(point, answers));
+            }
+            search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
+            if let Some(tally) = self.tallies.get_mut(row).and_then(|row| row.get_mut(column)) {
+                tally.allowed.extend(known);
+            }
+        }
+        if !is_tested {
             return;
         }
+        let tally = self.tallies.get(row).and_then(|row| row.get(column));
+        let allowed = tally.map(|tally| tally.allowed.clone()).unwrap_or_default();
         let contract = self.contract;
         let is_granted = |point: &Point| {
             others.iter().all(|other| {

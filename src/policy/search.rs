@@ -325,6 +325,34 @@ impl<'a> Search<'a> {
         self.ask(entry, point)
     }
 
+    /// Parts with the choices in focus of `seed` that give a rule another value than they do after each of `changes`.
+    pub(super) fn depending(&mut self, seed: &Point, changes: &[&dyn Fn(&mut Point)]) -> Vec<Point> {
+        let domain = self.domain;
+        let mut found = Vec::new();
+        for (index, rule) in domain.rules().iter().enumerate() {
+            if !self.focus.iter().all(|dimension| rule.all.contains(dimension)) {
+                continue;
+            }
+            let parts = self.parts.get(index).map(|parts| parts.all.clone()).unwrap_or_default();
+            let is_here = |part: &&Part| {
+                self.focus.iter().all(|dimension| part.point.get(*dimension) == seed.get(*dimension))
+            };
+            let here: Vec<Part> = parts.iter().filter(is_here).cloned().collect();
+            for part in here {
+                let answers = self.ask(index, &part.point);
+                let depends = changes.iter().all(|change| {
+                    let mut point = part.point.clone();
+                    change(&mut point);
+                    self.ask(index, &point) != answers
+                });
+                if depends {
+                    found.push(part.point);
+                }
+            }
+        }
+        found
+    }
+
     /// Asks about requests made around fields that are given.
     pub(super) fn around(&mut self, seed: &Point, tries: usize, observe: Observe<'_>) {
         let Some((entry, below)) = self.domain.rules().split_last() else { return };
