@@ -396,7 +396,16 @@ impl Finder<'_> {
 
     fn search(&mut self, askers: &mut Askers) -> Searched {
         let (domain, base) = (self.domain, self.base);
-        let mut search = Search::new(domain, base, askers, self.axes.to_vec());
+        let (rows, columns) = (self.rows, self.columns);
+        let seeds = (0..rows.steps.len()).flat_map(|row| {
+            (0..columns.steps.len()).map(move |column| {
+                let mut seed = domain.origin();
+                rows.put(row, &mut seed);
+                columns.put(column, &mut seed);
+                seed
+            })
+        });
+        let mut search = Search::new(domain, base, askers, self.axes.to_vec()).with_seeds(seeds.collect());
         let mut searched = search.run(&mut |point, answers| self.note(point, answers));
         for row in 0..self.rows.steps.len() {
             for column in 0..self.columns.steps.len() {

@@ -22,8 +22,6 @@ const CLASSES_MAX: usize = 64;
 const ASKED_MAX: u64 = 20_000;
 /// Parts of a rule on which two policies differ, and requests they are laid upon.
 const OVERLAID_MAX: usize = 64;
-/// Combinations of choices in focus.
-const SEEDS_MAX: usize = 600;
 /// Requests made around one part or combination.
 const AROUND_MAX: usize = 100;
 
@@ -94,8 +92,10 @@ pub(super) struct Search<'a> {
     askers: &'a mut Askers,
     /// By rule.
     parts: Vec<Parts>,
-    /// Dimensions whose choices are gathered in all combinations.
+    /// Dimensions of which some combinations of choices are looked at closely.
     focus: Vec<usize>,
+    /// These combinations.
+    seeds: Vec<Point>,
     seen: HashSet<Point, foldhash::fast::RandomState>,
     started: Instant,
     /// When this part of the search ends, counted from its start.
@@ -156,11 +156,18 @@ impl<'a> Search<'a> {
             askers,
             parts: domain.rules().iter().map(|_| Parts::default()).collect(),
             focus,
+            seeds: Vec::new(),
             seen: HashSet::default(),
             started: Instant::now(),
             until: Duration::ZERO,
             state: 0x9E37_79B9_7F4A_7C15,
         }
+    }
+
+    /// Looks closely at these combinations of the choices in focus.
+    pub(super) fn with_seeds(mut self, seeds: Vec<Point>) -> Self {
+        self.seeds = seeds;
+        self
     }
 
     /// Searches, asking the rule that stands last.
@@ -431,32 +438,36 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Requests around each combination of choices in focus, where a rule reads all that is.
+    /// Requests around each combination that is in focus, where a rule reads all of it, and each way in which the rules it
+    /// asks take a part of that.
     fn in_focus(&mut self, rule: &RuleReads, look: &mut dyn FnMut(&mut Self, &Point)) {
         if self.focus.len() < 2 || !self.focus.iter().all(|dimension| rule.all.contains(dimension)) {
             return;
         }
-        let mut seeds = vec![self.domain.origin()];
-        for dimension in &self.focus {
-            let count = self.domain.dimensions().get(*dimension).map_or(1, |own| own.choices.len());
-            let longer = seeds.iter().flat_map(|seed| {
-                (0..u16::try_from(count).unwrap_or(u16::MAX)).map(|choice| {
-                    let mut seed = seed.clone();
-                    if let Some(at) = seed.get_mut(*dimension) {
-                        *at = choice;
-                    }
-                    seed
-                })
+        for seed in self.seeds.clone() {
+            let is_about = |part: &&Part| {
+                let choice = |dimension: &usize| part.point.get(*dimension).filter(|choice| **choice != 0);
+                agree(&part.point, &seed) && self.focus.iter().any(|dimension| choice(dimension).is_some())
+            };
+            let asked = rule.asks.iter().filter_map(|below| self.parts.get(*below));
+            let about = asked.flat_map(|parts| {
+                let of_class = |class: &'_ Vec<usize>| -> Vec<Point> {
+                    let own = class.iter().filter_map(|index| parts.all.get(*index)).filter(is_about);
+                    own.take(2).map(|part| part.point.clone()).collect()
+                };
+                parts.classes.iter().flat_map(of_class).collect::<Vec<_>>()
             });
-            seeds = longer.take(SEEDS_MAX).collect();
-        }
-        for seed in &seeds {
-            for _ in 0..AROUND_MAX {
-                if self.is_over() {
-                    return;
+            let about: Vec<Point> = about.chain([seed.clone()]).collect();
+            for part in about {
+                let mut base = seed.clone();
+                fill(&part, &mut base);
+                for _ in 0..AROUND_MAX {
+                    if self.is_over() {
+                        return;
+                    }
+                    let point = self.composed(rule, Some(&base));
+                    look(self, &point);
                 }
-                let point = self.composed(rule, Some(seed));
-                look(self, &point);
             }
         }
     }

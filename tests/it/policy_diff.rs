@@ -292,7 +292,7 @@ fn a_search_that_is_cut_finds_what_takes_many_fields() {
             fs::write(to.join(path.file_name().unwrap()), text).unwrap();
         }
     }
-    let report = diff(root.path(), &["--requests", "30000"]);
+    let report = diff(root.path(), &["--requests", "30000", "--timeout", "5m"]);
     verify(root.path(), &report, "gateway/decision");
     let first = &report["differences"][0];
     assert_eq!(first["change"], "deny_to_allow", "{report:#}");
