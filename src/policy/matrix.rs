@@ -22,6 +22,8 @@ const COLUMNS_MAX: usize = 40;
 const AROUND_MAX: usize = 300;
 /// Parts that depend on the column, around which requests are made for one cell.
 const PARTS_MAX: usize = 40;
+/// How often requests are made around one of them until one is allowed.
+const ROUNDS_MAX: usize = 20;
 /// Allowed requests kept of one cell.
 const ALLOWED_MAX: usize = 400;
 
@@ -436,7 +438,18 @@ impl Finder<'_> {
                 changes.iter().map(|change| -> &dyn Fn(&mut Point) { change }).collect();
             let parts = if is_tested { search.depending(&seed, &changes) } else { Vec::new() };
             for part in parts.iter().take(PARTS_MAX) {
-                search.around(part, AROUND_MAX / 10, &mut |point, answers| self.note(point, answers));
+                // Until the rest of a request is found that lets this part decide.
+                for _ in 0..ROUNDS_MAX {
+                    let mut allowed = 0;
+                    search.around(part, AROUND_MAX / 10, &mut |point, answers| {
+                        let class = self.note(point, answers);
+                        allowed += class;
+                        class
+                    });
+                    if allowed > 0 {
+                        break;
+                    }
+                }
             }
             search.around(&seed, AROUND_MAX, &mut |point, answers| self.note(point, answers));
             if let Some(tally) = self.tallies.get_mut(row).and_then(|row| row.get_mut(column)) {
