@@ -72,6 +72,7 @@ fn event_encoding(criterion: &mut Criterion) {
             endpoint: Some("127.0.0.1:9000"),
             limits: &limits,
             fail_open: false,
+            remembered: false,
             response_bytes: 1024,
             aborted: false,
             timings: Timings { total_us: 350, identity_us: 1, policy_us: 20, upstream_us: 300 },

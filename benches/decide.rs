@@ -207,6 +207,7 @@ fn decisions(criterion: &mut Criterion) {
                 response: None,
                 budget: Duration::from_secs(5),
                 contract: postern::contract::form::Contract::GatewayV1,
+                cache: 0,
             };
             let mut decider = Decider::new(&program, &rules);
             let mut turn = requests.iter().cycle();

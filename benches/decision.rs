@@ -23,7 +23,7 @@ use postern::contract::input::{Facts, InputBuilder};
 use postern::contract::reads::Reads;
 use postern::contract::request::{ApiFacts, BodyFacts, RequestHead, Source};
 use postern::policy::bundle::{self, Purpose};
-use postern::policy::decide::{Decider, Rules, reads};
+use postern::policy::decide::{Decider, Keep, Rules, reads};
 use postern::rego::program::{Options, Program};
 use regorus::Value;
 
@@ -102,6 +102,7 @@ fn rules(program: &Program) -> Rules {
         response: None,
         budget: Duration::from_millis(50),
         contract: postern::contract::form::Contract::GatewayV1,
+        cache: 0,
     }
 }
 

@@ -186,6 +186,9 @@ impl<'a> Encoder<'a> {
         if gateway.fail_open {
             self.raw(",\"fail_open\":true");
         }
+        if gateway.remembered {
+            self.raw(",\"remembered\":true");
+        }
         self.number(",\"response_bytes\":", gateway.response_bytes);
         if gateway.aborted {
             self.raw(",\"aborted\":true");
@@ -409,6 +412,7 @@ mod tests {
             upstream: None,
             endpoint: None,
             fail_open: true,
+            remembered: true,
             aborted: true,
             ..event.gateway
         };
@@ -420,7 +424,7 @@ mod tests {
             "metrics": {"timer_server_handler_ns": 900_000},
             "gateway": {
                 "listener": "public", "method": "GET", "path": "/a\"\u{1}\u{e4}", "status": 0, "outcome": "failed",
-                "reason": "client_gone", "identity": {"failure": "expired"}, "fail_open": true,
+                "reason": "client_gone", "identity": {"failure": "expired"}, "fail_open": true, "remembered": true,
                 "response_bytes": 1024, "aborted": true,
                 "timings_us": {"total": 900, "identity": 1, "policy": 20, "upstream": 800},
             },

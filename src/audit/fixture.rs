@@ -41,6 +41,7 @@ pub(super) fn event<'a>(input: Option<&'a Value>, result: Option<&'a Value>) -> 
             endpoint: Some("127.0.0.1:9000"),
             limits: &[],
             fail_open: false,
+            remembered: false,
             response_bytes: 1024,
             aborted: false,
             timings: Timings { total_us: 900, identity_us: 1, policy_us: 20, upstream_us: 800 },

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod config;
 pub mod demo;
 mod events;
+mod github;
 pub mod key;
 pub mod output;
 pub mod policy_bundle;

@@ -1,14 +1,17 @@
 //! `gatewayctl policy check`: compiles policies and reports what is wrong with them.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::cli::github;
 use crate::cli::output::{Exit, Paint};
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::policy::bundle::{self, Purpose};
+use crate::policy::check::rule;
 use crate::policy::check::{self, Finding, Severity};
 
 /// Compile policies and report what is wrong with them: names, recursion, unknown input fields.
@@ -17,8 +20,9 @@ pub struct CheckArgs {
     /// Directories and files with policies, data and tests.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Make errors of warnings (unused imports and variables, packages in large data), and tell which rules run on the
-    /// interpreter instead of a decision plan, and why.
+    /// Make errors of warnings, and ask more: names that hide others, rules that cannot matter, deprecated built-ins,
+    /// denials that vanish on malformed input; and, as warnings, decisions without a default and rules that run on the
+    /// interpreter instead of a decision plan. All are listed in docs/check.md.
     #[arg(short = 'S', long)]
     pub strict: bool,
     /// The input the policies are written for.
@@ -57,6 +61,8 @@ pub enum CheckFormat {
     Json,
     /// SARIF 2.1.0, for code scanning.
     Sarif,
+    /// Annotations of a GitHub workflow, and then the findings for people.
+    Github,
 }
 
 /// Runs the command. The findings go to `out`, everything else to `notes`.
@@ -73,31 +79,30 @@ pub fn run(
     };
     let requests = args.decision.iter().map(|path| (path.as_str(), Phase::Request));
     let responses = args.response.iter().map(|path| (path.as_str(), Phase::Response));
-    // Other contracts have other results.
-    let is_ours = contract == Some(Contract::GatewayV1);
-    let decisions: Vec<_> = requests.chain(responses).filter(|_| is_ours).collect();
+    let decisions: Vec<_> = requests.chain(responses).collect();
     let report = match bundle::load(&args.paths, Purpose::Develop) {
         Ok(bundle) => check::check(&bundle, contract, &decisions, args.strict),
         Err(errors) => check::Report::of_errors(&errors),
     };
     match args.format {
-        CheckFormat::Pretty => {
-            for finding in &report.findings {
-                let word = match finding.severity {
-                    Severity::Error => paint.bad("error"),
-                    Severity::Warning => paint.doubtful("warning"),
-                };
-                writeln!(out, "{}: {word}: {}", finding.fault.place, finding.fault.message)?;
-                if let Some(hint) = &finding.fault.hint {
-                    writeln!(out, "  hint: {hint}")?;
-                }
-            }
-        }
+        CheckFormat::Pretty => out.write_all(pretty(&report.findings, paint).as_bytes())?,
         CheckFormat::Json => {
             let findings: Vec<Value> = report.findings.iter().map(finding_json).collect();
             writeln!(out, "{:#}", json!({"findings": findings}))?;
         }
         CheckFormat::Sarif => writeln!(out, "{:#}", sarif(&report.findings))?,
+        CheckFormat::Github => {
+            for finding in &report.findings {
+                let place = &finding.fault.place;
+                let at = github::At { file: &place.file, line: place.line, column: place.column };
+                writeln!(
+                    out,
+                    "{}",
+                    github::annotation(level(finding.severity), at, finding.fault.code, &text(finding))
+                )?;
+            }
+            out.write_all(pretty(&report.findings, Paint::plain()).as_bytes())?;
+        }
     }
     out.flush()?;
     let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
@@ -108,6 +113,31 @@ pub fn run(
         (true, 0) => Exit::Fine,
         (true, _) => Exit::No,
     })
+}
+
+/// `file:line:col: error[rule]: message`, and the hint below.
+fn pretty(findings: &[Finding], paint: Paint) -> String {
+    let mut out = String::new();
+    for Finding { severity, fault } in findings {
+        let word = format!("{}[{}]", level(*severity), fault.code);
+        let word = match severity {
+            Severity::Error => paint.bad(&word),
+            Severity::Warning => paint.doubtful(&word),
+        };
+        let _infallible = writeln!(out, "{}: {word}: {}", fault.place, fault.message);
+        if let Some(hint) = &fault.hint {
+            let _infallible = writeln!(out, "  hint: {hint}");
+        }
+    }
+    out
+}
+
+/// Message and hint, for formats that have one text.
+fn text(finding: &Finding) -> String {
+    match &finding.fault.hint {
+        Some(hint) => format!("{}. Hint: {hint}", finding.fault.message),
+        None => finding.fault.message.clone(),
+    }
 }
 
 fn level(severity: Severity) -> &'static str {
@@ -128,24 +158,27 @@ fn finding_json(finding: &Finding) -> Value {
     })
 }
 
+fn rule_json(id: &str) -> Value {
+    match rule::find(id) {
+        Some(rule) => json!({"id": id, "shortDescription": {"text": rule.summary}}),
+        None => json!({"id": id}),
+    }
+}
+
 fn sarif(findings: &[Finding]) -> Value {
     let mut rules: Vec<&str> = findings.iter().map(|finding| finding.fault.code).collect();
     rules.sort_unstable();
     rules.dedup();
-    let rules: Vec<Value> = rules.into_iter().map(|code| json!({"id": code})).collect();
+    let rules: Vec<Value> = rules.into_iter().map(rule_json).collect();
     let results: Vec<Value> = findings
         .iter()
         .map(|finding| {
             let place = &finding.fault.place;
-            let text = match &finding.fault.hint {
-                Some(hint) => format!("{}. Hint: {hint}", finding.fault.message),
-                None => finding.fault.message.clone(),
-            };
             let region = json!({"startLine": place.line.max(1), "startColumn": place.column.max(1)});
             json!({
                 "ruleId": finding.fault.code,
                 "level": level(finding.severity),
-                "message": {"text": text},
+                "message": {"text": text(finding)},
                 "locations": [{"physicalLocation": {"artifactLocation": {"uri": &*place.file}, "region": region}}],
             })
         })

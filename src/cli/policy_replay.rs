@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::events;
 use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::contract::form::Contract;
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::replay::{self, Changed, ReplayOptions, Report, Side};
 use crate::rego::program::Options;
@@ -30,6 +31,9 @@ pub struct ReplayArgs {
     /// The rule to ask, such as `gateway/decision`. Default: the one each event names.
     #[arg(long, value_name = "RULE")]
     pub decision: Option<String>,
+    /// What the policies are written for. Default: what each event's own input says.
+    #[arg(long, value_enum)]
+    pub contract: Option<ReplayContract>,
     /// Exit with 0 even if decisions change.
     #[arg(long)]
     pub allow_changes: bool,
@@ -42,6 +46,17 @@ pub struct ReplayArgs {
     /// How to report.
     #[arg(short, long, value_enum, default_value_t = ReplayFormat::Pretty)]
     pub format: ReplayFormat,
+}
+
+/// What recorded and candidate policies are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplayContract {
+    /// The gateway's own input and result.
+    #[value(name = "gateway/v1")]
+    GatewayV1,
+    /// Those of opa-envoy-plugin.
+    #[value(name = "envoy/v3")]
+    EnvoyV3,
 }
 
 /// How to report a replay.
@@ -64,6 +79,10 @@ pub fn run(
     let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let options = ReplayOptions {
         entrypoint: args.decision.clone(),
+        contract: args.contract.map(|contract| match contract {
+            ReplayContract::GatewayV1 => Contract::GatewayV1,
+            ReplayContract::EnvoyV3 => Contract::EnvoyV3,
+        }),
         parallel: args.parallel.unwrap_or(cores),
         budget: args.timeout,
     };

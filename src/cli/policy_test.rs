@@ -32,9 +32,15 @@ pub struct TestArgs {
     /// Show every test, and what it printed.
     #[arg(short, long)]
     pub verbose: bool,
-    /// Report which lines the tests reach.
+    /// Report which lines the tests reach, and which conditions they saw only one way. With `--verbose`, all of those.
     #[arg(short, long)]
     pub coverage: bool,
+    /// Measure each test that passes: how long one evaluation takes.
+    #[arg(long, conflicts_with_all = ["coverage", "threshold", "watch"])]
+    pub bench: bool,
+    /// How long each test is measured for.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration, requires = "bench")]
+    pub bench_time: Duration,
     /// Fail below this coverage, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub threshold: Option<f64>,
@@ -71,8 +77,12 @@ pub enum TestFormat {
     Tap,
     /// For people, with annotations that GitHub shows at their lines.
     Github,
-    /// The coverage as Cobertura XML.
+    /// The coverage as Cobertura XML, with conditions as branches.
     Cobertura,
+    /// The conditions that tests saw true and false, as JSON.
+    Conditions,
+    /// With `--bench`: as `go test -bench` prints, for `benchstat`.
+    Gobench,
 }
 
 /// Runs the command. The report goes to `out`, everything else to `notes`.
@@ -82,6 +92,10 @@ pub fn run(
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
+    if let Err(message) = check_format(args) {
+        writeln!(notes, "{message}")?;
+        return Ok(Exit::Usage);
+    }
     if !args.watch {
         return run_once(args, paint, out, notes);
     }
@@ -97,24 +111,51 @@ pub fn run(
     })
 }
 
+/// What no parser of arguments knows: which reports tell of what.
+fn check_format(args: &TestArgs) -> Result<(), &'static str> {
+    match args.format {
+        TestFormat::Gobench if !args.bench => Err("--format gobench reports benchmarks: add --bench"),
+        TestFormat::Pretty | TestFormat::Json | TestFormat::Gobench => Ok(()),
+        TestFormat::Junit
+        | TestFormat::Tap
+        | TestFormat::Github
+        | TestFormat::Cobertura
+        | TestFormat::Conditions => {
+            let fault = "--bench reports as pretty, json or gobench: choose one of them with --format";
+            if args.bench { Err(fault) } else { Ok(()) }
+        }
+    }
+}
+
 fn run_once(
     args: &TestArgs,
     paint: Paint,
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let cobertura = args.format == TestFormat::Cobertura;
-    let wants_coverage = args.coverage || args.threshold.is_some() || cobertura;
+    // OPA's JSON has no room for conditions.
+    let wants_conditions = match args.format {
+        TestFormat::Cobertura | TestFormat::Conditions => true,
+        TestFormat::Pretty | TestFormat::Github => args.coverage,
+        TestFormat::Json | TestFormat::Junit | TestFormat::Tap | TestFormat::Gobench => false,
+    };
+    let wants_coverage = args.coverage || args.threshold.is_some() || wants_conditions;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = TestOptions {
         run: args.run.clone(),
         timeout: args.timeout,
         coverage: wants_coverage,
+        conditions: wants_conditions,
         parallel: args.parallel.map_or(cores, usize::from),
         now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
     };
-    let tested =
-        bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| testing::run(&bundle, &options));
+    let tested = bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| {
+        if args.bench {
+            testing::bench(&bundle, &options, args.bench_time)
+        } else {
+            testing::run(&bundle, &options)
+        }
+    });
     let report = match tested {
         Ok(report) => report,
         Err(errors) => {
@@ -122,6 +163,12 @@ fn run_once(
             return Ok(Exit::CouldNotRun);
         }
     };
+    if wants_conditions && report.conditions.is_none() {
+        writeln!(
+            notes,
+            "conditions are not covered: the policies do not compile with marks between their conditions"
+        )?;
+    }
     let text = match args.format {
         TestFormat::Pretty => pretty::render(&report, args.verbose, args.coverage, paint),
         TestFormat::Json if args.coverage => report::coverage_json(&report),
@@ -130,6 +177,8 @@ fn run_once(
         TestFormat::Tap => formats::tap(&report),
         TestFormat::Github => formats::github(&report, args.verbose, args.coverage),
         TestFormat::Cobertura => formats::cobertura(&report),
+        TestFormat::Conditions => report::conditions_json(&report),
+        TestFormat::Gobench => formats::gobench(&report),
     };
     out.write_all(text.as_bytes())?;
     out.flush()?;

@@ -355,6 +355,8 @@ pub struct Policy {
     pub on_error: OnError,
     /// On load and reload, the bundle's own tests must pass.
     pub self_test: bool,
+    /// Decisions that each worker remembers at the most.
+    pub decision_cache: usize,
     /// The form of its input and result.
     pub contract: PolicyContract,
 }

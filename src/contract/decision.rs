@@ -3,6 +3,7 @@
 //! Anything unknown, mistyped or impossible is an error, which fails closed: a policy's typing mistake never becomes
 //! an obligation that is silently left out.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -215,7 +216,7 @@ impl Decision {
         let mut allowed = Allow::default();
         let mut denied = Deny::default();
         let mut log = Log::default();
-        for (key, value) in entries(result, "result", "a boolean or an object")? {
+        for (key, value) in entries(result, At::Key("result"), "a boolean or an object")? {
             if phase == Phase::Response && matches!(key, "upstream" | "limits" | "max_body") {
                 return Err(error(key, Problem::WrongPhase));
             }
@@ -382,9 +383,33 @@ pub(super) fn error(path: impl Into<String>, problem: Problem) -> DecisionError 
     DecisionError { path: path.into(), problem }
 }
 
+/// A place in a result. It becomes text only in an error.
+#[derive(Debug, Clone, Copy)]
+enum At<'a> {
+    Key(&'a str),
+    Below(&'a At<'a>, &'a str),
+    Index(&'a At<'a>, usize),
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => f.write_str(key),
+            Self::Below(at, key) => write!(f, "{at}.{key}"),
+            Self::Index(at, index) => write!(f, "{at}[{index}]"),
+        }
+    }
+}
+
+impl From<At<'_>> for String {
+    fn from(at: At<'_>) -> Self {
+        at.to_string()
+    }
+}
+
 fn entries<'a>(
     value: &'a Value,
-    path: &'a str,
+    path: At<'_>,
     wanted: &'static str,
 ) -> Result<impl Iterator<Item = (&'a str, &'a Value)>, DecisionError> {
     let object = value.as_object().map_err(|_| error(path, Problem::Type(wanted)))?;
@@ -394,20 +419,20 @@ fn entries<'a>(
     Ok(object.iter().filter_map(|(key, value)| Some((&**key.as_string().ok()?, value))))
 }
 
-fn boolean(value: &Value, path: &str) -> Result<bool, DecisionError> {
+fn boolean(value: &Value, path: impl Into<String>) -> Result<bool, DecisionError> {
     value.as_bool().copied().map_err(|_| error(path, Problem::Type("a boolean")))
 }
 
-pub(super) fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str, DecisionError> {
+pub(super) fn text<'a>(value: &'a Value, path: impl Into<String>) -> Result<&'a str, DecisionError> {
     value.as_string().map(|text| &**text).map_err(|_| error(path, Problem::Type("a string")))
 }
 
-fn whole_number(value: &Value, path: &str) -> Result<u64, DecisionError> {
+fn whole_number(value: &Value, path: impl Into<String>) -> Result<u64, DecisionError> {
     value.as_u64().map_err(|_| error(path, Problem::Type("a whole number that is not negative")))
 }
 
 /// A list, or a set: Rego's partial rules make sets.
-fn list<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a Value>, DecisionError> {
+fn list<'a>(value: &'a Value, path: At<'_>) -> Result<Vec<&'a Value>, DecisionError> {
     match value {
         Value::Array(items) => Ok(items.iter().collect()),
         Value::Set(items) => Ok(items.iter().collect()),
@@ -420,17 +445,21 @@ fn list<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a Value>, DecisionErro
     }
 }
 
-pub(super) fn any_object(value: &Value, path: &str) -> Result<Value, DecisionError> {
+pub(super) fn any_object(value: &Value, path: impl Into<String>) -> Result<Value, DecisionError> {
     value.as_object().map_err(|_| error(path, Problem::Type("an object")))?;
     Ok(value.clone())
 }
 
 /// A denial that says 200 would look like an answer of the upstream.
-pub(super) fn deny_status(value: &Value, path: &str) -> Result<StatusCode, DecisionError> {
-    let number = value.as_u16().map_err(|_| error(path, Problem::Type("a whole number")))?;
-    if !(300..=599).contains(&number) {
-        return Err(error(path, Problem::Invalid("must be from 300 to 599: a denial is no success")));
-    }
+pub(super) fn deny_status(value: &Value, path: impl Into<String>) -> Result<StatusCode, DecisionError> {
+    let number = match value.as_u16() {
+        Ok(number) if (300..=599).contains(&number) => number,
+        Ok(_) => {
+            let problem = Problem::Invalid("must be from 300 to 599: a denial is no success");
+            return Err(error(path, problem));
+        }
+        Err(_) => return Err(error(path, Problem::Type("a whole number"))),
+    };
     StatusCode::from_u16(number).map_err(|_| error(path, Problem::Invalid("is not an HTTP status")))
 }
 
@@ -450,7 +479,7 @@ fn deny_body(value: &Value) -> Result<Body, DecisionError> {
 }
 
 fn header_map(value: &Value) -> Result<HeaderMap, DecisionError> {
-    let pairs = header_pairs(value, "headers")?;
+    let pairs = header_pairs(value, At::Key("headers"))?;
     Ok(pairs.into_iter().fold(HeaderMap::new(), |mut headers, (name, value)| {
         headers.append(name, value);
         headers
@@ -458,13 +487,13 @@ fn header_map(value: &Value) -> Result<HeaderMap, DecisionError> {
 }
 
 /// `{"x-a": "1", "x-b": ["1", "2"]}`.
-fn header_pairs(value: &Value, path: &str) -> Result<Vec<(HeaderName, HeaderValue)>, DecisionError> {
+fn header_pairs(value: &Value, path: At<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, DecisionError> {
     let mut pairs = Vec::new();
     for (name, value) in entries(value, path, "an object of headers")? {
-        let place = || format!("{path}.{name}");
-        let header = header_name(name).map_err(|problem| error(place(), problem))?;
+        let place = At::Below(&path, name);
+        let header = header_name(name).map_err(|problem| error(place, problem))?;
         match value {
-            Value::String(text) => pairs.push((header, header_value(text).map_err(|p| error(place(), p))?)),
+            Value::String(text) => pairs.push((header, header_value(text).map_err(|p| error(place, p))?)),
             Value::Null
             | Value::Bool(_)
             | Value::Number(_)
@@ -472,11 +501,11 @@ fn header_pairs(value: &Value, path: &str) -> Result<Vec<(HeaderName, HeaderValu
             | Value::Set(_)
             | Value::Object(_)
             | Value::Undefined => {
-                for line in list(value, &place())
-                    .map_err(|_| error(place(), Problem::Type("a string or a list of strings")))?
+                for line in list(value, place)
+                    .map_err(|_| error(place, Problem::Type("a string or a list of strings")))?
                 {
-                    let line = text(line, &place())?;
-                    pairs.push((header.clone(), header_value(line).map_err(|p| error(place(), p))?));
+                    let line = text(line, place)?;
+                    pairs.push((header.clone(), header_value(line).map_err(|p| error(place, p))?));
                 }
             }
         }
@@ -501,17 +530,17 @@ fn header_value(value: &str) -> Result<HeaderValue, Problem> {
         .map_err(|_| Problem::Invalid("is not a header value (line breaks and control characters)"))
 }
 
-fn header_edits(value: &Value, path: &str) -> Result<HeaderEdits, DecisionError> {
+fn header_edits(value: &Value, path: At<'_>) -> Result<HeaderEdits, DecisionError> {
     let mut edits = HeaderEdits::default();
     for (key, value) in entries(value, path, "an object with set, add, remove")? {
-        let place = format!("{path}.{key}");
+        let place = At::Below(&path, key);
         match key {
-            "set" => edits.set = header_pairs(value, &place)?,
-            "add" => edits.add = header_pairs(value, &place)?,
+            "set" => edits.set = header_pairs(value, place)?,
+            "add" => edits.add = header_pairs(value, place)?,
             "remove" => {
-                for name in list(value, &place)? {
-                    let name = text(name, &place)?;
-                    edits.remove.push(header_name(name).map_err(|problem| error(&place, problem))?);
+                for name in list(value, place)? {
+                    let name = text(name, place)?;
+                    edits.remove.push(header_name(name).map_err(|problem| error(place, problem))?);
                 }
             }
             _ => return Err(error(place, Problem::UnknownKey)),
@@ -522,19 +551,20 @@ fn header_edits(value: &Value, path: &str) -> Result<HeaderEdits, DecisionError>
 
 fn upstream_edits(value: &Value) -> Result<UpstreamEdits, DecisionError> {
     let mut edits = UpstreamEdits::default();
-    for (key, value) in entries(value, "upstream", "an object")? {
-        let place = format!("upstream.{key}");
+    let upstream = At::Key("upstream");
+    for (key, value) in entries(value, upstream, "an object")? {
+        let place = At::Below(&upstream, key);
         match key {
-            "name" => edits.name = Some(text(value, &place)?.to_owned()),
+            "name" => edits.name = Some(text(value, place)?.to_owned()),
             "path" => {
-                let path = CanonicalPath::parse(text(value, &place)?, PathRules::default());
+                let path = CanonicalPath::parse(text(value, place)?, PathRules::default());
                 edits.path =
                     Some(path.map_err(|_| error(place, Problem::Invalid("is not a canonical path")))?);
             }
-            "headers" => edits.headers = header_edits(value, &place)?,
+            "headers" => edits.headers = header_edits(value, place)?,
             "query" => query_edits(value, &mut edits)?,
             "timeout" => {
-                let timeout = size::parse_duration(text(value, &place)?);
+                let timeout = size::parse_duration(text(value, place)?);
                 edits.timeout = Some(
                     timeout.map_err(|_| error(place, Problem::Invalid("is not a duration such as `2s`")))?,
                 );
@@ -546,19 +576,18 @@ fn upstream_edits(value: &Value) -> Result<UpstreamEdits, DecisionError> {
 }
 
 fn query_edits(value: &Value, edits: &mut UpstreamEdits) -> Result<(), DecisionError> {
-    for (key, value) in entries(value, "upstream.query", "an object with set, remove")? {
-        let place = format!("upstream.query.{key}");
+    let query = At::Key("upstream.query");
+    for (key, value) in entries(value, query, "an object with set, remove")? {
+        let place = At::Below(&query, key);
         match key {
             "set" => {
-                for (name, value) in entries(value, &place, "an object of strings")? {
-                    edits
-                        .query_set
-                        .push((name.to_owned(), text(value, &format!("{place}.{name}"))?.to_owned()));
+                for (name, value) in entries(value, place, "an object of strings")? {
+                    edits.query_set.push((name.to_owned(), text(value, At::Below(&place, name))?.to_owned()));
                 }
             }
             "remove" => {
-                for name in list(value, &place)? {
-                    edits.query_remove.push(text(name, &place)?.to_owned());
+                for name in list(value, place)? {
+                    edits.query_remove.push(text(name, place)?.to_owned());
                 }
             }
             _ => return Err(error(place, Problem::UnknownKey)),
@@ -569,9 +598,9 @@ fn query_edits(value: &Value, edits: &mut UpstreamEdits) -> Result<(), DecisionE
 
 fn response_edits(value: &Value) -> Result<HeaderEdits, DecisionError> {
     let mut edits = HeaderEdits::default();
-    for (key, value) in entries(value, "response", "an object")? {
+    for (key, value) in entries(value, At::Key("response"), "an object")? {
         match key {
-            "headers" => edits = header_edits(value, "response.headers")?,
+            "headers" => edits = header_edits(value, At::Key("response.headers"))?,
             _ => return Err(error(format!("response.{key}"), Problem::UnknownKey)),
         }
     }
@@ -579,34 +608,35 @@ fn response_edits(value: &Value) -> Result<HeaderEdits, DecisionError> {
 }
 
 fn limits(value: &Value) -> Result<Vec<LimitSpec>, DecisionError> {
-    let items = list(value, "limits")?;
+    let limits = At::Key("limits");
+    let items = list(value, limits)?;
     if items.len() > LIMITS_MAX {
         return Err(error("limits", Problem::Invalid("has more than 16 limits")));
     }
-    items.into_iter().enumerate().map(|(index, item)| limit(item, &format!("limits[{index}]"))).collect()
+    items.into_iter().enumerate().map(|(index, item)| limit(item, At::Index(&limits, index))).collect()
 }
 
-fn limit(value: &Value, path: &str) -> Result<LimitSpec, DecisionError> {
+fn limit(value: &Value, path: At<'_>) -> Result<LimitSpec, DecisionError> {
     let (mut name, mut key, mut rate, mut burst, mut cost) = (None, None, None, None, None);
     for (field, value) in entries(value, path, "an object")? {
-        let place = format!("{path}.{field}");
+        let place = At::Below(&path, field);
         match field {
             "name" => {
-                let given = text(value, &place)?;
+                let given = text(value, place)?;
                 rate::check_name(given).map_err(|fault| error(place, Problem::Rate(fault)))?;
                 name = Some(given.to_owned());
             }
-            "key" => key = Some(text(value, &place)?.to_owned()),
+            "key" => key = Some(text(value, place)?.to_owned()),
             "rate" => {
-                let parsed = Rate::parse(text(value, &place)?);
+                let parsed = Rate::parse(text(value, place)?);
                 rate = Some(parsed.map_err(|fault| error(place, Problem::Rate(fault)))?);
             }
-            "burst" => burst = Some(whole_number(value, &place)?),
-            "cost" => cost = Some(whole_number(value, &place)?),
+            "burst" => burst = Some(whole_number(value, place)?),
+            "cost" => cost = Some(whole_number(value, place)?),
             _ => return Err(error(place, Problem::UnknownKey)),
         }
     }
-    let missing = |field: &str| error(format!("{path}.{field}"), Problem::Missing);
+    let missing = |field: &str| error(At::Below(&path, field), Problem::Missing);
     let rate = rate.ok_or_else(|| missing("rate"))?;
     let quota = Quota::new(rate, burst, cost).map_err(|fault| error(path, Problem::Rate(fault)))?;
     let name = name.ok_or_else(|| missing("name"))?;
@@ -615,7 +645,7 @@ fn limit(value: &Value, path: &str) -> Result<LimitSpec, DecisionError> {
 
 fn log_options(value: &Value) -> Result<(LogLevel, Option<Value>), DecisionError> {
     let (mut level, mut fields) = (LogLevel::Full, None);
-    for (key, value) in entries(value, "log", "an object")? {
+    for (key, value) in entries(value, At::Key("log"), "an object")? {
         match key {
             "level" => {
                 level = match text(value, "log.level")? {

@@ -129,6 +129,8 @@ pub struct Gateway<'a> {
     pub limits: &'a [LimitTaken],
     /// The policy failed and the API says `on_error: allow`.
     pub fail_open: bool,
+    /// The decision was made before, for the same reasons, and remembered.
+    pub remembered: bool,
     /// Bytes of body sent to the client.
     pub response_bytes: u64,
     /// The response ended early: client gone or upstream broke off.

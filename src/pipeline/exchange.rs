@@ -59,6 +59,7 @@ pub(crate) struct Evidence {
     pub(crate) policy_error: Option<String>,
     pub(crate) limits: SmallVec<[LimitTaken; 2]>,
     pub(crate) fail_open: bool,
+    pub(crate) remembered: bool,
     pub(crate) log: Log,
     /// Values of the headers that carry credentials, once the headers themselves have gone upstream.
     pub(crate) credentials: SmallVec<[HeaderValue; 1]>,
@@ -95,6 +96,7 @@ impl Evidence {
             policy_error: None,
             limits: SmallVec::new(),
             fail_open: false,
+            remembered: false,
             log: Log::default(),
             credentials: SmallVec::new(),
             upstream: None,
@@ -142,6 +144,7 @@ impl Evidence {
         }
         if phase == Phase::Request || !matches!(ruling.decision, Ok(Decision::Allow(_))) {
             self.decided = Some(phase);
+            self.remembered = ruling.is_remembered;
             self.input.clone_from(&ruling.input);
             self.result.clone_from(&ruling.result);
             self.policy_error.clone_from(&ruling.error);
@@ -223,6 +226,7 @@ impl Exchange {
                 endpoint: endpoint.map(|endpoint| endpoint.authority()),
                 limits: &evidence.limits,
                 fail_open: evidence.fail_open,
+                remembered: evidence.remembered,
                 response_bytes: evidence.response_bytes,
                 aborted: !evidence.completed,
                 timings: evidence.timings,

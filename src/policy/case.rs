@@ -150,7 +150,7 @@ impl Asker {
         let response =
             response.and_then(|rule| entrypoint(program, rule).map_err(|fault| faults.push(fault)).ok());
         let (Some(decision), true) = (decision, faults.is_empty()) else { return Err(faults) };
-        let rules = Rules { decision, response, budget: options.timeout, contract: cases.contract };
+        let rules = Rules { decision, response, budget: options.timeout, contract: cases.contract, cache: 0 };
         let mut decider = Decider::new(program, &rules);
         // What making it has reached, no case has.
         decider.evaluator().clear_coverage();
@@ -174,6 +174,7 @@ impl Asker {
             took,
             output: self.decider.evaluator().take_prints(),
             parts: BTreeMap::new(),
+            benchmark: None,
         }
     }
 

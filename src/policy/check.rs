@@ -1,6 +1,19 @@
 //! What is wrong with a bundle beyond not compiling, and what only looks wrong.
+//!
+//! What every check reports stands here; what only `--strict` asks for is in the modules below, one question each. Nothing
+//! here evaluates a policy: a finding is read off the resolved tree, so that it is the same on every run.
 
-use std::collections::BTreeMap;
+mod constant;
+mod dead;
+mod defined;
+mod ignore;
+pub mod rule;
+mod shadow;
+mod vanish;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::ignore::Ignores;
 
 use super::{
     bundle::Bundle,
@@ -13,7 +26,7 @@ use crate::rego::{
     fault::{BundleErrors, Fault},
     plan::reason::NotPlanned,
     program::{Options, Program},
-    tree::{ModuleId, Rule, Term, TermKind, Tree, walk_rule},
+    tree::{ModuleId, Rule, RuleId, Term, TermKind, Tree, walk_rule},
 };
 
 /// How serious a finding is.
@@ -56,7 +69,7 @@ impl Report {
 pub type Decisions<'a> = &'a [(&'a str, Phase)];
 
 /// Compiles a bundle, tests included, and lists what is wrong with it. Without a contract no input path is checked.
-/// `strict` makes errors of warnings.
+/// `strict` makes errors of warnings, and asks more.
 pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'_>, strict: bool) -> Report {
     let program = match bundle.compile_with_tests(Options::default()) {
         Ok(program) => program,
@@ -67,18 +80,71 @@ pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'
     let unknown = unknown.map(|fault| Finding { severity: Severity::Error, fault });
     let warnings = program.warnings().iter().cloned();
     let warnings = warnings.map(|fault| Finding { severity: doubtful, fault });
-    let decisions =
-        decisions.iter().filter_map(|(path, phase)| Some((program.entrypoint(path).ok()?, *phase)));
-    let undecided = decisions.flat_map(|(entrypoint, phase)| result::check(&program, &entrypoint, phase));
+    let asked = decisions.iter().filter(|_| contract == Some(Contract::GatewayV1));
+    let asked = asked.filter_map(|(path, phase)| Some((program.entrypoint(path).ok()?, *phase)));
+    let undecided = asked.flat_map(|(entrypoint, phase)| result::check(&program, &entrypoint, phase));
     let undecided = undecided.map(|fault| Finding { severity: Severity::Error, fault });
     let mut findings: Vec<Finding> = unknown.chain(undecided).chain(warnings).collect();
     if strict {
-        findings
-            .extend(off_plan(bundle).into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
+        findings.extend(doubts(&program, contract, decisions));
+        findings.extend(warned(off_plan(bundle)));
+    }
+    let ignores = Ignores::gather(bundle.modules.iter().chain(&bundle.tests));
+    findings.retain(|finding| !ignores.covers(&finding.fault));
+    if strict {
+        findings.extend(ignores.useless().map(|fault| Finding { severity: Severity::Error, fault }));
     }
     findings.sort_by(|left, right| left.fault.cmp(&right.fault));
     findings.dedup();
     Report { findings, compiles: true }
+}
+
+fn warned(faults: Vec<Fault>) -> impl Iterator<Item = Finding> {
+    faults.into_iter().map(|fault| Finding { severity: Severity::Warning, fault })
+}
+
+/// What a strict check asks besides.
+fn doubts(program: &Program, contract: Option<Contract>, decisions: Decisions<'_>) -> Vec<Finding> {
+    let tree = program.tree();
+    let asked = entries(program, decisions);
+    let errors = [
+        shadow::names(tree),
+        constant::conditions(tree),
+        dead::duplicates(tree),
+        dead::unreachable(tree),
+        dead::unread(tree, &asked),
+        dead::deprecated(tree),
+        vanish::denials(tree, &asked, contract),
+    ];
+    let errors = errors.into_iter().flatten().map(|fault| Finding { severity: Severity::Error, fault });
+    // A response rule that is undefined stops the response, as a denial does; starter policies rely on it.
+    let of_responses = decisions.iter().filter(|(_, phase)| *phase == Phase::Response);
+    let of_responses = entries_named(program, of_responses);
+    let deciding: BTreeSet<RuleId> = asked.difference(&of_responses).copied().collect();
+    errors.chain(warned(defined::without_default(tree, program.data(), &deciding, contract))).collect()
+}
+
+/// The rules that are asked for from outside: those named, and those whose METADATA says so.
+fn entries(program: &Program, decisions: Decisions<'_>) -> BTreeSet<RuleId> {
+    let tree = program.tree();
+    let named = entries_named(program, decisions.iter()).into_iter();
+    let annotated = tree.rules.iter().filter(|rule| rule.is_entrypoint && !rule.is_function());
+    named.chain(annotated.flat_map(|rule| tree.rules_at(&rule.path).to_vec())).collect()
+}
+
+fn entries_named<'a>(
+    program: &Program,
+    decisions: impl Iterator<Item = &'a (&'a str, Phase)>,
+) -> BTreeSet<RuleId> {
+    let named = decisions.filter_map(|(path, _)| program.entrypoint(path).ok());
+    named.flat_map(|entrypoint| program.tree().rules_at(entrypoint.path()).to_vec()).collect()
+}
+
+/// Whether a rule is a test, or stands in a file of tests.
+fn is_test(tree: &Tree, rule: &Rule) -> bool {
+    let Some(module) = tree.modules.get(rule.module) else { return false };
+    let is_name = |name: &String| name.starts_with("test_") || name.starts_with("todo_test_");
+    module.text.path.ends_with("_test.rego") || rule.path.get(module.package.len()).is_some_and(is_name)
 }
 
 /// The rules that decide and that run on the interpreter: right, but many times slower. A warning even when strict.

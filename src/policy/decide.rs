@@ -10,6 +10,7 @@ use crate::contract::decision::{Decision, Phase};
 use crate::contract::form::{Contract, Inputs};
 use crate::contract::input::{self, InputBuilder, Selector};
 use crate::contract::reads::Reads;
+use crate::policy::cache::{Cache, Key};
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
 use crate::rego::input::{InputSource, below};
@@ -36,6 +37,10 @@ struct Question {
     inputs: Inputs,
     /// The single values its plan asks for; `None` where it needs the document.
     selectors: Option<Vec<Chosen>>,
+    /// Answers given before, where the same question has the same answer.
+    cache: Option<Cache>,
+    /// All that an answer depends on; `None` is the whole document.
+    depends_on: Option<Vec<Chosen>>,
     /// The answer, where it depends on nothing.
     constant: Option<Ruling>,
 }
@@ -75,6 +80,8 @@ pub struct Ruling {
     pub decision: Result<Decision, Failure>,
     /// Details of a failure, for the event.
     pub error: Option<String>,
+    /// Whether it is a decision made before, for the same reasons.
+    pub is_remembered: bool,
 }
 
 /// How a policy failed to decide. All of them fail closed.
@@ -103,6 +110,8 @@ pub struct Rules {
     pub budget: Duration,
     /// What they are written for.
     pub contract: Contract,
+    /// Decisions remembered at the most, for each rule; 0 remembers none.
+    pub cache: usize,
 }
 
 // === impl Decider ===
@@ -141,9 +150,10 @@ impl Decider {
 
     /// Asks about `facts`. In a phase without a rule the answer is a plain allow.
     pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase, keep: Keep) -> Ruling {
+        let Self { evaluator, request, response, contract, budget, .. } = self;
         let question = match phase {
-            Phase::Request => &self.request,
-            Phase::Response => match &self.response {
+            Phase::Request => request,
+            Phase::Response => match response {
                 Some(question) => question,
                 None => return Ruling::unasked(),
             },
@@ -151,17 +161,38 @@ impl Decider {
         if let Some(constant) = &question.constant {
             return constant.clone();
         }
-        let form = (self.contract, phase);
-        if keep == Keep::Nothing
-            && let (Inputs::Gateway(inputs), Some(chosen)) = (&question.inputs, &question.selectors)
-        {
-            let values = Values { inputs, chosen, facts };
-            let now_ns = now_ns(facts.time);
-            let evaluated = self.evaluator.evaluate_from(&question.entrypoint, &values, now_ns, self.budget);
-            return ruling(None, evaluated, &question.entrypoint, form);
-        }
-        let input = question.inputs.build(facts);
-        ask(&mut self.evaluator, &question.entrypoint, input, facts.time, self.budget, form)
+        let Question { entrypoint, inputs, selectors, cache, depends_on, .. } = question;
+        let needs_document =
+            keep == Keep::Input || selectors.is_none() || cache.is_some() && depends_on.is_none();
+        let input = needs_document.then(|| inputs.build(facts));
+        let now_ns = now_ns(facts.time);
+        let mut decide = || {
+            let evaluated = match (&input, &*inputs, &*selectors) {
+                (None, Inputs::Gateway(inputs), Some(chosen)) => {
+                    let values = Values { inputs, chosen, facts };
+                    evaluator.evaluate_from(entrypoint, &values, now_ns, *budget)
+                }
+                (input, ..) => {
+                    let input = input.clone().unwrap_or_else(|| inputs.build(facts));
+                    evaluator.evaluate(entrypoint, evaluator::Facts { input, now_ns, budget: *budget })
+                }
+            };
+            ruling(evaluated, entrypoint, (*contract, phase))
+        };
+        let ruling = match cache {
+            None => decide(),
+            Some(cache) => {
+                let write = |key: &mut Key| match (&*inputs, &*depends_on) {
+                    (Inputs::Gateway(inputs), Some(chosen)) => {
+                        let values = Values { inputs, chosen, facts };
+                        (0..chosen.len()).for_each(|path| key.push(values.at(path).as_deref()));
+                    }
+                    _ => key.push(input.as_ref()),
+                };
+                cache.answer(write, decide)
+            }
+        };
+        Ruling { input: input.filter(|_| keep == Keep::Input), ..ruling }
     }
 }
 
@@ -209,8 +240,34 @@ impl Question {
             }
             (Inputs::Gateway(_) | Inputs::Envoy(_), _) => None,
         };
-        Self { entrypoint: entrypoint.clone(), inputs, selectors, constant }
+        let is_cached = constant.is_none() && rules.cache > 0 && is_repeatable(&footprint);
+        let cache = is_cached.then(|| Cache::new(rules.cache));
+        let depends_on = match &inputs {
+            Inputs::Gateway(inputs) => {
+                Some(paths_read(&footprint).map(|path| Chosen::new(inputs, &path)).collect())
+            }
+            Inputs::Envoy(_) => None,
+        };
+        Self { entrypoint: entrypoint.clone(), inputs, selectors, cache, depends_on, constant }
     }
+}
+
+/// Whether two requests can get the same answer for the same reasons: nothing that is read changes of its own accord, or
+/// is another for each request.
+fn is_repeatable(footprint: &Footprint) -> bool {
+    const UNIQUE: [&[&str]; 4] = [&["decision_id"], &["time"], &["request", "id"], &["source", "port"]];
+    !footprint.is_volatile() && !UNIQUE.iter().any(|path| footprint.touches(path))
+}
+
+/// The input paths of a footprint, each up to where any key may follow.
+fn paths_read(footprint: &Footprint) -> impl Iterator<Item = Vec<Value>> {
+    footprint.input().chain(footprint.present()).map(|path| {
+        let keys = path.iter().map_while(|segment| match segment {
+            Segment::Key(key) => Some(Value::from(key.as_str())),
+            Segment::Any => None,
+        });
+        keys.collect()
+    })
 }
 
 // === impl Chosen ===
@@ -240,7 +297,13 @@ impl InputSource for Values<'_> {
 
 impl Ruling {
     fn unasked() -> Self {
-        Self { input: None, result: None, decision: Ok(Decision::Allow(Box::default())), error: None }
+        Self {
+            input: None,
+            result: None,
+            decision: Ok(Decision::Allow(Box::default())),
+            error: None,
+            is_remembered: false,
+        }
     }
 }
 
@@ -284,7 +347,10 @@ fn ask(
     (contract, phase): (Contract, Phase),
 ) -> Ruling {
     let facts = evaluator::Facts { input: input.clone(), now_ns: now_ns(now), budget };
-    ruling(Some(input), evaluator.evaluate(entrypoint, facts), entrypoint, (contract, phase))
+    Ruling {
+        input: Some(input),
+        ..ruling(evaluator.evaluate(entrypoint, facts), entrypoint, (contract, phase))
+    }
 }
 
 fn now_ns(now: Duration) -> i64 {
@@ -293,7 +359,6 @@ fn now_ns(now: Duration) -> i64 {
 
 /// What an evaluation means.
 fn ruling(
-    input: Option<Value>,
     evaluated: Result<Option<Value>, EvalError>,
     entrypoint: &Entrypoint,
     (contract, phase): (Contract, Phase),
@@ -309,7 +374,7 @@ fn ruling(
             Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
         },
     };
-    Ruling { input, result, decision, error }
+    Ruling { input: None, result, decision, error, is_remembered: false }
 }
 
 /// What an entry point reads of its input.

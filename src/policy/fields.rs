@@ -1,5 +1,7 @@
 //! The fields of a policy's input, by contract: what `policy check` compares `input.` paths with.
 
+use crate::contract::form::Contract;
+
 /// What may stand at a place of the input.
 #[derive(Debug)]
 pub(crate) enum Field {
@@ -170,7 +172,109 @@ pub(crate) struct Unknown {
     pub(crate) near: Option<String>,
 }
 
+/// Paths of `gateway/v1` that every input has; those below `response`, every input of the response phase.
+const GATEWAY_PRESENT: [&[&str]; 33] = [
+    &["version"],
+    &["decision_id"],
+    &["time"],
+    &["listener"],
+    &["source"],
+    &["source", "ip"],
+    &["source", "port"],
+    &["source", "forwarded_for"],
+    &["request"],
+    &["request", "id"],
+    &["request", "method"],
+    &["request", "scheme"],
+    &["request", "host"],
+    &["request", "path"],
+    &["request", "raw_path"],
+    &["request", "segments"],
+    &["request", "query"],
+    &["request", "headers"],
+    &["request", "cookies"],
+    &["request", "protocol"],
+    &["request", "body_state"],
+    &["api"],
+    &["api", "name"],
+    &["api", "route"],
+    &["api", "params"],
+    &["api", "lifecycle"],
+    &["api", "lifecycle", "state"],
+    &["identity"],
+    &["identity", "authenticated"],
+    &["response"],
+    &["response", "status"],
+    &["response", "headers"],
+    &["response", "latency_ms"],
+];
+/// Paths that every input of `envoy/v3` has.
+const ENVOY_PRESENT: [&[&str]; 20] = [
+    &["attributes"],
+    &["attributes", "source"],
+    &["attributes", "source", "address"],
+    &["attributes", "source", "address", "socketAddress"],
+    &["attributes", "source", "address", "socketAddress", "address"],
+    &["attributes", "source", "address", "socketAddress", "portValue"],
+    &["attributes", "request"],
+    &["attributes", "request", "time"],
+    &["attributes", "request", "http"],
+    &["attributes", "request", "http", "id"],
+    &["attributes", "request", "http", "method"],
+    &["attributes", "request", "http", "path"],
+    &["attributes", "request", "http", "host"],
+    &["attributes", "request", "http", "scheme"],
+    &["attributes", "request", "http", "protocol"],
+    &["attributes", "request", "http", "headers"],
+    &["attributes", "request", "http", "size"],
+    &["parsed_path"],
+    &["parsed_query"],
+    &["truncated_body"],
+];
+
+/// What a contract promises of an input path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Promise {
+    /// Every input has it.
+    pub(crate) is_present: bool,
+    /// Where it is there, it is of one type.
+    pub(crate) is_typed: bool,
+}
+
+/// What a contract promises of an input path; without a contract, nothing.
+pub(crate) fn promise(contract: Option<Contract>, path: &[Option<&str>]) -> Promise {
+    let Some(contract) = contract else { return Promise { is_present: false, is_typed: false } };
+    let is_ours = |path: &[Option<&str>]| is_listed(&GATEWAY_PRESENT, path);
+    let (fields, is_present) = match (contract, path) {
+        (Contract::GatewayV1, _) => (&GATEWAY_V1, is_ours(path)),
+        (Contract::EnvoyV3, [Some("gateway"), own @ ..]) => (&ENVOY_V3, own.is_empty() || is_ours(own)),
+        (Contract::EnvoyV3, _) => (&ENVOY_V3, is_listed(&ENVOY_PRESENT, path)),
+    };
+    Promise { is_present: is_present || path.is_empty(), is_typed: !fields.is_any(path) }
+}
+
+fn is_listed(known: &[&[&str]], path: &[Option<&str>]) -> bool {
+    let is = |known: &&[&str]| {
+        known.len() == path.len() && known.iter().zip(path).all(|(known, key)| Some(*known) == *key)
+    };
+    known.iter().any(is)
+}
+
 impl Field {
+    /// Whether anything may stand at a path.
+    fn is_any(&self, path: &[Option<&str>]) -> bool {
+        let Some((key, rest)) = path.split_first() else { return matches!(self, Any) };
+        match self {
+            Any => true,
+            Scalar => false,
+            List(next) | Map(next) => next.is_any(rest),
+            Record(fields) => {
+                let found = fields.iter().find(|(name, _)| Some(*name) == *key);
+                found.is_none_or(|(_, next)| next.is_any(rest))
+            }
+        }
+    }
+
     /// Follows constant and unknown keys (`None`) below `input`.
     pub(crate) fn check(&self, path: &[Option<&str>]) -> Result<(), Unknown> {
         let mut at = self;

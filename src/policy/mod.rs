@@ -4,6 +4,7 @@
 //! and the command line run the same functions, so they cannot disagree.
 
 pub mod bundle;
+mod cache;
 mod case;
 pub mod check;
 mod data;

@@ -19,7 +19,8 @@ use self::event::{Recorded, Unreadable};
 pub(crate) use self::tally::Outcome;
 use self::tally::{Bits, Compared, Tally};
 pub use self::tally::{Change, Changed, Report, Side, Skipped};
-use crate::contract::decision::{Decision, Phase};
+use crate::contract::decision::Phase;
+use crate::contract::form::Contract;
 use crate::rego::evaluator::{Evaluator, Facts};
 use crate::rego::footprint::{Footprint, Segment, Shown};
 use crate::rego::program::{Entrypoint, Program};
@@ -34,6 +35,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub struct ReplayOptions {
     /// The rule asked; `None` asks the one that each event names.
     pub entrypoint: Option<String>,
+    /// What the policies are written for; `None` tells it from each event.
+    pub contract: Option<Contract>,
     /// Threads.
     pub parallel: NonZeroUsize,
     /// The longest one evaluation may take.
@@ -222,14 +225,15 @@ impl<'a> Replayer<'a> {
                 return Err(Skipped::Erased { pointer: pointer.to_string() });
             }
         }
+        let contract = self.options.contract.unwrap_or_else(|| recorded.contract(&input));
         let phase = if has_response(&input) { Phase::Response } else { Phase::Request };
-        let before = recorded.before(phase).ok_or(Skipped::NoResult)?;
+        let before = recorded.before(contract, phase).ok_or(Skipped::NoResult)?;
         let now_ns = recorded.now_ns().ok_or(Skipped::Unreadable)?;
         let (present, missing) = question.presence(&input);
         let facts = Facts { input, now_ns, budget: self.options.budget };
         let after = match self.evaluator.evaluate(&question.entrypoint, facts) {
             Ok(result) => Outcome::of(result.map(|result| {
-                let decision = Decision::parse(&result, phase);
+                let decision = contract.parse(&result, phase);
                 (result, decision)
             })),
             Err(_) => Outcome::Failed,

@@ -3,6 +3,9 @@
 //! A test passes only if its value is exactly `true`. What a report looks like on paper is not
 //! decided here.
 
+mod bench;
+mod condition;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -11,6 +14,8 @@ use std::{
 use regex::Regex;
 use regorus::Value;
 
+pub use self::bench::Benchmark;
+pub use self::condition::Condition;
 use super::{bundle::Bundle, case, probe};
 use crate::rego::{
     coverage::{self, FileCoverage},
@@ -29,6 +34,8 @@ pub struct TestOptions {
     pub timeout: Duration,
     /// Whether to record which lines the tests reach.
     pub coverage: bool,
+    /// Whether to record which conditions they saw true, and which false; lines have to be recorded too.
+    pub conditions: bool,
     /// Threads to run tests on; at least one is used.
     pub parallel: usize,
     /// The time `time.now_ns()` answers, in nanoseconds since 1970.
@@ -42,6 +49,8 @@ pub struct TestReport {
     pub tests: Vec<TestResult>,
     /// Lines reached, if they were recorded.
     pub coverage: Option<Vec<FileCoverage>>,
+    /// Conditions seen true and false, if they were recorded.
+    pub conditions: Option<Vec<Condition>>,
     /// How long the run took.
     pub took: Duration,
 }
@@ -63,6 +72,8 @@ pub struct TestResult {
     pub output: Vec<String>,
     /// Results by name, for a test that makes several: `test_x[name]`.
     pub parts: BTreeMap<String, bool>,
+    /// How long one evaluation takes, if that was asked and it passed.
+    pub benchmark: Option<Benchmark>,
 }
 
 /// What came of a test.
@@ -123,18 +134,65 @@ impl TestReport {
 pub fn run(bundle: &Bundle, options: &TestOptions) -> Result<TestReport, BundleErrors> {
     let started = Instant::now();
     let program = bundle.compile_with_tests(Options { coverage: options.coverage, ..Options::default() })?;
-    let tests: Vec<Test> = find(&program)
-        .into_iter()
-        .filter(|test| options.run.as_ref().is_none_or(|run| run.is_match(test.entrypoint.name())))
-        .collect();
+    let tests = chosen(&program, options);
+    let (results, coverage) = run_rules(bundle, &program, &tests, options);
+    let mut report = TestReport { tests: results, coverage, ..TestReport::default() };
+    for (result, test) in report.tests.iter_mut().zip(&tests) {
+        explain(bundle, &program, test, result, options);
+    }
+    let cases = case::run(bundle, options)?;
+    report.tests.extend(cases.results);
+    for covered in cases.coverage {
+        merge_coverage(report.coverage.as_deref_mut().unwrap_or_default(), &covered);
+    }
+    if options.conditions {
+        report.conditions = condition::cover(bundle, &program, options);
+    }
+    report.took = started.elapsed();
+    Ok(report)
+}
+
+/// Runs the tests of a bundle, and measures each that passes for about `time`; the cases are run, and not measured. One
+/// after the other, so that they do not slow each other.
+pub fn bench(bundle: &Bundle, options: &TestOptions, time: Duration) -> Result<TestReport, BundleErrors> {
+    let mut report = run(bundle, options)?;
+    let program = bundle.compile_with_tests(Options::default())?;
+    let mut evaluator = program.evaluator();
+    for (result, test) in report.tests.iter_mut().zip(&chosen(&program, options)) {
+        if result.outcome == Outcome::Passed {
+            result.benchmark = bench::measure(&mut evaluator, test, options, time);
+        }
+    }
+    Ok(report)
+}
+
+/// The lines that the tests and cases of a bundle reach, whatever comes of them.
+fn reached(bundle: &Bundle, options: &TestOptions) -> Result<Vec<FileCoverage>, BundleErrors> {
+    let program = bundle.compile_with_tests(Options { coverage: true, ..Options::default() })?;
+    let (_, coverage) = run_rules(bundle, &program, &chosen(&program, options), options);
+    let mut lines = coverage.unwrap_or_default();
+    for covered in case::run(bundle, options)?.coverage {
+        merge_coverage(&mut lines, &covered);
+    }
+    Ok(lines)
+}
+
+fn chosen(program: &Program, options: &TestOptions) -> Vec<Test> {
+    let is_chosen = |test: &Test| options.run.as_ref().is_none_or(|run| run.is_match(test.entrypoint.name()));
+    find(program).into_iter().filter(is_chosen).collect()
+}
+
+fn run_rules(
+    bundle: &Bundle,
+    program: &Program,
+    tests: &[Test],
+    options: &TestOptions,
+) -> (Vec<TestResult>, Option<Vec<FileCoverage>>) {
     let share = tests.len().div_ceil(options.parallel.max(1)).max(1);
-    let (results, lines) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let workers: Vec<_> = tests
             .chunks(share)
-            .map(|tests| {
-                let program = &program;
-                scope.spawn(move || run_share(program, tests, options))
-            })
+            .map(|tests| scope.spawn(move || run_share(program, tests, options)))
             .collect();
         let mut results = Vec::new();
         let mut lines = options.coverage.then(|| program.unreached());
@@ -155,18 +213,7 @@ pub fn run(bundle: &Bundle, options: &TestOptions) -> Result<TestReport, BundleE
             }
         }
         (results, lines)
-    });
-    let mut report = TestReport { tests: results, coverage: lines, took: Duration::ZERO };
-    for (result, test) in report.tests.iter_mut().zip(&tests) {
-        explain(bundle, &program, test, result, options);
-    }
-    let cases = case::run(bundle, options)?;
-    report.tests.extend(cases.results);
-    for covered in cases.coverage {
-        merge_coverage(report.coverage.as_deref_mut().unwrap_or_default(), &covered);
-    }
-    report.took = started.elapsed();
-    Ok(report)
+    })
 }
 
 /// A test rule of a program.
@@ -190,6 +237,7 @@ impl Test {
             took: Duration::ZERO,
             output: Vec::new(),
             parts: BTreeMap::new(),
+            benchmark: None,
         }
     }
 }
@@ -317,7 +365,14 @@ mod tests {
     }
 
     fn options() -> TestOptions {
-        TestOptions { run: None, timeout: Duration::from_secs(5), coverage: false, parallel: 2, now_ns: 7 }
+        TestOptions {
+            run: None,
+            timeout: Duration::from_secs(5),
+            coverage: false,
+            conditions: false,
+            parallel: 2,
+            now_ns: 7,
+        }
     }
 
     fn outcomes(text: &str) -> Vec<(String, Outcome)> {

@@ -85,6 +85,13 @@ impl Annotations {
         }
     }
 
+    /// Whether a rule, or the document it is part of, is annotated as an entry point.
+    pub(crate) fn is_entrypoint(&self, module: ModuleId, index: usize, path: &Path) -> bool {
+        let of_rule = self.rules.get(&(module, index)).into_iter().flatten();
+        let says_so = |annotation: &Value| matches!(annotation, Value::Object(fields) if fields.get(&Value::from("entrypoint")) == Some(&Value::from(true)));
+        of_rule.chain(self.documents.get(path)).any(says_so)
+    }
+
     /// What `rego.metadata.rule()` answers in a rule.
     pub(crate) fn rule(&self, module: ModuleId, index: usize) -> Value {
         let nearest = self.rules.get(&(module, index)).and_then(|annotations| annotations.first());

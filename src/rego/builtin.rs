@@ -235,6 +235,12 @@ pub(crate) fn is_known(name: &str) -> bool {
     find(name) != Known::Unknown
 }
 
+/// Whether a name is that of a built-in, or the first part of one: `count`, and `time` of `time.now_ns`.
+pub(crate) fn is_root(name: &str) -> bool {
+    let begins = |builtin: &&str| builtin.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    find(name) != Known::Unknown || TABLE.keys().any(begins)
+}
+
 /// Whether a call may answer differently the next time: clock, chance, or the process it runs in.
 pub(crate) fn is_volatile(name: &str) -> bool {
     volatile::NAMES.contains(&name)

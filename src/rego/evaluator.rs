@@ -163,7 +163,7 @@ impl Evaluator {
     /// Evaluates an entry point; `None` is undefined.
     pub fn evaluate(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
         let Some(entry) = self.entry(entrypoint) else { return self.interpret(entrypoint, facts) };
-        self.evaluate_plan(entrypoint, entry, Input::Document(&facts.input), facts.now_ns, facts.budget)
+        self.evaluate_plan(entry, Input::Document(&facts.input), facts.now_ns, facts.budget)
     }
 
     /// Evaluates an entry point on its plan over what `source` knows, where that has been planned; `now_ns` and
@@ -176,7 +176,7 @@ impl Evaluator {
         budget: Duration,
     ) -> Result<Option<Value>, EvalError> {
         match self.entry(entrypoint) {
-            Some(entry) => self.evaluate_plan(entrypoint, entry, Input::Paths(source), now_ns, budget),
+            Some(entry) => self.evaluate_plan(entry, Input::Paths(source), now_ns, budget),
             None => self.interpret(entrypoint, Facts { input: source.document(), now_ns, budget }),
         }
     }
@@ -228,7 +228,6 @@ impl Evaluator {
 
     fn evaluate_plan(
         &mut self,
-        entrypoint: &Entrypoint,
         entry: Entry,
         input: Input<'_>,
         now_ns: i64,
@@ -248,12 +247,8 @@ impl Evaluator {
         if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }
-        match answer? {
-            Some(value) if holds_undefined(&value) => {
-                Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
-            }
-            answer => Ok(answer),
-        }
+        // Unlike the interpreter, a plan never puts an undefined value into another: it looks at what built-ins make.
+        answer
     }
 
     /// Answers a query in Rego: one row for each way it holds.
@@ -352,7 +347,7 @@ fn placed_in(query: &str, error: EvalError) -> EvalError {
     EvalError::Rule { place: fault.place, message: fault.message }
 }
 
-fn holds_undefined(value: &Value) -> bool {
+pub(super) fn holds_undefined(value: &Value) -> bool {
     match value {
         Value::Undefined => true,
         Value::Array(items) => items.iter().any(holds_undefined),

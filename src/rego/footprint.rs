@@ -99,9 +99,13 @@ impl Footprint {
     /// Whether the entry point has one answer for all inputs: it reads none, and neither clock nor
     /// chance. Data may still change it, so the answer holds for one program.
     pub fn is_constant(&self) -> bool {
-        self.input.is_empty()
-            && self.present.is_empty()
-            && !self.builtins.iter().any(|name| builtin::is_volatile(name))
+        self.input.is_empty() && self.present.is_empty() && !self.is_volatile()
+    }
+
+    /// Whether the answer may differ for the same input and data: it depends on the clock, on chance, or on the
+    /// world outside.
+    pub fn is_volatile(&self) -> bool {
+        self.builtins.iter().any(|name| builtin::is_volatile(name))
     }
 }
 

@@ -36,6 +36,18 @@ impl CallGraph {
         self.next.get(id).unwrap_or(&NONE)
     }
 
+    /// All rules that evaluating some rules may evaluate, those themselves included.
+    pub(crate) fn reachable(&self, from: impl IntoIterator<Item = RuleId>) -> BTreeSet<RuleId> {
+        let mut open: Vec<RuleId> = from.into_iter().collect();
+        let mut reached = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            if reached.insert(id) {
+                open.extend(self.next(id));
+            }
+        }
+        reached
+    }
+
     /// Faults for recursion and for chains that are too deep for a worker's stack.
     pub(crate) fn check(&self, tree: &Tree) -> Vec<Fault> {
         let mut search =

@@ -57,15 +57,27 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
         for (index, rule) in parsed.syntax.policy.iter().enumerate() {
             lowering.rule_at = index;
             lowering.rule_path = rule_path_of(&lowering.package, rule);
-            rules.push(lowering.rule(rule));
+            let rule = lowering.rule(rule);
+            let is_entrypoint = annotations.is_entrypoint(id, index, &rule.path);
+            rules.push(Rule { is_entrypoint, ..rule });
         }
+        let import_names =
+            lowering.imports.iter().map(|(name, import)| (name.clone(), import.extent)).collect();
         lowering.check_imports();
         let package_extent = lowering.span(&parsed.syntax.package.span);
         let imports = parsed.syntax.imports.iter().map(|import| lowering.span(&import.span)).collect();
         let bare_imports = lowering.bare_imports();
         let aliases = std::mem::take(&mut lowering.aliases);
         let package = lowering.package;
-        trees.push(ModuleTree { text: parsed.text, package, package_extent, imports, aliases, bare_imports });
+        trees.push(ModuleTree {
+            text: parsed.text,
+            package,
+            package_extent,
+            imports,
+            import_names,
+            aliases,
+            bare_imports,
+        });
     }
     Lowered { tree: Tree::new(trees, rules), faults, warnings }
 }
@@ -109,6 +121,8 @@ struct Declared {
     extent: Extent,
     kind: DeclaredBy,
     is_used: bool,
+    /// What it is called for the interpreter, which takes no `some x in` where `x` is known already.
+    renamed: Option<String>,
 }
 
 /// What declared a name.
@@ -120,6 +134,8 @@ enum DeclaredBy {
     Assignment,
     /// An argument or a pattern: it may be there for its shape alone.
     Pattern,
+    /// The pattern of `some x in`.
+    Iteration,
 }
 
 /// An undeclared local: something has to bind it.
@@ -192,7 +208,11 @@ impl Lowering<'_> {
                     "rename it with `as`",
                 );
             }
-            self.imports.insert(alias, import);
+            if let Some(other) = self.imports.insert(alias.clone(), import) {
+                let place = self.parsed.text.place(other.extent.start);
+                let message = format!("import `{alias}` has the name of the import at {place}");
+                self.fault(extent, "import_shadows_import", message, "remove one, or rename it with `as`");
+            }
         }
     }
 
@@ -262,7 +282,7 @@ impl Lowering<'_> {
                 self.scopes.push(scope);
                 self.close_scope();
             } else {
-                head_scope.extend(scope);
+                self.share(scope, &mut head_scope);
             }
             branches.push(Branch { is_else: body.is_else, value, body: lowered });
         }
@@ -325,6 +345,7 @@ impl Lowering<'_> {
             branches,
             extent: self.span(span),
             head_end: self.span(head_span).end,
+            is_entrypoint: false,
             lift: None,
         }
     }
@@ -333,23 +354,28 @@ impl Lowering<'_> {
     fn open_arguments(&mut self, args: &[Ref<unstable::Expr>]) -> Vec<Term> {
         let mut scope = BTreeMap::new();
         for arg in args {
-            self.declare_pattern(arg, &mut scope);
+            self.declare_pattern(arg, DeclaredBy::Pattern, &mut scope);
         }
         self.scopes.push(scope);
         args.iter().map(|arg| self.term(arg)).collect()
     }
 
-    fn declare_pattern(&self, pattern: &unstable::Expr, scope: &mut BTreeMap<String, Declared>) {
+    fn declare_pattern(
+        &self,
+        pattern: &unstable::Expr,
+        kind: DeclaredBy,
+        scope: &mut BTreeMap<String, Declared>,
+    ) {
         match pattern {
-            unstable::Expr::Var { span, .. } => self.declare(span, DeclaredBy::Pattern, scope),
+            unstable::Expr::Var { span, .. } => self.declare(span, kind, scope),
             unstable::Expr::Array { items, .. } | unstable::Expr::Set { items, .. } => {
                 for item in items {
-                    self.declare_pattern(item, scope);
+                    self.declare_pattern(item, kind, scope);
                 }
             }
             unstable::Expr::Object { fields, .. } => {
                 for (_, _, value) in fields {
-                    self.declare_pattern(value, scope);
+                    self.declare_pattern(value, kind, scope);
                 }
             }
             _ => {}
@@ -359,7 +385,7 @@ impl Lowering<'_> {
     fn declare(&self, span: &unstable::Span, kind: DeclaredBy, scope: &mut BTreeMap<String, Declared>) {
         let name = span.text();
         if name != "_" {
-            let declared = Declared { extent: self.span(span), kind, is_used: false };
+            let declared = Declared { extent: self.span(span), kind, is_used: false, renamed: None };
             scope.entry(name.to_owned()).or_insert(declared);
         }
     }
@@ -375,7 +401,7 @@ impl Lowering<'_> {
                 }
                 Literal::SomeIn { key, value, .. } => {
                     for pattern in key.iter().chain([value]) {
-                        self.declare_pattern(pattern, &mut scope);
+                        self.declare_pattern(pattern, DeclaredBy::Iteration, &mut scope);
                     }
                 }
                 Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
@@ -384,14 +410,47 @@ impl Lowering<'_> {
                             unstable::Expr::Var { span, .. } => {
                                 self.declare(span, DeclaredBy::Assignment, &mut scope);
                             }
-                            pattern => self.declare_pattern(pattern, &mut scope),
+                            pattern => self.declare_pattern(pattern, DeclaredBy::Pattern, &mut scope),
                         }
                     }
                 }
                 Literal::Every { .. } => {}
             }
         }
+        for (name, declared) in &mut scope {
+            if declared.kind == DeclaredBy::Iteration && self.is_taken(name) {
+                declared.renamed = Some(self.unused(name));
+            }
+        }
         self.scopes.push(scope);
+    }
+
+    /// Whether a name stands for something around the body at hand.
+    fn is_taken(&self, name: &str) -> bool {
+        self.scopes.iter().any(|scope| scope.contains_key(name))
+            || self.names.is_rule(&self.package, name)
+            || self.imports.contains_key(name)
+    }
+
+    /// A name like this one that stands nowhere in the module; the same one each time at one depth.
+    fn unused(&self, name: &str) -> String {
+        let mut unused = format!("{name}__{}", self.scopes.len());
+        while self.parsed.text.content.contains(&unused) {
+            unused.push('_');
+        }
+        unused
+    }
+
+    /// Adds the names of a further body to those its head can use.
+    fn share(&mut self, names: BTreeMap<String, Declared>, head: &mut BTreeMap<String, Declared>) {
+        for (name, declared) in names {
+            let differs = head.get(&name).is_some_and(|other| other.renamed != declared.renamed);
+            if differs {
+                let message = format!("variable `{name}` hides something in one body and not in another");
+                self.fault(declared.extent, "hidden_name", message, "give it another name");
+            }
+            head.insert(name, declared);
+        }
     }
 
     fn close_scope(&mut self) {
@@ -411,7 +470,7 @@ impl Lowering<'_> {
                         Fault::new(place, "unused_assignment", message).hint("remove it, or write `_`"),
                     );
                 }
-                DeclaredBy::Pattern => {}
+                DeclaredBy::Pattern | DeclaredBy::Iteration => {}
             }
         }
     }

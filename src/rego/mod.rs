@@ -16,7 +16,7 @@ pub mod domain;
 pub mod evaluator;
 pub mod fault;
 pub mod footprint;
-mod graph;
+pub(crate) mod graph;
 pub mod input;
 mod lift;
 mod lower;

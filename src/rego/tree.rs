@@ -44,6 +44,8 @@ pub(crate) struct ModuleTree {
     pub(crate) package: Path,
     pub(crate) package_extent: Extent,
     pub(crate) imports: Vec<Extent>,
+    /// The names that imports of documents give, and where each import stands.
+    pub(crate) import_names: Vec<(String, Extent)>,
     /// Where an import's alias stands for its path, and the path in full.
     pub(crate) aliases: Vec<(Extent, String)>,
     /// `import input` and `import data`: they mean nothing, and the interpreter prints about them.
@@ -69,6 +71,8 @@ pub(crate) struct Rule {
     pub(crate) extent: Extent,
     /// The end of the head: where a body would be added.
     pub(crate) head_end: usize,
+    /// Whether its METADATA says `entrypoint: true`.
+    pub(crate) is_entrypoint: bool,
     /// Set where the head begins with a keyword, which the interpreter cannot read.
     pub(crate) lift: Option<Lift>,
 }
@@ -394,6 +398,16 @@ impl Term {
     /// The constant key a reference step looks up, if it is one.
     pub(crate) fn constant_key(&self) -> Option<&str> {
         if let TermKind::Scalar(Value::String(key)) = &self.kind { Some(key) } else { None }
+    }
+
+    /// The value of a scalar literal.
+    pub(crate) fn as_scalar(&self) -> Option<&Value> {
+        if let TermKind::Scalar(value) = &self.kind { Some(value) } else { None }
+    }
+
+    /// Whether it is an array, a set or an object, written out.
+    pub(crate) fn is_collection(&self) -> bool {
+        matches!(self.kind, TermKind::Array(_) | TermKind::Set(_) | TermKind::Object(_))
     }
 
     /// The name of a local variable.

@@ -276,7 +276,7 @@ fn build_policy(
         decision_path,
         response_path,
         program,
-        rules: Rules { decision, response, budget: policy.budget, contract },
+        rules: Rules { decision, response, budget: policy.budget, contract, cache: policy.decision_cache },
         on_error: policy.on_error,
     })
 }
@@ -305,6 +305,7 @@ fn self_test(policy: &model::Policy, bundle: &Bundle) -> Result<(), String> {
         run: None,
         timeout: SELF_TEST_TIMEOUT,
         coverage: false,
+        conditions: false,
         parallel: 1,
         now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
     };

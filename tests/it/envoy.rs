@@ -231,3 +231,52 @@ fn case_files_can_be_written_for_it() {
     let ran = gatewayctl(root.path(), &["policy", "test", "."]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "PASS: 2/2\n"), "{}", ran.notes);
 }
+
+/// Events of the object response, replayed against a candidate.
+fn replayed(candidate: &str, more: &[&str]) -> (Option<i32>, String, Vec<serde_json::Value>) {
+    let upstream = RecordingUpstream::start();
+    let config = config(&upstream, ", decision: envoy/authz/result");
+    let gateway = TestGateway::start(&config, &[("policy/p.rego", RESULT), ("candidate/p.rego", candidate)]);
+    let address = gateway.address("public");
+    get(address, "/people/1?lang=en", "");
+    for headers in ["", "X-Admin: yes\r\n"] {
+        let request =
+            format!("DELETE /people/1?lang=en HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{headers}\r\n");
+        ask(address, request);
+    }
+    let events = gateway.events(3);
+    let arguments = ["policy", "replay", "decisions.jsonl", "--against", "candidate"];
+    let ran = gatewayctl(&gateway.path(""), &[&arguments, more].concat());
+    (ran.code, ran.out, events)
+}
+
+#[test]
+fn recorded_objects_are_replayed_as_the_decisions_they_were() {
+    let (code, out, events) = replayed(RESULT, &[]);
+    assert_eq!((code, out.as_str()), (Some(0), "0 of 3 decisions changed\n"));
+    assert_eq!(events[1]["result"]["allowed"], false);
+    // The door is opened for the one that was denied, and the one that was allowed by its header is denied.
+    let candidate = RESULT.replace("headers[\"x-admin\"] == \"yes\"", "headers[\"x-admin\"] != \"yes\"");
+    let candidate = candidate.replace(
+        "allow if http_request.method == \"GET\"",
+        "allow if http_request.method == \"GET\"\n\nallow if not http_request.headers[\"x-admin\"]",
+    );
+    let (code, out, _) = replayed(&candidate, &[]);
+    assert_eq!(code, Some(2), "{out}");
+    assert!(out.contains("deny -> allow: 1\n") && out.contains("allow -> deny: 1\n"), "{out}");
+    assert!(out.ends_with("2 of 3 decisions changed\n"), "{out}");
+    // Read as the gateway's own, the candidate's objects are no decisions, then as little as now.
+    let (code, out, _) = replayed(&candidate, &["--contract", "gateway/v1"]);
+    assert_eq!((code, out.as_str()), (Some(0), "0 of 3 decisions changed\n"));
+    let (code, out, _) = replayed(&candidate, &["--contract", "envoy/v3", "-f", "json"]);
+    assert_eq!(code, Some(2), "{out}");
+}
+
+#[test]
+fn a_candidate_whose_object_envoy_would_refuse_fails() {
+    let candidate =
+        "package envoy.authz\n\nresult := {\"allow\": true} if input.attributes.request.http.method\n";
+    let (code, out, _) = replayed(candidate, &[]);
+    assert_eq!(code, Some(2), "{out}");
+    assert!(out.contains("allow -> failure: 2\n"), "{out}");
+}

@@ -181,7 +181,7 @@ fn check_reports_unknown_inputs_with_places_and_hints() {
     assert_eq!(ran.code, Some(2));
     assert_eq!(
         ran.out,
-        "./p.rego:3:12: error: the input has no `input.method`\n  hint: did you mean `input.request.method`?\n"
+        "./p.rego:3:12: error[unknown_input]: the input has no `input.method`\n  hint: did you mean `input.request.method`?\n"
     );
     let ran = gatewayctl(root.path(), &["policy", "check", ".", "--contract", "any"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""));
@@ -200,7 +200,7 @@ fn strict_makes_errors_of_warnings() {
     let root = files(&[("p.rego", "package p\n\nimport data.q\n\nr := 1\n")]);
     let ran = gatewayctl(root.path(), &["policy", "check", "."]);
     assert_eq!(ran.code, Some(0));
-    assert!(ran.out.contains("warning: import `q` is not used"), "{}", ran.out);
+    assert!(ran.out.contains("warning[unused_import]: import `q` is not used"), "{}", ran.out);
     assert_eq!(gatewayctl(root.path(), &["policy", "check", ".", "--strict"]).code, Some(2));
 }
 
@@ -302,7 +302,7 @@ fn tap_numbers_every_test_and_says_why() {
 fn github_annotates_the_line_that_fails() {
     let root = files(&[("p.rego", POLICY), ("p_test.rego", FAILING)]);
     let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "github"]);
-    let want = "::error file=./p_test.rego,line=8,col=2,title=data.gateway_test.test_post::\
+    let want = "::error file=p_test.rego,line=8,col=2,title=data.gateway_test.test_post::\
         ./p_test.rego:8:2: does not hold: input.x == 1 with input.x as 2%0Ainput.x = 2\n";
     assert!(ran.out.starts_with(want), "{}", ran.out);
     assert!(ran.out.contains("PASS: 1/3"), "{}", ran.out);
@@ -313,8 +313,12 @@ fn cobertura_has_a_line_for_each_expression() {
     let root = files(&[("p.rego", POLICY), ("p_test.rego", TESTS)]);
     let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "cobertura"]);
     assert_eq!(ran.code, Some(0), "{}", ran.notes);
-    assert!(ran.out.contains("filename=\"./p.rego\" line-rate="), "{}", ran.out);
-    assert!(ran.out.contains("<line number=\"7\" hits=\"1\"/>"), "{}", ran.out);
+    assert!(ran.out.contains("filename=\"p.rego\" line-rate="), "{}", ran.out);
+    assert!(
+        ran.out.contains("<line number=\"7\" hits=\"1\" branch=\"true\" condition-coverage=\"100% (2/2)\"/>"),
+        "{}",
+        ran.out
+    );
     assert_eq!(ran.out.matches("<class ").count(), 1, "tests are not covered by themselves");
 }
 
@@ -368,4 +372,51 @@ fn an_undefined_answer_is_told_with_its_reason() {
     let ran = eval(&["-q", " "]);
     assert_eq!(ran.code, Some(64));
     assert!(ran.notes.contains("a query is needed, such as `data.gateway.decision`"), "{}", ran.notes);
+}
+
+#[test]
+fn conditions_seen_one_way_only_are_told() {
+    let policy = "package p\n\nallow if {\n\tinput.a == 1\n\tinput.b == 2\n}\n";
+    let tests = "package p_test\n\ntest_a if data.p.allow with input as {\"a\": 1, \"b\": 2}\n\n\
+        test_b if not data.p.allow with input as {\"a\": 2, \"b\": 2}\n";
+    let root = files(&[("p.rego", policy), ("p_test.rego", tests)]);
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "--coverage"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.notes);
+    assert!(
+        ran.out.contains("./p.rego:5:2: never false: input.b == 2\nseen both ways: 1/2\n"),
+        "{}",
+        ran.out
+    );
+    let json = gatewayctl(root.path(), &["policy", "test", ".", "-f", "conditions"]).json();
+    assert_eq!(json["conditions"][1]["lack"], json!("never false"));
+    assert_eq!((&json["covered_conditions"], &json["not_covered_conditions"]), (&json!(1), &json!(1)));
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "-f", "cobertura"]);
+    assert!(
+        ran.out.contains("<line number=\"5\" hits=\"1\" branch=\"true\" condition-coverage=\"50% (1/2)\"/>"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("branches-covered=\"3\" branches-valid=\"4\""), "{}", ran.out);
+    let ran = gatewayctl(root.path(), &["policy", "test", ".", "--coverage", "-f", "json"]);
+    assert!(!ran.out.contains("condition"), "OPA's JSON stays OPA's: {}", ran.out);
+}
+
+#[test]
+fn bench_measures_tests_that_pass() {
+    let root = files(&[("p.rego", POLICY), ("p_test.rego", TESTS)]);
+    let bench = |more: &[&str]| {
+        gatewayctl(root.path(), &[&["policy", "test", ".", "--bench", "--bench-time", "1ms"], more].concat())
+    };
+    let ran = bench(&[]);
+    let line = ran.out.lines().find(|line| line.contains("ns/op")).unwrap();
+    assert!(line.starts_with("data.") && line.split('\t').count() == 3, "{line}");
+    let ran = bench(&["-f", "json"]);
+    let results = ran.json();
+    let measured = &results[0]["benchmark_result"];
+    assert!(measured["N"].as_u64().unwrap() > 0 && measured["T"].as_u64().unwrap() > 0, "{measured}");
+    let ran = bench(&["-f", "gobench"]);
+    assert!(ran.out.starts_with("BenchmarkData") && ran.out.contains(" ns/op\n"), "{}", ran.out);
+    assert_eq!(bench(&["-f", "junit"]).code, Some(64));
+    assert_eq!(bench(&["--coverage"]).code, Some(64));
+    assert_eq!(gatewayctl(root.path(), &["policy", "test", ".", "-f", "gobench"]).code, Some(64));
 }

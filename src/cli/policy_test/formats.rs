@@ -1,11 +1,14 @@
 //! Test results for other programs: TAP, GitHub's workflow commands, and coverage as Cobertura XML.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::pretty;
 use super::report::failed_text;
+use crate::cli::github;
 use crate::cli::output::Paint;
 use crate::policy::testing::{Outcome, TestReport};
+use crate::rego::coverage::{FileCoverage, percent};
 
 /// The results by the Test Anything Protocol, version 14. <https://testanything.org/tap-version-14-specification.html>
 pub(super) fn tap(report: &TestReport) -> String {
@@ -42,61 +45,101 @@ pub(super) fn github(report: &TestReport, verbose: bool, coverage: bool) -> Stri
             }
             Outcome::Errored(message) => (&test.place, message.clone()),
         };
-        let _infallible = writeln!(
-            out,
-            "::error file={},line={},col={},title={}::{}",
-            property(&place.file),
-            place.line,
-            place.column,
-            property(&test.full_name()),
-            data(&message)
-        );
+        let at = github::At { file: &place.file, line: place.line, column: place.column };
+        out.push_str(&github::annotation("error", at, &test.full_name(), &message));
+        out.push('\n');
     }
     out + &pretty::render(report, verbose, coverage, Paint::plain())
 }
 
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+/// What was measured, as `go test -bench` prints it.
+pub(super) fn gobench(report: &TestReport) -> String {
+    let mut out = String::new();
+    for test in &report.tests {
+        if let Some(measured) = &test.benchmark {
+            let name: String = test.full_name().split(['.', '_']).map(capitalised).collect();
+            let _infallible = writeln!(out, "Benchmark{name}\t{}", pretty::per_evaluation(measured));
+        }
+    }
+    out
 }
 
-fn property(text: &str) -> String {
-    data(text).replace(':', "%3A").replace(',', "%2C")
+fn capitalised(word: &str) -> String {
+    let mut characters = word.chars();
+    characters.next().into_iter().flat_map(char::to_uppercase).chain(characters).collect()
 }
 
-/// The coverage as Cobertura XML, one class a file.
+/// Branches of a line: how many there are, and how many the tests took.
+type Branches = BTreeMap<u32, (usize, usize)>;
+
+fn add((all, seen): (usize, usize), (more, more_seen): (usize, usize)) -> (usize, usize) {
+    (all + more, seen + more_seen)
+}
+
+/// The coverage as Cobertura XML, one class a file; the two ways of a condition are the branches of its line.
 pub(super) fn cobertura(report: &TestReport) -> String {
     let files = report.coverage.as_deref().unwrap_or_default();
     let (covered, all) = files.iter().fold((0, 0), |(covered, all), file| {
         (covered + file.covered.len(), all + file.covered.len() + file.not_covered.len())
     });
+    let mut branches: BTreeMap<&str, Branches> = BTreeMap::new();
+    for condition in report.conditions.iter().flatten() {
+        let lines = branches.entry(&condition.place.file).or_default();
+        let line = lines.entry(condition.place.line).or_default();
+        *line = add(*line, condition.branches());
+    }
+    let total = branches.values().flat_map(BTreeMap::values).fold((0, 0), |sum, line| add(sum, *line));
     let rate = |percent: f64| percent / 100.0;
+    let branch_rate = |(all, seen): (usize, usize)| rate(percent(seen, all - seen));
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     out.push_str("<!DOCTYPE coverage SYSTEM \"http://cobertura.sourceforge.net/xml/coverage-04.dtd\">\n");
-    let total = rate(report.percent().unwrap_or(100.0));
+    let rates = format!(
+        "line-rate=\"{:.4}\" branch-rate=\"{:.4}\"",
+        rate(report.percent().unwrap_or(100.0)),
+        branch_rate(total)
+    );
     let _infallible = writeln!(
         out,
-        "<coverage line-rate=\"{total:.4}\" branch-rate=\"0\" lines-covered=\"{covered}\" lines-valid=\"{all}\" \
-         branches-covered=\"0\" branches-valid=\"0\" complexity=\"0\" version=\"{}\" timestamp=\"0\">\n\
+        "<coverage {rates} lines-covered=\"{covered}\" lines-valid=\"{all}\" \
+         branches-covered=\"{}\" branches-valid=\"{}\" complexity=\"0\" version=\"{}\" timestamp=\"0\">\n\
          \x20 <sources><source>.</source></sources>\n  <packages>\n\
-         \x20   <package name=\"policy\" line-rate=\"{total:.4}\" branch-rate=\"0\" complexity=\"0\">\n      <classes>",
+         \x20   <package name=\"policy\" {rates} complexity=\"0\">\n      <classes>",
+        total.1,
+        total.0,
         env!("CARGO_PKG_VERSION")
     );
+    let none = Branches::new();
     for file in files {
-        let name = escaped(&file.file);
-        let _infallible = writeln!(
-            out,
-            "        <class name=\"{name}\" filename=\"{name}\" line-rate=\"{:.4}\" branch-rate=\"0\" complexity=\"0\">\n\
-             \x20         <methods/>\n          <lines>",
-            rate(file.percent())
-        );
-        for line in file.covered.union(&file.not_covered) {
-            let hits = u8::from(file.covered.contains(line));
-            let _infallible = writeln!(out, "            <line number=\"{line}\" hits=\"{hits}\"/>");
-        }
-        out.push_str("          </lines>\n        </class>\n");
+        class(&mut out, file, branches.get(&*file.file).unwrap_or(&none), &branch_rate);
     }
     out.push_str("      </classes>\n    </package>\n  </packages>\n</coverage>\n");
     out
+}
+
+fn class(
+    out: &mut String,
+    file: &FileCoverage,
+    branches: &Branches,
+    branch_rate: &dyn Fn((usize, usize)) -> f64,
+) {
+    let name = escaped(file.file.strip_prefix("./").unwrap_or(&file.file));
+    let total = branches.values().fold((0, 0), |sum, line| add(sum, *line));
+    let _infallible = writeln!(
+        out,
+        "        <class name=\"{name}\" filename=\"{name}\" line-rate=\"{:.4}\" branch-rate=\"{:.4}\" complexity=\"0\">\n\
+         \x20         <methods/>\n          <lines>",
+        file.percent() / 100.0,
+        branch_rate(total)
+    );
+    for line in file.covered.union(&file.not_covered) {
+        let hits = u8::from(file.covered.contains(line));
+        let branch = branches.get(line).map_or_else(String::new, |(all, seen)| {
+            let percent = seen * 100 / (*all).max(1);
+            format!(" branch=\"true\" condition-coverage=\"{percent}% ({seen}/{all})\"")
+        });
+        let _infallible = writeln!(out, "            <line number=\"{line}\" hits=\"{hits}\"{branch}/>");
+    }
+    out.push_str("          </lines>\n        </class>\n");
 }
 
 fn escaped(text: &str) -> String {

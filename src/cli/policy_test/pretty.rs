@@ -4,10 +4,13 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::cli::output::Paint;
-use crate::policy::testing::{Outcome, TestReport, TestResult};
+use crate::policy::testing::{Benchmark, Condition, Outcome, TestReport, TestResult};
 use crate::rego::coverage::FileCoverage;
 
 const RULE: &str = "--------------------------------------------------------------------------------";
+
+/// Conditions shown where nobody asked for all.
+const CONDITIONS_MAX: usize = 20;
 
 pub(super) fn render(report: &TestReport, verbose: bool, coverage: bool, paint: Paint) -> String {
     let mut out = String::new();
@@ -21,14 +24,21 @@ pub(super) fn render(report: &TestReport, verbose: bool, coverage: bool, paint: 
     }
     let mut file = None;
     for test in &report.tests {
-        if !(verbose || is_failure(test) || matches!(test.outcome, Outcome::Skipped)) {
+        if !(verbose
+            || test.benchmark.is_some()
+            || is_failure(test)
+            || matches!(test.outcome, Outcome::Skipped))
+        {
             continue;
         }
         if file != Some(&test.place.file) {
             line(&mut out, &format!("{}:", test.place.file));
             file = Some(&test.place.file);
         }
-        line(&mut out, &headline(test, paint));
+        match &test.benchmark {
+            Some(measured) => line(&mut out, &format!("{}\t{}", test.full_name(), per_evaluation(measured))),
+            None => line(&mut out, &headline(test, paint)),
+        }
         for (name, passed) in &test.parts {
             let word = if *passed { paint.good("PASS") } else { paint.bad("FAIL") };
             line(&mut out, &format!("  {name}: {word}"));
@@ -40,6 +50,7 @@ pub(super) fn render(report: &TestReport, verbose: bool, coverage: bool, paint: 
     totals(&mut out, report, paint);
     if let (true, Some(files)) = (coverage, &report.coverage) {
         covered(&mut out, files, report.percent().unwrap_or(100.0));
+        conditions(&mut out, report.conditions.as_deref().unwrap_or_default(), verbose);
     }
     out
 }
@@ -130,6 +141,24 @@ fn covered(out: &mut String, files: &[FileCoverage], percent: f64) {
     let _written = writeln!(out, "{:<width$}  {percent:>6.2}%", "all files");
 }
 
+/// The conditions that tests saw one way only, or not at all.
+fn conditions(out: &mut String, conditions: &[Condition], verbose: bool) {
+    let lacking: Vec<(&Condition, &str)> =
+        conditions.iter().filter_map(|condition| Some((condition, condition.lack()?))).collect();
+    if conditions.is_empty() {
+        return;
+    }
+    line(out, &format!("CONDITIONS\n{RULE}"));
+    let shown = if verbose { lacking.len() } else { CONDITIONS_MAX };
+    for (Condition { place, text, .. }, lack) in lacking.iter().take(shown) {
+        line(out, &format!("{place}: {lack}: {text}"));
+    }
+    if lacking.len() > shown {
+        line(out, &format!("{} more; --verbose shows all", lacking.len() - shown));
+    }
+    line(out, &format!("seen both ways: {}/{}", conditions.len() - lacking.len(), conditions.len()));
+}
+
 /// Neighbouring lines as ranges, both ends included.
 pub(super) fn ranges(lines: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
@@ -140,6 +169,17 @@ pub(super) fn ranges(lines: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
         }
     }
     ranges
+}
+
+/// Evaluations and nanoseconds for each, as Go prints what it has measured.
+pub(super) fn per_evaluation(measured: &Benchmark) -> String {
+    let nanos = measured.nanos_each();
+    let decimals = match nanos {
+        nanos if nanos >= 100.0 => 0,
+        nanos if nanos >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{:>8}\t{nanos:>10.decimals$} ns/op", measured.iterations)
 }
 
 fn duration(took: Duration) -> String {

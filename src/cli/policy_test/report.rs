@@ -7,7 +7,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde_json::{Map, Value, json};
 
 use super::pretty::ranges;
-use crate::policy::testing::{Failure, Outcome, TestReport, TestResult};
+use crate::policy::testing::{Benchmark, Condition, Failure, Outcome, TestReport, TestResult};
 use crate::rego::coverage::percent;
 
 /// The results as `opa test --format json` gives them.
@@ -35,6 +35,14 @@ fn result_json(test: &TestResult) -> Value {
         }
     }
     fields.insert("duration".to_owned(), json!(u64::try_from(test.took.as_nanos()).unwrap_or(u64::MAX)));
+    if let Some(Benchmark { iterations, took }) = test.benchmark {
+        // Go's `testing.BenchmarkResult`; what is allocated is not counted.
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let result = json!({
+            "N": iterations, "T": took, "Bytes": 0, "MemAllocs": 0, "MemBytes": 0, "Extra": {},
+        });
+        fields.insert("benchmark_result".to_owned(), result);
+    }
     if !test.output.is_empty() {
         let printed = test.output.join("\n") + "\n";
         fields.insert("output".to_owned(), json!(BASE64_STANDARD.encode(printed)));
@@ -79,6 +87,30 @@ pub(super) fn coverage_json(report: &TestReport) -> String {
         "covered_lines": covered,
         "not_covered_lines": missed,
         "coverage": hundredths(percent(covered, missed)),
+    }))
+}
+
+/// Every condition, and what the tests saw of it.
+pub(super) fn conditions_json(report: &TestReport) -> String {
+    let conditions = report.conditions.as_deref().unwrap_or_default();
+    let of = |condition: &Condition| {
+        let place = &condition.place;
+        json!({
+            "location": {"file": &*place.file, "row": place.line, "col": place.column},
+            "rule": condition.rule,
+            "condition": condition.text,
+            "reached": condition.is_reached,
+            "true": condition.was_true,
+            "false": condition.was_false,
+            "lack": condition.lack(),
+        })
+    };
+    let lacking = conditions.iter().filter(|condition| condition.lack().is_some()).count();
+    document(&json!({
+        "conditions": conditions.iter().map(of).collect::<Vec<_>>(),
+        "covered_conditions": conditions.len() - lacking,
+        "not_covered_conditions": lacking,
+        "coverage": hundredths(percent(conditions.len() - lacking, lacking)),
     }))
 }
 

@@ -45,6 +45,7 @@ impl Check<'_> {
                 raw::OnError::Allow => OnError::Allow,
             },
             self_test: written.self_test,
+            decision_cache: usize::try_from(written.decision_cache).unwrap_or(usize::MAX),
             contract,
         })
     }

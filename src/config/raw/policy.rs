@@ -54,6 +54,10 @@ pub(crate) struct Policy {
     /// Run the bundle's own tests before it goes live, and refuse it if one fails. Default `true`.
     #[serde(default = "default_self_test")]
     pub(crate) self_test: bool,
+    /// Decisions that each worker remembers at the most, for a policy whose decisions cost more than looking one up and
+    /// depend on nothing but data and input; `0` remembers none. Default `1024`.
+    #[serde(default = "default_decision_cache")]
+    pub(crate) decision_cache: u32,
 }
 
 /// How often the server of a bundle is asked for a new one.
@@ -184,4 +188,8 @@ fn default_budget() -> Duration {
 
 fn default_self_test() -> bool {
     true
+}
+
+fn default_decision_cache() -> u32 {
+    1_024
 }

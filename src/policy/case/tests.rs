@@ -28,7 +28,14 @@ fn run_text(policy: &str, cases: &str, options: &TestOptions) -> Result<Run, Bun
 }
 
 fn options() -> TestOptions {
-    TestOptions { run: None, timeout: Duration::from_secs(5), coverage: false, parallel: 1, now_ns: 7 }
+    TestOptions {
+        run: None,
+        timeout: Duration::from_secs(5),
+        coverage: false,
+        conditions: false,
+        parallel: 1,
+        now_ns: 7,
+    }
 }
 
 /// Runs one case, in flow style, and gives its outcome.

@@ -8,7 +8,19 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::tally::Outcome;
-use crate::contract::decision::{Decision, Phase};
+use crate::contract::decision::Phase;
+use crate::contract::form::Contract;
+
+/// Fields that only inputs of `envoy/v3` have.
+const ENVOY_ONLY: [&str; 7] = [
+    "attributes",
+    "parsed_path",
+    "parsed_query",
+    "parsed_body",
+    "truncated_body",
+    "source_principal",
+    "gateway",
+];
 
 /// A line that is no decision event.
 #[derive(Debug)]
@@ -68,18 +80,36 @@ impl<'a> Recorded<'a> {
     }
 
     /// What was decided, if the event tells.
-    pub(super) fn before(&self, phase: Phase) -> Option<Before> {
+    pub(super) fn before(&self, contract: Contract, phase: Phase) -> Option<Before> {
         let is_partial = self.erased.iter().chain(&self.masked).any(|pointer| pointer.starts_with("/result"));
         let outcome = match (self.result, self.error) {
             (Some(result), _) => {
                 let result = Value::from_json_str(result.get()).ok()?;
-                let decision = Decision::parse(&result, phase);
+                let decision = contract.parse(&result, phase);
                 Outcome::of(Some((result, decision)))
             }
             (None, Some(_)) => Outcome::Failed,
             (None, None) => return None,
         };
         Some(Before { outcome, is_partial })
+    }
+
+    /// What the policy that decided was written for. Its input says so by its fields, few as they may be; where it read
+    /// none, the result does.
+    pub(super) fn contract(&self, input: &Value) -> Contract {
+        let field = |document: &Value, key: &str| {
+            if let Value::Object(fields) = document { fields.get(&Value::from(key)).cloned() } else { None }
+        };
+        let says_allowed = || {
+            let result = self.result.and_then(|result| Value::from_json_str(result.get()).ok());
+            result.is_some_and(|result| {
+                field(&result, "allowed").is_some() && field(&result, "allow").is_none()
+            })
+        };
+        let is_envoys = ENVOY_ONLY.iter().any(|key| field(input, key).is_some())
+            || matches!(field(input, "version"), Some(Value::Object(_)))
+            || (*input == Value::new_object() && says_allowed());
+        if is_envoys { Contract::EnvoyV3 } else { Contract::GatewayV1 }
     }
 
     /// When it was decided, in nanoseconds since 1970.
@@ -102,5 +132,28 @@ impl<'a> Recorded<'a> {
     pub(super) fn recorder(&self) -> String {
         let bundles = self.bundles.iter().map(|(name, bundle)| format!("{name}@{}", bundle.revision));
         bundles.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_is_told_from_what_was_recorded() {
+        for (input, result, want) in [
+            (r#"{"request": {"method": "GET"}}"#, "true", Contract::GatewayV1),
+            (r#"{"version": "gateway/v1"}"#, r#"{"allowed": 1}"#, Contract::GatewayV1),
+            (r#"{"parsed_path": [""]}"#, "true", Contract::EnvoyV3),
+            (r#"{"gateway": {"api": {"name": "a"}}}"#, "true", Contract::EnvoyV3),
+            (r#"{"version": {"ext_authz": "v3", "encoding": "protojson"}}"#, "true", Contract::EnvoyV3),
+            ("{}", r#"{"allowed": true}"#, Contract::EnvoyV3),
+            ("{}", r#"{"allow": true}"#, Contract::GatewayV1),
+        ] {
+            let line =
+                format!(r#"{{"timestamp": "2026-01-01T00:00:00Z", "input": {input}, "result": {result}}}"#);
+            let recorded = Recorded::parse(line.as_bytes()).unwrap();
+            assert_eq!(recorded.contract(&Value::from_json_str(input).unwrap()), want, "{line}");
+        }
     }
 }

@@ -134,6 +134,10 @@ impl Lowering<'_> {
         }
         if let Some(declared) = self.scopes.iter_mut().rev().find_map(|scope| scope.get_mut(name)) {
             declared.is_used = true;
+            if let Some(renamed) = &declared.renamed {
+                let renamed = renamed.clone();
+                self.aliases.push((self.span(span), renamed));
+            }
             return TermKind::Local(name.to_owned());
         }
         match name {

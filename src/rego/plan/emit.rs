@@ -297,20 +297,50 @@ impl<'c, 't> Emitter<'c, 't> {
         for item in items {
             operands.push(self.value(item)?);
         }
-        let constants: Option<Vec<Value>> = operands
-            .iter()
-            .map(|operand| {
-                let Operand::Constant(number) = operand else { return None };
-                self.compiler.constants.values.get(*number as usize).cloned()
-            })
-            .collect();
-        if let Some(value) = constants.and_then(|values| make(makes, values)) {
+        let values: Vec<Option<Value>> =
+            operands.iter().map(|operand| self.known_constant(*operand)).collect();
+        if let Some(values) = values.iter().cloned().collect()
+            && let Some(value) = make(makes, values)
+        {
             return Ok(self.constant(value));
         }
         let to = self.register()?;
-        self.steps.push(Step::Make { makes, items: operands.into(), to });
+        self.steps.push(match template(makes, &operands, &values) {
+            Some((template, fields)) => {
+                Step::Fill { template: self.compiler.constants.number(template), fields, to }
+            }
+            None => Step::Make { makes, items: operands.into(), to },
+        });
         Ok(Operand::Register(to))
     }
+
+    fn known_constant(&self, operand: Operand) -> Option<Value> {
+        let Operand::Constant(number) = operand else { return None };
+        self.compiler.constants.values.get(number as usize).cloned()
+    }
+}
+
+/// An object of constant keys as a template, and what is put in; none where two values share a key.
+fn template(
+    makes: Collection,
+    operands: &[Operand],
+    values: &[Option<Value>],
+) -> Option<(Value, Box<[(Value, Operand)]>)> {
+    if makes != Collection::Object {
+        return None;
+    }
+    let (mut object, mut fields) = (BTreeMap::new(), Vec::new());
+    for (operands, values) in operands.chunks_exact(2).zip(values.chunks_exact(2)) {
+        let ([_, operand], [Some(key), value]) = (operands, values) else { return None };
+        if value.is_none() {
+            fields.push((key.clone(), *operand));
+        }
+        let held = value.clone().unwrap_or(Value::Null);
+        if object.insert(key.clone(), held).is_some() {
+            return None;
+        }
+    }
+    Some((Value::from(object), fields.into()))
 }
 
 /// A composite of constants; none where two values of an object share a key.

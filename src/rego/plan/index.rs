@@ -248,6 +248,7 @@ fn written_by(step: &Step) -> Vec<Register> {
         | Step::Look { to, .. }
         | Step::LookBase { to, .. }
         | Step::Make { to, .. }
+        | Step::Fill { to, .. }
         | Step::Rule { to, .. }
         | Step::Document { to, .. }
         | Step::Collect { to, .. } => vec![*to],

@@ -110,6 +110,12 @@ pub(crate) enum Step {
         items: Box<[Operand]>,
         to: Register,
     },
+    /// An object of constant keys: a copy of a constant with the values that are no constants put in.
+    Fill {
+        template: u32,
+        fields: Box<[(Value, Operand)]>,
+        to: Register,
+    },
     /// The value of a rule.
     Rule {
         group: GroupId,

@@ -246,6 +246,7 @@ impl<'a> Machine<'a> {
                 | Step::IsArray { .. }
                 | Step::IsObject { .. }
                 | Step::Make { .. }
+                | Step::Fill { .. }
                 | Step::Rule { .. }
                 | Step::Arithmetic { .. }
                 | Step::Function { .. }
@@ -311,6 +312,10 @@ impl<'a> Machine<'a> {
             Step::Make { makes, items, to } => {
                 let made = self.make(*makes, items, base);
                 self.settle_slot(Outcome::Into(*to), base, made)
+            }
+            Step::Fill { template, fields, to } => {
+                let made = self.fill(*template, fields, base);
+                self.settle_slot(Outcome::Into(*to), base, made.map_or(Slot::Undefined, Slot::Owned))
             }
             Step::Fail
             | Step::Arithmetic { .. }
@@ -385,6 +390,16 @@ impl<'a> Machine<'a> {
             Value::Object(fields) => fields.values().any(|field| field == value),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Undefined => false,
         })
+    }
+
+    fn fill(&self, template: u32, fields: &[(Value, Operand)], base: usize) -> Option<Value> {
+        let mut filled = self.plan.constants.get(template as usize)?.clone();
+        let object = filled.as_object_mut().ok()?;
+        for (key, operand) in fields {
+            let value = self.value(*operand, base)?.clone();
+            *object.get_mut(key)? = value;
+        }
+        Some(filled)
     }
 
     fn make(&self, makes: Collection, items: &[Operand], base: usize) -> Slot<'a> {
