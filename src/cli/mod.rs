@@ -16,9 +16,11 @@ pub mod key;
 pub mod output;
 pub mod policy_bundle;
 pub mod policy_check;
+pub mod policy_diff;
 pub mod policy_eval;
 pub mod policy_explain;
 pub mod policy_footprint;
+pub mod policy_matrix;
 pub mod policy_promote;
 pub mod policy_replay;
 pub mod policy_test;
@@ -82,6 +84,10 @@ enum PolicyCommand {
     Promote(policy_promote::PromoteArgs),
     /// Put what a running gateway had in force before in force again
     Rollback(policy_promote::RollbackArgs),
+    /// Find a smallest request for each decision that changes between two policies
+    Diff(policy_diff::DiffArgs),
+    /// Show which operations are allowed to which roles
+    Matrix(policy_matrix::MatrixArgs),
     /// Show what is in a bundle
     Inspect(policy_bundle::InspectArgs),
 }
@@ -144,6 +150,8 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Replay(args) => policy_replay::run(&args, paint, out, notes),
             PolicyCommand::Promote(args) => policy_promote::promote(&args, out, notes),
             PolicyCommand::Rollback(args) => policy_promote::roll_back(&args, out),
+            PolicyCommand::Diff(args) => policy_diff::run(&args, paint, out),
+            PolicyCommand::Matrix(args) => policy_matrix::run(&args, paint, out),
             PolicyCommand::Inspect(args) => policy_bundle::inspect(&args, paint, out),
         },
         Command::Key(KeyArgs { command: KeyCommand::New(args) }) => {

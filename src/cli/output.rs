@@ -85,6 +85,25 @@ impl Paint {
     }
 }
 
+/// A number with spaces between its thousands: `1 200 000`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Every line of a text, with this many spaces before it.
+pub fn indented(text: &str, by: usize) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("{:by$}{line}", "")).collect();
+    lines.join("\n")
+}
+
 /// Reads a duration such as `250ms`, `5s` or `1m`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no duration; write it as `250ms`, `5s` or `1m`");
@@ -110,6 +129,13 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for wrong in ["", "5", "s", "5 s", "-1s", "99999999999999999999s", "18446744073709551615m", "5h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        for (number, want) in [(0, "0"), (999, "999"), (1000, "1 000"), (1_234_567, "1 234 567")] {
+            assert_eq!(grouped(number), want);
         }
     }
 

@@ -16,7 +16,8 @@ use std::time::Duration;
 use regorus::Value;
 
 use self::event::{Recorded, Unreadable};
-use self::tally::{Bits, Compared, Outcome, Tally};
+pub(crate) use self::tally::Outcome;
+use self::tally::{Bits, Compared, Tally};
 pub use self::tally::{Change, Changed, Report, Side, Skipped};
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;

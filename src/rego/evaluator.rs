@@ -223,11 +223,7 @@ impl Evaluator {
     }
 
     /// Evaluates an entry point on the interpreter, whatever plans there are.
-    pub fn interpret(
-        &mut self,
-        entrypoint: &Entrypoint,
-        facts: Facts,
-    ) -> Result<Option<Value>, EvalError> {
+    pub fn interpret(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
         self.interpret_settled(entrypoint, facts, Settled::default())
     }
 

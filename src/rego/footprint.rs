@@ -15,8 +15,16 @@ use regorus::Value;
 pub(crate) use self::analysis::analyse;
 use super::builtin;
 
-/// Built-ins with a random answer; signatures have random salts and nonces.
-const RANDOM: [&str; 4] = ["io.jwt.encode_sign", "io.jwt.encode_sign_raw", "rand.intn", "uuid.rfc4122"];
+/// Built-ins that may answer anything each time they are asked: signatures have random salts and nonces, and servers have
+/// minds of their own.
+const RANDOM: [&str; 6] = [
+    "http.send",
+    "io.jwt.encode_sign",
+    "io.jwt.encode_sign_raw",
+    "net.lookup_ip_addr",
+    "rand.intn",
+    "uuid.rfc4122",
+];
 
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,6 +12,7 @@ mod check;
 pub mod coverage;
 mod desugar;
 pub mod differential;
+pub mod domain;
 pub mod evaluator;
 pub mod fault;
 pub mod footprint;

@@ -105,7 +105,7 @@ pub struct Report {
 
 /// What came of asking.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Allow { reason: Option<String>, value: Value },
     Deny { reason: Option<String>, value: Value },
     Failed,
@@ -185,6 +185,11 @@ impl Change {
         }
     }
 
+    /// Whether a request is allowed, denied or failed that was not.
+    pub const fn changes_verdict(self) -> bool {
+        !matches!(self, Self::AllowDiffers | Self::DenyDiffers)
+    }
+
     /// Whether somebody gets in who did not.
     pub const fn opens(self) -> bool {
         matches!(self, Self::DenyToAllow | Self::FailureToAllow)
@@ -195,7 +200,7 @@ impl Change {
 
 impl Outcome {
     /// The outcome of a result, if there is one, and of what it means.
-    pub(super) fn of(result: Option<(Value, Result<Decision, DecisionError>)>) -> Self {
+    pub(crate) fn of(result: Option<(Value, Result<Decision, DecisionError>)>) -> Self {
         match result {
             None | Some((_, Err(_))) => Self::Failed,
             Some((value, Ok(Decision::Allow(allow)))) => Self::Allow { reason: allow.reason, value },
@@ -204,7 +209,7 @@ impl Outcome {
     }
 
     /// How `after` differs; `is_partial` compares verdicts alone.
-    pub(super) fn change(&self, after: &Self, is_partial: bool) -> Option<Change> {
+    pub(crate) fn change(&self, after: &Self, is_partial: bool) -> Option<Change> {
         match (self, after) {
             (Self::Deny { .. }, Self::Allow { .. }) => Some(Change::DenyToAllow),
             (Self::Failed, Self::Allow { .. }) => Some(Change::FailureToAllow),
