@@ -582,9 +582,7 @@ fn query_edits(value: &Value, edits: &mut UpstreamEdits) -> Result<(), DecisionE
         match key {
             "set" => {
                 for (name, value) in entries(value, place, "an object of strings")? {
-                    edits
-                        .query_set
-                        .push((name.to_owned(), text(value, At::Below(&place, name))?.to_owned()));
+                    edits.query_set.push((name.to_owned(), text(value, At::Below(&place, name))?.to_owned()));
                 }
             }
             "remove" => {

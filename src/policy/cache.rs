@@ -36,8 +36,15 @@ pub(super) struct Cache {
 #[derive(Debug, Clone, Copy)]
 enum State {
     /// Whether remembering pays is being found out.
-    Timing { decisions: u32, deciding: Duration, finding: Duration },
-    On { lookups: u32, hits: u32 },
+    Timing {
+        decisions: u32,
+        deciding: Duration,
+        finding: Duration,
+    },
+    On {
+        lookups: u32,
+        hits: u32,
+    },
     Off,
 }
 

@@ -243,7 +243,9 @@ impl Question {
         let is_cached = constant.is_none() && rules.cache > 0 && is_repeatable(&footprint);
         let cache = is_cached.then(|| Cache::new(rules.cache));
         let depends_on = match &inputs {
-            Inputs::Gateway(inputs) => Some(paths_read(&footprint).map(|path| Chosen::new(inputs, &path)).collect()),
+            Inputs::Gateway(inputs) => {
+                Some(paths_read(&footprint).map(|path| Chosen::new(inputs, &path)).collect())
+            }
             Inputs::Envoy(_) => None,
         };
         Self { entrypoint: entrypoint.clone(), inputs, selectors, cache, depends_on, constant }
@@ -336,7 +338,8 @@ impl From<&EvalError> for Failure {
     }
 }
 
-fn ask(
+/// Asks about an input that somebody else has built.
+pub(super) fn ask(
     evaluator: &mut Evaluator,
     entrypoint: &Entrypoint,
     input: Value,
@@ -345,7 +348,10 @@ fn ask(
     (contract, phase): (Contract, Phase),
 ) -> Ruling {
     let facts = evaluator::Facts { input: input.clone(), now_ns: now_ns(now), budget };
-    Ruling { input: Some(input), ..ruling(evaluator.evaluate(entrypoint, facts), entrypoint, (contract, phase)) }
+    Ruling {
+        input: Some(input),
+        ..ruling(evaluator.evaluate(entrypoint, facts), entrypoint, (contract, phase))
+    }
 }
 
 fn now_ns(now: Duration) -> i64 {

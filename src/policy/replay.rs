@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use regorus::Value;
 
+pub(in crate::policy) use self::event::contract_of;
 use self::event::{Recorded, Unreadable};
 use self::tally::{Bits, Compared, Outcome, Tally};
 pub use self::tally::{Change, Changed, Report, Side, Skipped};
@@ -106,15 +107,27 @@ pub fn find(mut recorded: impl BufRead, decision_id: &str) -> io::Result<Option<
             continue;
         }
         let events = chunk.lines.split(|byte| *byte == b'\n').filter_map(|line| Recorded::parse(line).ok());
-        let found = events.filter(|event| event.decision_id == decision_id).find_map(|event| {
-            let input = event.input.map(|input| Value::from_json_str(input.get())).transpose().ok()?;
-            let path = event.path.as_deref().map(str::to_owned);
-            Some(Asked { path, input, now_ns: event.now_ns()? })
-        });
+        let found = events.filter(|event| event.decision_id == decision_id).find_map(|event| asked(&event));
         if found.is_some() {
             return Ok(found);
         }
     }
+}
+
+/// The question of an event, and what its policy was written for; `None` if `text` is no decision event.
+pub(super) fn question_of(text: &str) -> Option<(Asked, Contract)> {
+    let event = Recorded::parse(text.as_bytes()).ok()?;
+    if event.decision_id.is_empty() {
+        return None;
+    }
+    let asked = asked(&event)?;
+    let contract = event.contract(asked.input.as_ref().unwrap_or(&Value::Undefined));
+    Some((asked, contract))
+}
+
+fn asked(event: &Recorded<'_>) -> Option<Asked> {
+    let input = event.input.map(|input| Value::from_json_str(input.get())).transpose().ok()?;
+    Some(Asked { path: event.path.as_deref().map(str::to_owned), input, now_ns: event.now_ns()? })
 }
 
 /// Some lines of the log.
@@ -302,6 +315,7 @@ impl Question {
     }
 }
 
-fn has_response(input: &Value) -> bool {
+/// Whether an input tells of an upstream's answer.
+pub(super) fn has_response(input: &Value) -> bool {
     matches!(input, Value::Object(object) if object.get(&Value::from("response")).is_some())
 }

@@ -297,7 +297,8 @@ impl<'c, 't> Emitter<'c, 't> {
         for item in items {
             operands.push(self.value(item)?);
         }
-        let values: Vec<Option<Value>> = operands.iter().map(|operand| self.known_constant(*operand)).collect();
+        let values: Vec<Option<Value>> =
+            operands.iter().map(|operand| self.known_constant(*operand)).collect();
         if let Some(values) = values.iter().cloned().collect()
             && let Some(value) = make(makes, values)
         {
