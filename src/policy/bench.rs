@@ -112,6 +112,8 @@ pub struct Report {
     pub requests: usize,
     /// Requests that were not asked about, by the reason.
     pub left_out: BTreeMap<LeftOut, u64>,
+    /// Whether decisions were to be remembered.
+    pub is_cached: bool,
     /// What keeps the questions off the plan, where something does.
     pub not_planned: Vec<NotPlanned>,
     /// What reading the clock costs, which is taken off each decision that was timed alone.
@@ -133,7 +135,7 @@ pub enum BenchError {
     #[error("no request to decide{}; give input documents or events with `--input`, or `*.case.yaml` files among the paths", left_out(.0))]
     NoRequests(BTreeMap<LeftOut, u64>),
     /// The plan was asked for, and there is none.
-    #[error("`{rule}` has no plan{}; leave `--engine` out to measure the interpreter", listed(.reasons))]
+    #[error("`{rule}` has no plan; leave `--engine` out to measure the interpreter{}", listed(.reasons))]
     NotPlanned {
         /// The rule.
         rule: String,
@@ -143,14 +145,16 @@ pub enum BenchError {
 }
 
 fn left_out(counts: &BTreeMap<LeftOut, u64>) -> String {
-    counts.iter().map(|(reason, count)| format!(", {count} left out ({})", reason.as_str())).collect()
+    let shown = counts.iter().map(|(reason, count)| format!(", {count} left out ({})", reason.describe()));
+    shown.collect::<Vec<_>>().concat()
 }
 
 fn listed(reasons: &[NotPlanned]) -> String {
-    let shown = reasons
-        .iter()
-        .map(|refused| format!("\n  {}: `{}`: {}", refused.place, refused.rule, refused.reason));
-    shown.collect()
+    let shown = reasons.iter().map(|refused| {
+        let NotPlanned { rule, place, reason } = refused;
+        format!("\n  {place}: `{rule}`: {reason}")
+    });
+    shown.collect::<Vec<_>>().concat()
 }
 
 /// Measures the policies of a bundle.
@@ -180,7 +184,7 @@ pub fn run(bundle: &Bundle, source: Source<'_>, options: &BenchOptions) -> Resul
         let runners = (0..options.threads.get())
             .map(|_| Workload::new(bundle, &program, source, options).map(Runner::new))
             .collect::<Result<Vec<_>, _>>()?;
-        measured.push(measure::measure(*engine, runners, options.limit, clock));
+        measured.push(measure::measure(*engine, runners, options, clock));
     }
     let constants = questions.iter().map(|question| &question.entrypoint);
     let constants = constants.filter(|rule| planned.footprint(rule).is_constant());
@@ -189,6 +193,7 @@ pub fn run(bundle: &Bundle, source: Source<'_>, options: &BenchOptions) -> Resul
         questions,
         requests: workload.len(),
         left_out: workload.left_out().clone(),
+        is_cached: options.cache > 0,
         not_planned,
         clock,
         engines: measured,

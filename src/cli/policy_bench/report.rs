@@ -43,6 +43,10 @@ pub(super) fn caveats(report: &Report, source: Source<'_>) -> Vec<String> {
             let (total, all) = (outcomes.total(), report.requests);
             caveats.push(format!("{engine}: only {total} of {all} requests were reached; measure longer"));
         }
+        if report.is_cached && outcomes.remembered == 0 {
+            let text = "no decision was taken from the cache: deciding costs too little, or no two requests are alike to it";
+            caveats.push(format!("{engine}: {text}"));
+        }
         if let Some(error) = &outcomes.first_error {
             let (failed, total) = (outcomes.failed(), outcomes.total());
             caveats.push(format!("{engine}: {failed} of {total} decisions failed, such as: {error}"));
@@ -90,9 +94,11 @@ pub(super) fn pretty(report: &Report, source: Source<'_>, paint: Paint) -> Strin
         let rule = paint.strong(question.entrypoint.name());
         let _infallible = writeln!(out, "{rule} ({})", contract(question));
     }
-    let kind = match source {
-        Source::Cases => "requests of cases",
-        Source::Documents(_) => "input documents",
+    let kind = match (source, report.requests) {
+        (Source::Cases, 1) => "request of a case",
+        (Source::Cases, _) => "requests of cases",
+        (Source::Documents(_), 1) => "input document",
+        (Source::Documents(_), _) => "input documents",
     };
     let _infallible = writeln!(out, "{} {kind}; timed: {}\n", report.requests, timed(source));
     let mut table =
@@ -105,7 +111,7 @@ pub(super) fn pretty(report: &Report, source: Source<'_>, paint: Paint) -> Strin
         table.push(("remembered", remembered.collect()));
     }
     for (name, figures) in table {
-        let figures: String = figures.iter().map(|figure| format!("{figure:>14}")).collect();
+        let figures = figures.iter().map(|figure| format!("{figure:>14}")).collect::<Vec<_>>().concat();
         let row = format!("{name:<12}{figures}");
         let row =
             if name == "failures" && report.engines.iter().any(|measured| measured.outcomes.failed() > 0) {

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Engine, Histogram, Limit, Workload};
+use super::{BenchOptions, Engine, Histogram, Limit, Workload};
 use crate::base::clock::saturating_nanos;
 use crate::contract::decision::Decision;
 use crate::policy::decide::{Failure, Ruling};
@@ -18,6 +18,9 @@ const BATCH: Duration = Duration::from_millis(1);
 const TURNS: u32 = 5;
 /// Times the clock is read to learn what that costs.
 const CLOCK_READS: usize = 1_001;
+
+/// Rounds after which a cache of every rule has its mind made up (`policy::cache`).
+const CACHE_ROUNDS: usize = 40;
 
 /// What was measured of one engine.
 #[derive(Debug)]
@@ -74,12 +77,18 @@ pub(super) fn clock() -> Duration {
 }
 
 /// Measures an engine by the first of `runners`, and then all of them together where there are several.
-pub(super) fn measure(engine: Engine, mut runners: Vec<Runner>, limit: Limit, clock: Duration) -> Measured {
+pub(super) fn measure(
+    engine: Engine,
+    mut runners: Vec<Runner>,
+    options: &BenchOptions,
+    clock: Duration,
+) -> Measured {
+    let limit = options.limit;
     let mut batched = Benchmark { iterations: 0, took: Duration::ZERO };
     let mut single = Histogram::default();
     let mut outcomes = Outcomes::default();
     for runner in &mut runners {
-        runner.warm_up(limit);
+        runner.warm_up(options);
     }
     if let Some(first) = runners.first_mut() {
         (batched, single) = first.measure(limit, clock);
@@ -150,12 +159,14 @@ impl Runner {
         started.elapsed()
     }
 
-    /// Each request once, where that does not take long: what is made once is not what is measured.
-    fn warm_up(&mut self, limit: Limit) {
+    /// Each request once, where that does not take long: what is made once is not what is measured. A cache finds out first
+    /// whether it pays.
+    fn warm_up(&mut self, options: &BenchOptions) {
+        let rounds = if options.cache > 0 { CACHE_ROUNDS } else { 1 };
         let started = Instant::now();
-        for _ in 0..self.workload.len() {
+        for _ in 0..rounds * self.workload.len() {
             self.step();
-            if matches!(limit, Limit::Time(time) if started.elapsed() > time / 4) {
+            if matches!(options.limit, Limit::Time(time) if started.elapsed() > time / 4) {
                 break;
             }
         }
