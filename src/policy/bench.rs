@@ -18,7 +18,7 @@ use self::measure::Runner;
 pub use self::measure::{Measured, Outcomes, Scaling};
 use crate::contract::form::Contract;
 use crate::policy::bundle::Bundle;
-use crate::policy::case::repeat::Requests;
+use crate::policy::case::repeat::Repeated;
 use crate::policy::decide::Ruling;
 use crate::rego::fault::BundleErrors;
 use crate::rego::plan::reason::NotPlanned;
@@ -126,10 +126,10 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// The policies or their cases are wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     Bundle(#[from] BundleErrors),
     /// The rule is not there.
-    #[error("{0}")]
+    #[error(transparent)]
     Rule(#[from] EntrypointError),
     /// Nothing can be asked about.
     #[error("no request to decide{}; give input documents or events with `--input`, or `*.case.yaml` files among the paths", left_out(.0))]
@@ -203,7 +203,7 @@ pub fn run(bundle: &Bundle, source: Source<'_>, options: &BenchOptions) -> Resul
 /// Requests as one thread asks about them; threads share nothing that is counted.
 #[derive(Debug)]
 enum Workload {
-    Cases(Box<Requests>),
+    Cases(Box<Repeated>),
     Documents(Box<Prepared>),
 }
 
@@ -217,7 +217,7 @@ impl Workload {
         options: &BenchOptions,
     ) -> Result<Self, BenchError> {
         let workload = match source {
-            Source::Cases => Self::Cases(Box::new(Requests::new(bundle, program, options)?)),
+            Source::Cases => Self::Cases(Box::new(Repeated::new(bundle, program, options)?)),
             Source::Documents(documents) => {
                 Self::Documents(Box::new(Prepared::new(program, documents, options)?))
             }

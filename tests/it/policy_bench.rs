@@ -194,7 +194,7 @@ fn the_cache_answers_what_was_asked_before() {
     let ran = bench(&root, &["--count", "30", "--engine", "interpreter", "-f", "json"]);
     assert_eq!(engines(&ran)[0]["remembered"], 0, "{}", ran.out);
     // An id is another in each request.
-    let unlike = POLICY.replace("input.request.method", "input.decision_id != \"\"; input.request.method");
+    let unlike = POLICY.replace("if input", "if {\n\tinput.decision_id != \"\"\n\tinput") + "}\n";
     let unlike = files(&[("p.rego", &unlike), ("p.case.yaml", CASES)]);
     let ran = bench(&unlike, &["--count", "30", "--cache", "10"]);
     assert!(ran.notes.contains("plan: no decision was taken from the cache"), "{}", ran.notes);
@@ -227,7 +227,7 @@ fn what_cannot_be_measured_is_refused_with_a_reason() {
     for (arguments, code, want) in [
         (&["--input", "none.json"][..], 1, "cannot read `none.json`"),
         (&["--input", "bad.jsonl"], 1, "bad.jsonl:2:6: not valid JSON"),
-        (&["--decision", "gateway/decisoin"], 1, "did you mean `data.gateway.decision`?"),
+        (&["--decision", "gateway/decisoin"], 1, "decisoin`; did you mean `data.gateway.decision`?\n"),
         (&["--time", "1s", "--count", "5"], 64, "cannot be used with"),
         (&["--count", "1"], 64, "--count"),
         (&["--threads", "0"], 64, "--threads"),

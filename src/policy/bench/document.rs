@@ -98,20 +98,17 @@ impl Documents {
 
     /// Adds a document that is valid JSON; `None` if it is no object.
     fn add_one(&mut self, text: &str) -> Option<()> {
-        let (input, contract, recorded) = match replay::question_of(text) {
-            Some((event, contract)) => {
-                let Some(input) = event.input else {
-                    *self.left_out.entry(LeftOut::NoInput).or_default() += 1;
-                    return Some(());
-                };
-                let time = Duration::from_nanos(u64::try_from(event.now_ns).unwrap_or(0));
-                (input, contract, Some(Recorded { path: event.path, time }))
-            }
-            None => {
-                let input = Value::from_json_str(text).ok()?;
-                let contract = replay::contract_of(&input);
-                (input, contract, None)
-            }
+        let (input, contract, recorded) = if let Some((event, contract)) = replay::question_of(text) {
+            let Some(input) = event.input else {
+                *self.left_out.entry(LeftOut::NoInput).or_default() += 1;
+                return Some(());
+            };
+            let time = Duration::from_nanos(u64::try_from(event.now_ns).unwrap_or(0));
+            (input, contract, Some(Recorded { path: event.path, time }))
+        } else {
+            let input = Value::from_json_str(text).ok()?;
+            let contract = replay::contract_of(&input);
+            (input, contract, None)
         };
         input.as_object().ok()?;
         let phase = if replay::has_response(&input) { Phase::Response } else { Phase::Request };

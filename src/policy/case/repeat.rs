@@ -20,15 +20,16 @@ use crate::rego::program::Program;
 
 /// The cases of a bundle, and who is asked about them.
 #[derive(Debug, Default)]
-pub(in crate::policy) struct Requests {
+pub(in crate::policy) struct Repeated {
     deciders: Vec<(Question, Decider)>,
-    requests: Vec<Request>,
+    requests: Vec<Prepared>,
     /// Cases that are not asked about, by the reason.
     pub(in crate::policy) left_out: BTreeMap<LeftOut, u64>,
 }
 
+/// A case, and what a connection would know of its request.
 #[derive(Debug)]
-struct Request {
+struct Prepared {
     decider: usize,
     case: Case,
     body: BodyFacts,
@@ -37,7 +38,7 @@ struct Request {
     request_id: String,
 }
 
-impl Requests {
+impl Repeated {
     /// Reads the case files of `bundle`; `program` is compiled from it.
     pub(in crate::policy) fn new(
         bundle: &Bundle,
@@ -94,7 +95,7 @@ impl Requests {
             Ok(body) => {
                 let time = case.time.unwrap_or(now);
                 let id = ids.next(time);
-                self.requests.push(Request { decider, case, body, time, id, request_id: id.to_string() });
+                self.requests.push(Prepared { decider, case, body, time, id, request_id: id.to_string() });
             }
             Err(left_out) => *self.left_out.entry(left_out).or_default() += 1,
         }
@@ -126,7 +127,7 @@ impl Requests {
     pub(in crate::policy) fn ask(&mut self, index: usize) -> Option<Ruling> {
         let request = self.requests.get(index)?;
         let (_, decider) = self.deciders.get_mut(request.decider)?;
-        let Request { case, body, time, id, request_id, .. } = request;
+        let Prepared { case, body, time, id, request_id, .. } = request;
         let head = case.request.head.as_ref().ok()?;
         let facts = facts(case, head, body, *time, (*id, request_id));
         Some(decider.decide(&facts, Phase::Request, Keep::Nothing))
