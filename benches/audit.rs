@@ -11,7 +11,7 @@ use postern::audit::encode::encode;
 use postern::audit::label::EncodedLabels;
 use postern::audit::memo::Memo;
 use postern::base::id::DecisionIds;
-use postern::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
+use postern::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Outside, Timings};
 use postern::contract::rate::{Quota, Rate};
 use postern::limits::fields::limit_fields;
 use postern::limits::memory::Store;
@@ -75,6 +75,7 @@ fn event_encoding(criterion: &mut Criterion) {
             remembered: false,
             response_bytes: 1024,
             aborted: false,
+            outside: Outside::default(),
             timings: Timings { total_us: 350, identity_us: 1, policy_us: 20, upstream_us: 300 },
         },
         level: LogLevel::Full,

@@ -16,7 +16,7 @@ use crate::audit::json::{is_undefined, push_string, push_u64, push_value};
 use crate::audit::label::EncodedLabels;
 use crate::audit::memo::Memo;
 use crate::base::clock::rfc3339;
-use crate::contract::event::{Event, Gateway, LogLevel};
+use crate::contract::event::{Event, Gateway, LogLevel, Outside};
 
 /// Bytes of `input` at most.
 const INPUT_MAX: usize = 256 * 1024;
@@ -194,6 +194,7 @@ impl<'a> Encoder<'a> {
             self.raw(",\"aborted\":true");
         }
         self.push_fields();
+        self.push_outside(gateway.outside);
         self.number(",\"timings_us\":{\"total\":", gateway.timings.total_us);
         self.number(",\"identity\":", gateway.timings.identity_us);
         self.number(",\"policy\":", gateway.timings.policy_us);
@@ -229,6 +230,18 @@ impl<'a> Encoder<'a> {
         if before == "," {
             self.raw("}");
         }
+    }
+
+    fn push_outside(&mut self, outside: Outside) {
+        if outside == Outside::default() {
+            return;
+        }
+        self.number(",\"outside\":{\"sends\":", u64::from(outside.sends));
+        self.number(",\"cached\":", u64::from(outside.cached));
+        self.number(",\"lookups\":", u64::from(outside.lookups));
+        self.number(",\"failed\":", u64::from(outside.failed));
+        self.number(",\"us\":", outside.us);
+        self.raw("}");
     }
 
     fn push_limits(&mut self, gateway: &Gateway<'_>) {

@@ -8,7 +8,7 @@ use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
 use crate::base::id::DecisionIds;
-use crate::contract::event::{Bundle, Event, Gateway, LogLevel, Outcome, Timings};
+use crate::contract::event::{Bundle, Event, Gateway, LogLevel, Outcome, Outside, Timings};
 
 pub(super) fn value(json: &serde_json::Value) -> Value {
     Value::from_json_str(&json.to_string()).unwrap()
@@ -44,6 +44,7 @@ pub(super) fn event<'a>(input: Option<&'a Value>, result: Option<&'a Value>) -> 
             remembered: false,
             response_bytes: 1024,
             aborted: false,
+            outside: Outside::default(),
             timings: Timings { total_us: 900, identity_us: 1, policy_us: 20, upstream_us: 800 },
         },
         level: LogLevel::Full,

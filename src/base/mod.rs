@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod hex;
+pub mod host_port;
 pub mod id;
 pub mod json;
 pub mod net;

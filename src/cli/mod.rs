@@ -22,6 +22,7 @@ pub mod policy_explain;
 pub mod policy_footprint;
 pub mod policy_replay;
 pub mod policy_test;
+pub mod rego_args;
 pub mod run;
 pub mod schema;
 

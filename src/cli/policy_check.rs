@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::github;
 use crate::cli::output::{Exit, Paint};
+use crate::cli::rego_args::RegoArgs;
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::policy::bundle::{self, Purpose};
@@ -34,6 +35,9 @@ pub struct CheckArgs {
     /// A rule that is asked for each response; may be repeated.
     #[arg(long, value_name = "RULE", default_value = "gateway/response")]
     pub response: Vec<String>,
+    /// How policies are read.
+    #[command(flatten)]
+    pub rego: RegoArgs,
     /// How to report.
     #[arg(short, long, value_enum, default_value_t = CheckFormat::Pretty)]
     pub format: CheckFormat,
@@ -80,7 +84,7 @@ pub fn run(
     let requests = args.decision.iter().map(|path| (path.as_str(), Phase::Request));
     let responses = args.response.iter().map(|path| (path.as_str(), Phase::Response));
     let decisions: Vec<_> = requests.chain(responses).collect();
-    let report = match bundle::load(&args.paths, Purpose::Develop) {
+    let report = match bundle::load_as(&args.paths, Purpose::Develop, args.rego.version()) {
         Ok(bundle) => check::check(&bundle, contract, &decisions, args.strict),
         Err(errors) => check::Report::of_errors(&errors),
     };

@@ -1,7 +1,9 @@
 //! `gatewayctl policy eval`: asks policies one question about one input.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,11 +11,18 @@ use regorus::Value;
 use serde_json::{Map, json};
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
+use crate::base::host_port::HostPort;
+use crate::base::size::ByteLimit;
 use crate::cli::output::{Exit, parse_duration};
+use crate::cli::rego_args::RegoArgs;
+use crate::config::model::{HttpSend, Lookup};
+use crate::contract::event::Outside as Told;
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::eval;
-use crate::rego::evaluator::{Facts, Row};
+use crate::rego::evaluator::{EvalError, Evaluator, Facts, Row};
+use crate::rego::outside::{Outside, Settled};
 use crate::rego::program::{EngineKind, Module, Options, Program};
+use crate::runtime::outside::{Asker, Outbound, Spent};
 
 /// Longest input document.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -45,6 +54,15 @@ pub struct EvalArgs {
     /// What evaluates a rule's path: its decision plan, or the interpreter. Default: the plan, where there is one.
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Option<EvalEngine>,
+    /// How policies are read.
+    #[command(flatten)]
+    pub rego: RegoArgs,
+    /// A server that `http.send` may really ask; may be repeated. Default: none, and a call that is not mocked fails.
+    #[arg(long, value_name = "HOST:PORT", value_parser = server)]
+    pub allow_http: Vec<HostPort>,
+    /// A name that `net.lookup_ip_addr` may really look up; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub allow_lookup: Vec<String>,
     /// The longest the evaluation may take.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -74,9 +92,9 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
         Some(path) => read_input(path)?,
         None => Value::Undefined,
     };
-    let asked =
-        Asked { args, input, now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX) };
-    let bundle = match bundle::load(&args.paths, Purpose::Develop) {
+    let now_ns = i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX);
+    let asked = Asked { args, input, now_ns, settled: RefCell::default() };
+    let bundle = match bundle::load_as(&args.paths, Purpose::Develop, args.rego.version()) {
         Ok(bundle) => bundle,
         Err(errors) => {
             writeln!(notes, "{errors}")?;
@@ -104,6 +122,8 @@ struct Asked<'a> {
     args: &'a EvalArgs,
     input: Value,
     now_ns: i64,
+    /// What was asked outside already: asking again must not send again.
+    settled: RefCell<Settled>,
 }
 
 impl Asked<'_> {
@@ -118,7 +138,7 @@ impl Asked<'_> {
             Some(EvalEngine::Interpreter) => EngineKind::Interpreter,
             Some(EvalEngine::Plan) | None => EngineKind::Auto,
         };
-        let options = Options { strict_builtin_errors, engine, ..Options::default() };
+        let options = Options { strict_builtin_errors, engine, ..Options::developing() };
         let program = match bundle.compile(options) {
             Ok(program) => program,
             Err(errors) => return Ok(Err(errors.to_string())),
@@ -128,11 +148,63 @@ impl Asked<'_> {
         }
         let mut evaluator = program.evaluator();
         let facts = Facts { input: self.input.clone(), now_ns: self.now_ns, budget: self.args.timeout };
-        let answer = eval::eval(&mut evaluator, &self.args.query, facts);
+        let answer = self.ask(&mut evaluator, &facts)?;
         for line in evaluator.take_prints() {
             writeln!(notes, "{line}")?;
         }
-        Ok(answer.map_err(|error| error.to_string()))
+        Ok(answer.map_err(|error| {
+            let EvalError::Unanswered { question, .. } = &error else { return error.to_string() };
+            let flag = match question.builtin {
+                Outside::HttpSend => "--allow-http HOST:PORT",
+                Outside::LookupIpAddr => "--allow-lookup NAME",
+            };
+            format!("{error}, or let it really ask: `{flag}`")
+        }))
+    }
+
+    /// Evaluates, and asks outside whom the arguments allow to be asked.
+    fn ask(&self, evaluator: &mut Evaluator, facts: &Facts) -> anyhow::Result<Result<Vec<Row>, EvalError>> {
+        let mut outside: Option<(Asker, tokio::runtime::Runtime)> = None;
+        let (mut spent, mut told) = (Spent::default(), Told::default());
+        loop {
+            let mut settled = self.settled.borrow().clone();
+            let answer = eval::eval_settled(evaluator, &self.args.query, facts.clone(), &mut settled);
+            let Err(EvalError::Unanswered { question, .. }) = &answer else { return Ok(answer) };
+            let may_ask = match question.builtin {
+                Outside::HttpSend => !self.args.allow_http.is_empty(),
+                Outside::LookupIpAddr => !self.args.allow_lookup.is_empty(),
+            };
+            if !may_ask {
+                return Ok(answer);
+            }
+            let (asker, runtime) = if let Some(ready) = &outside {
+                ready
+            } else {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                outside.insert((self.asker()?, runtime))
+            };
+            let now = Duration::from_nanos(u64::try_from(facts.now_ns).unwrap_or(0));
+            let reply = runtime.block_on(asker.answer(question, &mut spent, &mut told, now));
+            settled.answer((**question).clone(), reply);
+            *self.settled.borrow_mut() = settled;
+        }
+    }
+
+    fn asker(&self) -> anyhow::Result<Asker> {
+        let http_send = HttpSend {
+            allow: self.args.allow_http.clone(),
+            timeout: self.args.timeout,
+            response_bytes: ByteLimit::parse("16MiB")?,
+            requests: 32,
+            concurrent: 1,
+            cache_bytes: ByteLimit::parse("16MiB")?,
+            ca: None,
+            client: None,
+        };
+        let names = self.args.allow_lookup.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let lookup = Lookup { allow: names, timeout: self.args.timeout };
+        let outbound = Outbound::build(Some(&http_send), Some(&lookup))?.context("nobody may be asked")?;
+        Ok(Asker::new(Arc::new(outbound)))
     }
 
     /// Says where a plan was asked for and the interpreter answers.
@@ -179,7 +251,7 @@ fn unservable(bundle: &Bundle, query: &str) -> Option<String> {
     let text = format!("package postern_query\n\nanswer if {{\n{query}\n}}\n");
     let mut with_query = bundle.clone();
     with_query.modules.push(Module { path: "<query>".to_owned(), text });
-    let errors = with_query.compile(Options::default()).err()?;
+    let errors = with_query.compile(Options::developing()).err()?;
     let fault = errors.faults().first()?;
     Some(
         fault
@@ -187,6 +259,10 @@ fn unservable(bundle: &Bundle, query: &str) -> Option<String> {
             .as_ref()
             .map_or_else(|| fault.message.clone(), |hint| format!("{}; {hint}", fault.message)),
     )
+}
+
+fn server(text: &str) -> Result<HostPort, String> {
+    HostPort::parse(text).ok_or_else(|| "write `host:port`, without a scheme and without a path".to_owned())
 }
 
 fn query(text: &str) -> Result<String, String> {

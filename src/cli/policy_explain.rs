@@ -66,7 +66,7 @@ pub fn run(args: &ExplainArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Res
         bail!("the event has no input: it was logged as a summary, or the policy read none");
     };
     let bundle = bundle::load(&args.against, Purpose::Develop)?;
-    let program = bundle.compile(Options::default())?;
+    let program = bundle.compile(Options::developing())?;
     let rule = args.rule.as_deref().or(asked.path.as_deref()).unwrap_or(DECISION);
     let entrypoint = program.entrypoint(rule)?;
     let facts = Facts { input, now_ns: asked.now_ns, budget: args.timeout };

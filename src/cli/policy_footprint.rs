@@ -36,7 +36,7 @@ pub enum FootprintFormat {
 /// Runs the command. The footprints go to `out`, everything else to `notes`.
 pub fn run(args: &FootprintArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Result<Exit> {
     let compiled =
-        bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| bundle.compile(Options::default()));
+        bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| bundle.compile(Options::developing()));
     let program = match compiled {
         Ok(program) => program,
         Err(errors) => {

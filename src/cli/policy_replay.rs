@@ -84,7 +84,7 @@ pub fn run(
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let program = bundle::load(&args.against, Purpose::Develop)?.compile(Options::default())?;
+    let program = bundle::load(&args.against, Purpose::Develop)?.compile(Options::developing())?;
     let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let options = ReplayOptions {
         entrypoint: args.decision.clone(),

@@ -12,6 +12,7 @@ use regex::Regex;
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
 use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::cli::rego_args::RegoArgs;
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
 use crate::runtime::watch::{Sighting, Watch};
@@ -47,6 +48,9 @@ pub struct TestArgs {
     /// How to report.
     #[arg(short, long, value_enum, default_value_t = TestFormat::Pretty)]
     pub format: TestFormat,
+    /// How policies are read.
+    #[command(flatten)]
+    pub rego: RegoArgs,
     /// Threads to run tests on. Default: one for each core.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub parallel: Option<u16>,
@@ -149,7 +153,7 @@ fn run_once(
         parallel: args.parallel.map_or(cores, usize::from),
         now_ns: i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX),
     };
-    let tested = bundle::load(&args.paths, Purpose::Develop).and_then(|bundle| {
+    let tested = bundle::load_as(&args.paths, Purpose::Develop, args.rego.version()).and_then(|bundle| {
         if args.bench {
             testing::bench(&bundle, &options, args.bench_time)
         } else {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderName, Method, Uri};
 use jsonwebtoken::Algorithm;
 
+use crate::base::host_port::HostPort;
 use crate::base::net::NetworkSet;
 use crate::base::path::PathRules;
 use crate::base::secret::Secret;
@@ -351,6 +352,10 @@ pub struct Policy {
     pub response: Option<Vec<String>>,
     /// Evaluation time of one decision.
     pub budget: Duration,
+    /// Whom it may ask with `http.send`.
+    pub http_send: Option<HttpSend>,
+    /// What it may look up with `net.lookup_ip_addr`.
+    pub lookup: Option<Lookup>,
     /// What a failed evaluation means.
     pub on_error: OnError,
     /// On load and reload, the bundle's own tests must pass.
@@ -359,6 +364,36 @@ pub struct Policy {
     pub decision_cache: usize,
     /// The form of its input and result.
     pub contract: PolicyContract,
+}
+
+/// Whom a policy may ask with `http.send`, and within which bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSend {
+    /// The servers, at least one.
+    pub allow: Vec<HostPort>,
+    /// The longest that all requests of one decision may take together.
+    pub timeout: Duration,
+    /// The largest body of an answer.
+    pub response_bytes: ByteLimit,
+    /// How many different requests one decision may send.
+    pub requests: usize,
+    /// How many requests may be under way at once.
+    pub concurrent: usize,
+    /// Memory for kept answers.
+    pub cache_bytes: ByteLimit,
+    /// Trusted issuers; `None` uses the system's.
+    pub ca: Option<PathBuf>,
+    /// The gateway's own certificate (mTLS).
+    pub client: Option<CertificateFiles>,
+}
+
+/// What a policy may look up with `net.lookup_ip_addr`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// The names, at least one, lower case.
+    pub allow: Vec<String>,
+    /// The longest that all lookups of one decision may take together.
+    pub timeout: Duration,
 }
 
 /// What a policy is written for.

@@ -135,8 +135,25 @@ pub struct Gateway<'a> {
     pub response_bytes: u64,
     /// The response ended early: client gone or upstream broke off.
     pub aborted: bool,
+    /// What the policy asked outside, if anything.
+    pub outside: Outside,
     /// Microseconds spent.
     pub timings: Timings,
+}
+
+/// What policies have asked outside for one request, both phases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// Requests sent by `http.send`.
+    pub sends: u32,
+    /// Requests that a kept answer made needless.
+    pub cached: u32,
+    /// Names looked up.
+    pub lookups: u32,
+    /// Requests and lookups without an answer.
+    pub failed: u32,
+    /// Microseconds waited for all of them.
+    pub us: u64,
 }
 
 /// Where the time of a request went, in microseconds.

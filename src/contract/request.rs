@@ -144,7 +144,7 @@ pub struct ApiFacts<'a> {
 }
 
 /// The upstream's answer, for the response phase.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct ResponseFacts<'a> {
     /// Its status.
     pub status: u16,

@@ -1,8 +1,10 @@
-//! A bounded HTTP(S) GET for documents such as key sets and bundles.
+//! A bounded HTTP(S) GET for documents such as key sets and bundles, and a bounded exchange for whoever else must ask.
 //!
 //! Everything about an answer has a bound: time, size of head and body, redirects (few, and only to the same origin, so
 //! that credentials reach no other). Certificates are always verified. Nothing here retries or caches; the caller knows
 //! when it makes sense. No error holds a header or a query of the request.
+
+pub mod exchange;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,26 +117,7 @@ impl Fetcher {
     }
 
     fn trusting(roots: RootCertStore, certificate: Option<ClientCertificate>) -> Result<Self, TrustError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(TrustError::Tls)?
-            .with_root_certificates(roots);
-        let tls = match certificate {
-            None => tls.with_no_client_auth(),
-            Some(ClientCertificate { chain, key }) => {
-                tls.with_client_auth_cert(chain, key).map_err(TrustError::Tls)?
-            }
-        };
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.set_nodelay(true);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let connector = connector(tls(roots, certificate)?);
         let client = Client::builder(TokioExecutor::new())
             // Minutes lie between two fetches: a kept connection would only be found dead.
             .pool_max_idle_per_host(0)
@@ -232,6 +215,31 @@ async fn within<T>(
     answer: impl Future<Output = Result<T, FetchError>>,
 ) -> Result<T, FetchError> {
     tokio::time::timeout(timeout, answer).await.unwrap_or(Err(FetchError::Timeout(timeout)))
+}
+
+fn tls(
+    roots: RootCertStore,
+    certificate: Option<ClientCertificate>,
+) -> Result<rustls::ClientConfig, TrustError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TrustError::Tls)?
+        .with_root_certificates(roots);
+    match certificate {
+        None => Ok(tls.with_no_client_auth()),
+        Some(ClientCertificate { chain, key }) => {
+            tls.with_client_auth_cert(chain, key).map_err(TrustError::Tls)
+        }
+    }
+}
+
+fn connector(tls: rustls::ClientConfig) -> HttpsConnector<HttpConnector> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_nodelay(true);
+    HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp)
 }
 
 fn system_roots() -> Result<RootCertStore, TrustError> {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::base::id::DecisionId;
 use crate::contract::decision::{Decision, Log, Phase};
-use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Timings};
+use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outcome, Outside, Timings};
 use crate::contract::identity::{Failure, Identity};
 use crate::contract::request::RequestHead;
 use crate::identity::chain::Chain;
@@ -25,7 +25,7 @@ use crate::pipeline::reject::Cause;
 use crate::policy::decide;
 use crate::runtime::snapshot::Runtime;
 use crate::runtime::worker::Local;
-use crate::telemetry::metrics::{DecisionKind, Stage, UpstreamOutcome};
+use crate::telemetry::metrics::{DecisionKind, OutsideKind, Stage, UpstreamOutcome, WorkerMetrics};
 use crate::upstream::cluster::Cluster;
 
 /// A request being handled. Dropping it ends it and writes its event.
@@ -59,6 +59,8 @@ pub(crate) struct Evidence {
     pub(crate) policy_error: Option<String>,
     pub(crate) limits: SmallVec<[LimitTaken; 2]>,
     pub(crate) fail_open: bool,
+    /// What the policy asked outside, as far as it got.
+    pub(crate) outside: Outside,
     pub(crate) remembered: bool,
     pub(crate) log: Log,
     /// Values of the headers that carry credentials, once the headers themselves have gone upstream.
@@ -96,6 +98,7 @@ impl Evidence {
             policy_error: None,
             limits: SmallVec::new(),
             fail_open: false,
+            outside: Outside::default(),
             remembered: false,
             log: Log::default(),
             credentials: SmallVec::new(),
@@ -229,6 +232,7 @@ impl Exchange {
                 remembered: evidence.remembered,
                 response_bytes: evidence.response_bytes,
                 aborted: !evidence.completed,
+                outside: evidence.outside,
                 timings: evidence.timings,
             },
             level: evidence.log.level,
@@ -249,14 +253,32 @@ impl Exchange {
         if let Some(series) = self.local.series(self.connection.listener, api) {
             metrics.request(series, evidence.outcome as usize, evidence.status);
         }
+        self.count_outside(metrics);
         let Timings { total_us, identity_us, policy_us, upstream_us } = evidence.timings;
         metrics.stage(Stage::Total, total_us);
-        for (stage, spent) in
-            [(Stage::Identity, identity_us), (Stage::Policy, policy_us), (Stage::Upstream, upstream_us)]
-        {
+        let outside_us = evidence.outside.us;
+        for (stage, spent) in [
+            (Stage::Identity, identity_us),
+            (Stage::Policy, policy_us),
+            (Stage::Outside, outside_us),
+            (Stage::Upstream, upstream_us),
+        ] {
             if spent > 0 {
                 metrics.stage(stage, spent);
             }
+        }
+    }
+
+    fn count_outside(&self, metrics: &WorkerMetrics) {
+        let Outside { sends, cached, lookups, failed, us: _ } = self.evidence.outside;
+        if self.evidence.outside == Outside::default() {
+            return;
+        }
+        let api = self.evidence.route.and_then(|(api, _)| self.runtime().apis.get(api));
+        let Some(policy) = api.and_then(|api| self.local.policy_series(api.policy)) else { return };
+        let kinds = [OutsideKind::Sent, OutsideKind::Cached, OutsideKind::LookedUp, OutsideKind::Failed];
+        for (kind, count) in kinds.into_iter().zip([sends, cached, lookups, failed]) {
+            (0..count).for_each(|_| metrics.outside(policy, kind));
         }
     }
 

@@ -98,7 +98,7 @@ async fn stages(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Reject> {
     let received = Received::read(worker, connection, request)?;
-    received.route()?.identify().await?.inspect().await?.decide()?.enforce()?.forward().await
+    received.route()?.identify().await?.inspect().await?.decide().await?.enforce()?.forward().await
 }
 
 #[cfg(test)]

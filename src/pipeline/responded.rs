@@ -76,7 +76,7 @@ impl Cleared {
             let outcome = UpstreamOutcome::of_status(reply.status().as_u16());
             exchange.count_upstream(pool.cluster(), outcome, reply.body().tries());
             let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-            Responded { exchange, asked, reply, latency_ms, websocket, edits, limit_headers }.respond()
+            Responded { exchange, asked, reply, latency_ms, websocket, edits, limit_headers }.respond().await
         }
     }
 }
@@ -85,7 +85,7 @@ impl Cleared {
 
 impl Responded {
     /// Edits the response's head and asks the policy about it, a switch of protocols like any other.
-    fn respond(self) -> Result<Response<ResponseBody>, Reject> {
+    async fn respond(self) -> Result<Response<ResponseBody>, Reject> {
         let Self { mut exchange, asked, mut reply, latency_ms, websocket, edits, limit_headers } = self;
         let switches = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches && !websocket.is_some_and(|handshake| handshake.is_answered_by(reply.headers())) {
@@ -96,7 +96,7 @@ impl Responded {
         if exchange.local.asks_about_responses(asked.target.api) {
             let status = reply.status().as_u16();
             let response = ResponseFacts { status, headers: reply.headers(), latency_ms };
-            match admitted::ask(&mut exchange, &asked, Some(response)) {
+            match admitted::ask(&mut exchange, &asked, Some(response)).await {
                 Ok(allow) => allow.response.apply(reply.headers_mut()),
                 Err(cause) => return Err(Reject::new(exchange, cause).with_headers(limit_headers)),
             }

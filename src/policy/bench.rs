@@ -159,7 +159,7 @@ fn listed(reasons: &[NotPlanned]) -> String {
 
 /// Measures the policies of a bundle.
 pub fn run(bundle: &Bundle, source: Source<'_>, options: &BenchOptions) -> Result<Report, BenchError> {
-    let compile = |engine: Engine| bundle.compile(Options { engine: engine.kind(), ..Options::default() });
+    let compile = |engine: Engine| bundle.compile(Options { engine: engine.kind(), ..Options::developing() });
     let planned = compile(Engine::Plan)?;
     if let Some(rule) = &options.decision {
         planned.entrypoint(rule)?;

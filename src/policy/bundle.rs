@@ -11,7 +11,7 @@ mod files;
 pub mod pack;
 pub mod signature;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use aws_lc_rs::digest;
 use regorus::Value;
@@ -27,6 +27,7 @@ use super::{
 use crate::rego::{
     fault::{BundleErrors, Fault, Place},
     program::{self, Module, Options, Program},
+    v0::RegoVersion,
 };
 
 const MANIFEST: &str = ".manifest";
@@ -53,6 +54,8 @@ pub struct Bundle {
     pub case_files: Vec<CaseFile>,
     /// The merged base documents.
     pub data: Value,
+    /// The paths of the modules that are written in Rego v0.
+    pub v0: Arc<BTreeSet<String>>,
 }
 
 /// One file of cases.
@@ -67,19 +70,33 @@ pub struct CaseFile {
 impl Bundle {
     /// Compiles what decides, without the tests.
     pub fn compile(&self, options: Options) -> Result<Program, BundleErrors> {
-        program::compile(&self.modules, self.data.clone(), options)
+        program::compile(&self.modules, self.data.clone(), self.versions(options))
     }
 
     /// Compiles everything, tests included.
     pub fn compile_with_tests(&self, options: Options) -> Result<Program, BundleErrors> {
         let modules: Vec<Module> = self.modules.iter().chain(&self.tests).cloned().collect();
-        program::compile(&modules, self.data.clone(), options)
+        program::compile(&modules, self.data.clone(), self.versions(options))
+    }
+
+    /// `options` with which Rego each module is written in.
+    pub(super) fn versions(&self, options: Options) -> Options {
+        Options { v0: Arc::clone(&self.v0), ..options }
     }
 }
 
 /// Loads directories, archives and single files into one bundle.
 pub fn load(paths: &[impl AsRef<Path>], purpose: Purpose<'_>) -> Result<Bundle, BundleErrors> {
-    let mut reader = Reader::new(purpose);
+    load_as(paths, purpose, RegoVersion::V1)
+}
+
+/// As [`load`]; where no manifest says otherwise, files are written in `version`.
+pub fn load_as(
+    paths: &[impl AsRef<Path>],
+    purpose: Purpose<'_>,
+    version: RegoVersion,
+) -> Result<Bundle, BundleErrors> {
+    let mut reader = Reader { version, ..Reader::new(purpose) };
     for path in paths {
         reader.read_root(path.as_ref());
     }
@@ -124,6 +141,9 @@ struct Reader<'a> {
     modules: Vec<Module>,
     tests: Vec<Module>,
     case_files: Vec<CaseFile>,
+    v0: BTreeSet<String>,
+    /// Of files that no manifest speaks of.
+    version: RegoVersion,
     documents: Documents,
     revisions: Vec<String>,
     hash: digest::Context,
@@ -138,6 +158,8 @@ impl<'a> Reader<'a> {
             modules: Vec::new(),
             tests: Vec::new(),
             case_files: Vec::new(),
+            v0: BTreeSet::new(),
+            version: RegoVersion::V1,
             documents: Documents::default(),
             revisions: Vec::new(),
             hash: digest::Context::new(&digest::SHA256),
@@ -221,11 +243,17 @@ impl<'a> Reader<'a> {
         let (modules, tests) = (self.modules.len(), self.tests.len());
         let documents = self.documents.len();
         for file in files.iter().filter(|file| !is_own_file(&file.name())) {
-            self.take_file(file);
+            match manifest.as_ref().map(|manifest| manifest.version_of(&file.name())) {
+                Some(Ok(version)) => self.take_file_as(file, version.unwrap_or(self.version)),
+                Some(Err(message)) => {
+                    self.fault(&file.shown, "ambiguous_version", message, "let one pattern match each file");
+                }
+                None => self.take_file(file),
+            }
         }
         let manifest = manifest?;
         let fresh = self.modules.iter().skip(modules).chain(self.tests.iter().skip(tests));
-        self.faults.extend(manifest.check_packages(fresh));
+        self.faults.extend(manifest.check_packages(fresh, &self.v0));
         self.faults.extend(manifest.check_data(self.documents.since(documents)));
         self.revisions.extend(manifest.revision.clone());
         Some(manifest)
@@ -269,6 +297,10 @@ impl<'a> Reader<'a> {
     }
 
     fn take_file(&mut self, file: &File) {
+        self.take_file_as(file, self.version);
+    }
+
+    fn take_file_as(&mut self, file: &File, version: RegoVersion) {
         let kind = kind_of(file.base_name());
         if kind == Kind::Other {
             return;
@@ -276,6 +308,9 @@ impl<'a> Reader<'a> {
         let Some(text) = self.text_of(file) else { return };
         self.take_hash(&file.name(), text.as_bytes());
         let shown = file.shown.clone();
+        if version == RegoVersion::V0 && matches!(kind, Kind::Policy | Kind::Test) {
+            self.v0.insert(shown.clone());
+        }
         match kind {
             Kind::Policy => self.modules.push(Module { path: shown, text }),
             Kind::Test => self.tests.push(Module { path: shown, text }),
@@ -327,6 +362,7 @@ impl<'a> Reader<'a> {
             tests: self.tests,
             case_files: self.case_files,
             data: self.documents.into_data(),
+            v0: Arc::new(self.v0),
         })
     }
 }
@@ -423,8 +459,9 @@ mod tests {
         assert_eq!(loaded.unwrap().revision, "r7");
         codes(&[POLICY, manifest(r#"{"roots": ["b"]}"#)], &["outside_roots"]);
         codes(&[POLICY, manifest(r#"{"roots": ["a", "a/b"]}"#)], &["overlapping_roots"]);
-        codes(&[POLICY, manifest(r#"{"rego_version": 0}"#)], &["rego_v0"]);
-        codes(&[POLICY, manifest(r#"{"file_rego_versions": {"/p.rego": 0}}"#)], &["rego_v0"]);
+        codes(&[POLICY, manifest(r#"{"rego_version": 2}"#)], &["bad_manifest"]);
+        codes(&[POLICY, manifest(r#"{"file_rego_versions": {"/p.rego": "v0"}}"#)], &["bad_manifest"]);
+        codes(&[POLICY, manifest(r#"{"file_rego_versions": {"/*": 0, "/p*": 1}}"#)], &["ambiguous_version"]);
         codes(
             &[POLICY, manifest(r#"{"wasm": [{"entrypoint": "a/p", "module": "/policy.wasm"}]}"#)],
             &["wasm"],

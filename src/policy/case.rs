@@ -58,7 +58,7 @@ pub(super) fn run(bundle: &Bundle, options: &TestOptions) -> Result<Run, BundleE
             Err(wrong) => faults.extend(wrong),
         }
     }
-    let compile_options = Options { coverage: options.coverage, ..Options::default() };
+    let compile_options = Options { coverage: options.coverage, ..Options::developing() };
     let program = bundle.compile(compile_options.clone())?;
     for (file, cases) in &files {
         match Asker::new(&program, cases, options) {

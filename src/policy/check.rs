@@ -24,9 +24,10 @@ use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
 use crate::rego::{
     fault::{BundleErrors, Fault},
+    outside::Outside,
     plan::reason::NotPlanned,
     program::{Options, Program},
-    tree::{ModuleId, Rule, RuleId, Term, TermKind, Tree, walk_rule},
+    tree::{ModuleId, Rule, RuleId, Target, Term, TermKind, Tree, walk_rule},
 };
 
 /// How serious a finding is.
@@ -71,7 +72,7 @@ pub type Decisions<'a> = &'a [(&'a str, Phase)];
 /// Compiles a bundle, tests included, and lists what is wrong with it. Without a contract no input path is checked.
 /// `strict` makes errors of warnings, and asks more.
 pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'_>, strict: bool) -> Report {
-    let program = match bundle.compile_with_tests(Options::default()) {
+    let program = match bundle.compile_with_tests(Options::developing()) {
         Ok(program) => program,
         Err(errors) => return Report::of_errors(&errors),
     };
@@ -89,6 +90,7 @@ pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'
         findings.extend(doubts(&program, contract, decisions));
         findings.extend(warned(off_plan(bundle)));
     }
+    findings.extend(warned(asks_outside(bundle, &program)));
     let ignores = Ignores::gather(bundle.modules.iter().chain(&bundle.tests));
     findings.retain(|finding| !ignores.covers(&finding.fault));
     if strict {
@@ -97,6 +99,26 @@ pub fn check(bundle: &Bundle, contract: Option<Contract>, decisions: Decisions<'
     findings.sort_by(|left, right| left.fault.cmp(&right.fault));
     findings.dedup();
     Report { findings, compiles: true }
+}
+
+/// Calls, tests aside, that a gateway refuses unless it is told whom they may ask. A warning even when strict.
+fn asks_outside(bundle: &Bundle, program: &Program) -> Vec<Fault> {
+    let tree = program.tree();
+    let mut faults = Vec::new();
+    for rule in &tree.rules {
+        walk_rule(rule, &mut |term| {
+            let TermKind::Call { callee, .. } = &term.kind else { return };
+            let Target::Builtin(name) = &callee.target else { return };
+            let Some(outside) = Outside::named(name) else { return };
+            let place = tree.place(rule.module, callee.extent.start);
+            if !bundle.tests.iter().any(|test| *test.path == *place.file) {
+                let message = format!("`{name}` asks outside, which a gateway has to be told to allow");
+                let hint = format!("configure `{}` for the policy, with whom it may ask", outside.setting());
+                faults.push(Fault::new(place, "asks_outside", message).hint(&hint));
+            }
+        });
+    }
+    faults
 }
 
 fn warned(faults: Vec<Fault>) -> impl Iterator<Item = Finding> {
@@ -149,7 +171,7 @@ fn is_test(tree: &Tree, rule: &Rule) -> bool {
 
 /// The rules that decide and that run on the interpreter: right, but many times slower. A warning even when strict.
 fn off_plan(bundle: &Bundle) -> Vec<Fault> {
-    let Ok(program) = bundle.compile(Options::default()) else { return Vec::new() };
+    let Ok(program) = bundle.compile(Options::developing()) else { return Vec::new() };
     let fault = |NotPlanned { rule, place, reason }| {
         let message = format!("`{rule}` is evaluated by the interpreter, which is slower: {reason}");
         Fault::new(place, "off_plan", message)
@@ -240,6 +262,7 @@ mod tests {
     fn findings(text: &str, strict: bool) -> Vec<(String, Severity, &'static str)> {
         let modules = vec![Module { path: "p.rego".into(), text: text.into() }];
         let bundle = Bundle {
+            v0: std::sync::Arc::default(),
             revision: String::new(),
             modules,
             tests: Vec::new(),

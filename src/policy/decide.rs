@@ -14,6 +14,7 @@ use crate::policy::cache::{Cache, Key};
 use crate::rego::evaluator::{self, EvalError, Evaluator};
 use crate::rego::footprint::{Footprint, Segment};
 use crate::rego::input::{InputSource, below};
+use crate::rego::outside::{Question as OutsideQuestion, Settled};
 use crate::rego::program::{Entrypoint, Program};
 
 /// Time of an evaluation for which no request waits; those of other connections of the worker do.
@@ -84,6 +85,15 @@ pub struct Ruling {
     pub is_remembered: bool,
 }
 
+/// What a policy must know from outside before it can rule.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    /// What it asks.
+    pub question: OutsideQuestion,
+    /// The ruling if nobody answers.
+    failed: Ruling,
+}
+
 /// How a policy failed to decide. All of them fail closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
@@ -148,18 +158,31 @@ impl Decider {
         &mut self.evaluator
     }
 
-    /// Asks about `facts`. In a phase without a rule the answer is a plain allow.
+    /// Asks about `facts`. In a phase without a rule the answer is a plain allow. A policy that asks outside fails.
     pub fn decide(&mut self, facts: &input::Facts<'_>, phase: Phase, keep: Keep) -> Ruling {
+        self.decide_settled(facts, phase, keep, &mut Settled::default())
+            .unwrap_or_else(|unanswered| unanswered.into_ruling())
+    }
+
+    /// Asks about `facts` with what is `settled` for this decision so far. Where the policy asks outside, its question comes
+    /// back: once that is answered in `settled`, the same may be asked again. The budget is that of each evaluation.
+    pub fn decide_settled(
+        &mut self,
+        facts: &input::Facts<'_>,
+        phase: Phase,
+        keep: Keep,
+        settled: &mut Settled,
+    ) -> Result<Ruling, Box<Unanswered>> {
         let Self { evaluator, request, response, contract, budget, .. } = self;
         let question = match phase {
             Phase::Request => request,
             Phase::Response => match response {
                 Some(question) => question,
-                None => return Ruling::unasked(),
+                None => return Ok(Ruling::unasked()),
             },
         };
         if let Some(constant) = &question.constant {
-            return constant.clone();
+            return Ok(constant.clone());
         }
         let Question { entrypoint, inputs, selectors, cache, depends_on, .. } = question;
         let needs_document =
@@ -170,11 +193,12 @@ impl Decider {
             let evaluated = match (&input, &*inputs, &*selectors) {
                 (None, Inputs::Gateway(inputs), Some(chosen)) => {
                     let values = Values { inputs, chosen, facts };
-                    evaluator.evaluate_from(entrypoint, &values, now_ns, *budget)
+                    evaluator.evaluate_from(entrypoint, &values, now_ns, *budget, settled)
                 }
                 (input, ..) => {
                     let input = input.clone().unwrap_or_else(|| inputs.build(facts));
-                    evaluator.evaluate(entrypoint, evaluator::Facts { input, now_ns, budget: *budget })
+                    let facts = evaluator::Facts { input, now_ns, budget: *budget };
+                    evaluator.evaluate_settled(entrypoint, facts, settled)
                 }
             };
             ruling(evaluated, entrypoint, (*contract, phase))
@@ -189,10 +213,15 @@ impl Decider {
                     }
                     _ => key.push(input.as_ref()),
                 };
-                cache.answer(write, decide)
+                // What asks outside is never remembered, so no question can come from here.
+                Ok(cache.answer(write, || decide().unwrap_or_else(|unanswered| unanswered.into_ruling())))
             }
         };
-        Ruling { input: input.filter(|_| keep == Keep::Input), ..ruling }
+        let input = input.filter(|_| keep == Keep::Input);
+        match ruling {
+            Ok(ruling) => Ok(Ruling { input, ..ruling }),
+            Err(unanswered) => Err(Box::new(unanswered.about(input))),
+        }
     }
 }
 
@@ -209,7 +238,19 @@ fn answer_to_all(
     budget: Duration,
     form: (Contract, Phase),
 ) -> Ruling {
-    ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, budget, form)
+    ask_document(evaluator, entrypoint, Value::new_object(), (Duration::ZERO, budget), form)
+}
+
+/// Asks about an input that somebody else has built. A policy that asks outside fails.
+pub(super) fn ask_document(
+    evaluator: &mut Evaluator,
+    entrypoint: &Entrypoint,
+    input: Value,
+    times: (Duration, Duration),
+    form: (Contract, Phase),
+) -> Ruling {
+    ask(evaluator, entrypoint, input, times, form, &mut Settled::default())
+        .unwrap_or_else(|unanswered| unanswered.into_ruling())
 }
 
 // === impl Question ===
@@ -232,7 +273,7 @@ impl Question {
         let constant = constant.filter(|ruling| ruling.decision.is_ok());
         if constant.is_none() {
             // The first evaluation pays for what later ones find ready; no request should.
-            ask(evaluator, entrypoint, Value::new_object(), Duration::ZERO, WARM_UP_BUDGET, form);
+            answer_to_all(evaluator, entrypoint, WARM_UP_BUDGET, form);
         }
         let selectors = match (&inputs, evaluator.input_paths(entrypoint)) {
             (Inputs::Gateway(inputs), Some(paths)) => {
@@ -307,6 +348,20 @@ impl Ruling {
     }
 }
 
+// === impl Unanswered ===
+
+impl Unanswered {
+    /// The ruling if nobody answers: a failure.
+    pub fn into_ruling(self) -> Ruling {
+        self.failed
+    }
+
+    /// The same with the input that the policy was asked about, where it is kept.
+    fn about(self, input: Option<Value>) -> Self {
+        Self { failed: Ruling { input, ..self.failed }, ..self }
+    }
+}
+
 // === impl Failure ===
 
 impl Failure {
@@ -330,28 +385,27 @@ impl From<&EvalError> for Failure {
         match error {
             EvalError::BudgetExceeded { .. } => Self::Budget,
             EvalError::Panic { .. } => Self::Panic,
-            EvalError::Rule { .. } | EvalError::Conflict { .. } | EvalError::LimitExceeded { .. } => {
-                Self::Error
-            }
+            EvalError::Rule { .. }
+            | EvalError::Conflict { .. }
+            | EvalError::LimitExceeded { .. }
+            | EvalError::Unanswered { .. } => Self::Error,
             EvalError::UndefinedInside { .. } => Self::Result,
         }
     }
 }
 
-/// Asks about an input that somebody else has built.
-pub(super) fn ask(
+fn ask(
     evaluator: &mut Evaluator,
     entrypoint: &Entrypoint,
     input: Value,
-    now: Duration,
-    budget: Duration,
-    (contract, phase): (Contract, Phase),
-) -> Ruling {
+    (now, budget): (Duration, Duration),
+    form: (Contract, Phase),
+    settled: &mut Settled,
+) -> Result<Ruling, Box<Unanswered>> {
     let facts = evaluator::Facts { input: input.clone(), now_ns: now_ns(now), budget };
-    Ruling {
-        input: Some(input),
-        ..ruling(evaluator.evaluate(entrypoint, facts), entrypoint, (contract, phase))
-    }
+    let evaluated = evaluator.evaluate_settled(entrypoint, facts, settled);
+    let ruling = ruling(evaluated, entrypoint, form);
+    ruling.map(|ruling| Ruling { input: Some(input), ..ruling })
 }
 
 fn now_ns(now: Duration) -> i64 {
@@ -363,9 +417,15 @@ fn ruling(
     evaluated: Result<Option<Value>, EvalError>,
     entrypoint: &Entrypoint,
     (contract, phase): (Contract, Phase),
-) -> Ruling {
+) -> Result<Ruling, Box<Unanswered>> {
     let (result, decision, error) = match evaluated {
-        Err(error) => (None, Err(Failure::from(&error)), Some(error.to_string())),
+        Err(error) => {
+            let decision = Err(Failure::from(&error));
+            let message = Some(error.to_string());
+            let ruling = Ruling { input: None, result: None, decision, error: message, is_remembered: false };
+            let EvalError::Unanswered { question, .. } = error else { return Ok(ruling) };
+            return Err(Box::new(Unanswered { question: *question, failed: ruling }));
+        }
         Ok(None) => {
             let error = format!("`{}` is undefined", entrypoint.name());
             (None, Err(Failure::Undefined), Some(error))
@@ -375,7 +435,7 @@ fn ruling(
             Err(error) => (Some(result), Err(Failure::Result), Some(error.to_string())),
         },
     };
-    Ruling { input: None, result, decision, error, is_remembered: false }
+    Ok(Ruling { input: None, result, decision, error, is_remembered: false })
 }
 
 /// What an entry point reads of its input.

@@ -4,6 +4,7 @@ use regorus::Value;
 
 use crate::rego::{
     evaluator::{Answer, EvalError, Evaluator, Facts, Row},
+    outside::Settled,
     program::EntrypointError,
 };
 
@@ -12,10 +13,20 @@ use crate::rego::{
 /// A path is evaluated as the gateway evaluates it. Other queries go to the interpreter as they
 /// stand, without the rewriting that modules get.
 pub fn eval(evaluator: &mut Evaluator, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
+    eval_settled(evaluator, query, facts, &mut Settled::default())
+}
+
+/// As [`eval`], with what is `settled` of the world outside; a question that is not comes back as the error.
+pub fn eval_settled(
+    evaluator: &mut Evaluator,
+    query: &str,
+    facts: Facts,
+    settled: &mut Settled,
+) -> Result<Vec<Row>, EvalError> {
     let query = query.trim();
     match evaluator.program().entrypoint(query) {
         Ok(entrypoint) if query.starts_with("data.") => {
-            let value = evaluator.evaluate(&entrypoint, facts)?;
+            let value = evaluator.evaluate_settled(&entrypoint, facts, settled)?;
             let expression = |value| Answer { value, text: query.to_owned(), row: 1, column: 1 };
             let row = |value| Row { expressions: vec![expression(value)], bindings: Value::new_object() };
             Ok(value.map(row).into_iter().collect())
@@ -25,7 +36,7 @@ pub fn eval(evaluator: &mut Evaluator, query: &str, facts: Facts) -> Result<Vec<
             EntrypointError::Malformed { .. }
             | EntrypointError::Unknown { .. }
             | EntrypointError::Function { .. },
-        ) => evaluator.query(query, facts),
+        ) => evaluator.query_settled(query, facts, settled),
     }
 }
 

@@ -360,6 +360,7 @@ mod tests {
             modules: vec![Module { path: "p.rego".to_owned(), text: policy.to_owned() }],
             tests: Vec::new(),
             case_files: Vec::new(),
+            v0: std::sync::Arc::default(),
             data: Value::from_json_str(r#"{"methods": {"reader": ["GET"]}}"#).unwrap(),
         };
         let program = bundle.compile(Options::default()).unwrap();

@@ -1,5 +1,8 @@
 //! The `.manifest` of a bundle, and whether the bundle keeps to it.
 
+use std::collections::BTreeSet;
+
+use globset::{GlobBuilder, GlobMatcher};
 use regorus::Value;
 use serde_json::Value as Json;
 
@@ -7,6 +10,7 @@ use super::data::Mount;
 use crate::rego::{
     fault::{Fault, Place},
     program::Module,
+    v0::RegoVersion,
 };
 
 /// What a manifest says that matters here.
@@ -14,6 +18,9 @@ use crate::rego::{
 pub(crate) struct Manifest {
     pub(crate) revision: Option<String>,
     roots: Vec<Vec<String>>,
+    version: Option<RegoVersion>,
+    /// Patterns of files, `/policy/*.rego`, and their own versions.
+    file_versions: Vec<(GlobMatcher, RegoVersion)>,
 }
 
 impl Manifest {
@@ -32,17 +39,16 @@ impl Manifest {
             Some(Json::String(revision)) => Some(revision.clone()).filter(|revision| !revision.is_empty()),
             Some(other) => return Err(bad(format!("`revision` is {other}, not a string"))),
         };
-        let versions = fields.get("file_rego_versions").and_then(Json::as_object);
-        let versions =
-            fields.get("rego_version").into_iter().chain(versions.into_iter().flat_map(|v| v.values()));
-        if versions.into_iter().any(|version| version.as_i64() != Some(1)) {
-            let message = "bundle is written in Rego v0".to_owned();
-            faults.push(fault(
-                "rego_v0",
-                message,
-                "convert it with `opa fmt --write --v0-v1` and set `rego_version: 1`",
-            ));
-        }
+        let version = fields.get("rego_version").map(|written| version("rego_version", written));
+        let version = version.transpose().map_err(bad)?;
+        let file_versions = match fields.get("file_rego_versions") {
+            None | Some(Json::Null) => Vec::new(),
+            Some(Json::Object(patterns)) => {
+                let patterns = patterns.iter().map(|(pattern, written)| file_version(pattern, written));
+                patterns.collect::<Result<_, _>>().map_err(bad)?
+            }
+            Some(other) => return Err(bad(format!("`file_rego_versions` is {other}, not an object"))),
+        };
         if fields.get("wasm").and_then(Json::as_array).is_some_and(|modules| !modules.is_empty()) {
             let message = "bundle decides by WebAssembly modules".to_owned();
             faults.push(fault("wasm", message, "build it with `opa build --target rego`"));
@@ -65,14 +71,32 @@ impl Manifest {
                 faults.push(fault("overlapping_roots", message, "keep the shorter one"));
             }
         }
-        if faults.is_empty() { Ok(Self { revision, roots }) } else { Err(faults) }
+        if faults.is_empty() { Ok(Self { revision, roots, version, file_versions }) } else { Err(faults) }
     }
 
-    pub(crate) fn check_packages<'a>(&self, modules: impl Iterator<Item = &'a Module>) -> Vec<Fault> {
+    /// What the file at `path` within the bundle is written in, if the manifest says it; an error where it says both.
+    pub(crate) fn version_of(&self, path: &str) -> Result<Option<RegoVersion>, String> {
+        let path = format!("/{path}");
+        let mut own = self.file_versions.iter().filter(|(pattern, _)| pattern.is_match(&path));
+        let Some((_, first)) = own.next() else { return Ok(self.version) };
+        if own.any(|(_, other)| other != first) {
+            return Err(format!(
+                "`file_rego_versions` says of `{path}` both that it is v0 and that it is v1"
+            ));
+        }
+        Ok(Some(*first))
+    }
+
+    pub(crate) fn check_packages<'a>(
+        &self,
+        modules: impl Iterator<Item = &'a Module>,
+        v0: &BTreeSet<String>,
+    ) -> Vec<Fault> {
         let mut faults = Vec::new();
         for module in modules {
             // A file that does not parse is reported when it is compiled.
-            let Some(package) = crate::rego::program::package_of(module) else { continue };
+            let version = if v0.contains(&module.path) { RegoVersion::V0 } else { RegoVersion::V1 };
+            let Some(package) = crate::rego::program::package_of(module, version) else { continue };
             if !self.roots.iter().any(|root| package.starts_with(root)) {
                 let message =
                     format!("package `{}` lies under none of the manifest's roots", package.join("."));
@@ -124,6 +148,22 @@ impl Manifest {
         }
         None
     }
+}
+
+fn version(field: &str, written: &Json) -> Result<RegoVersion, String> {
+    match written.as_i64() {
+        Some(0) => Ok(RegoVersion::V0),
+        Some(1) => Ok(RegoVersion::V1),
+        Some(_) | None => Err(format!("`{field}` is {written}, neither 0 nor 1")),
+    }
+}
+
+/// As OPA reads it: `*` matches across directories.
+fn file_version(pattern: &str, written: &Json) -> Result<(GlobMatcher, RegoVersion), String> {
+    let version = version("file_rego_versions", written)?;
+    let glob = GlobBuilder::new(pattern).literal_separator(false).build();
+    let glob = glob.map_err(|_| format!("`{pattern}` in `file_rego_versions` is not a pattern"))?;
+    Ok((glob.compile_matcher(), version))
 }
 
 fn split(root: &str) -> Vec<String> {

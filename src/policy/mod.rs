@@ -13,6 +13,7 @@ pub mod decide;
 pub mod eval;
 pub mod explain;
 mod fields;
+pub mod http_send;
 mod manifest;
 mod probe;
 pub mod replay;

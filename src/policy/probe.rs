@@ -147,7 +147,8 @@ impl<'a> ProbeSet<'a> {
             texts.iter().map(|(id, lines)| Module { path: format!("<probe {id}>"), text: lines.join("\n") });
         let modules: Vec<Module> =
             bundle.modules.iter().chain(&bundle.tests).cloned().chain(probes).collect();
-        let program = compile(&modules, bundle.data.clone(), Options::default()).ok()?;
+        let options = bundle.versions(Options::developing());
+        let program = compile(&modules, bundle.data.clone(), options).ok()?;
         let mut evaluator = program.evaluator();
         let answers = self.probes.iter().enumerate().map(|(index, (id, _))| {
             let package = self.tree.modules.get(*id)?.package.iter().cloned();

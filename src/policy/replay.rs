@@ -21,7 +21,7 @@ use self::tally::{Bits, Compared, Outcome, Tally};
 pub use self::tally::{Change, Changed, Report, Side, Skipped};
 use crate::contract::decision::Phase;
 use crate::contract::form::Contract;
-use crate::rego::evaluator::{Evaluator, Facts};
+use crate::rego::evaluator::{EvalError, Evaluator, Facts};
 use crate::rego::footprint::{Footprint, Segment, Shown};
 use crate::rego::program::{Entrypoint, Program};
 
@@ -248,6 +248,9 @@ impl<'a> Replayer<'a> {
                 let decision = contract.parse(&result, phase);
                 (result, decision)
             })),
+            Err(EvalError::Unanswered { question, .. }) => {
+                return Err(Skipped::Outside { builtin: question.builtin.name() });
+            }
             Err(_) => Outcome::Failed,
         };
         let change = before.outcome.change(&after, before.is_partial);

@@ -133,7 +133,8 @@ impl TestReport {
 /// Runs the tests of a bundle.
 pub fn run(bundle: &Bundle, options: &TestOptions) -> Result<TestReport, BundleErrors> {
     let started = Instant::now();
-    let program = bundle.compile_with_tests(Options { coverage: options.coverage, ..Options::default() })?;
+    let program =
+        bundle.compile_with_tests(Options { coverage: options.coverage, ..Options::developing() })?;
     let tests = chosen(&program, options);
     let (results, coverage) = run_rules(bundle, &program, &tests, options);
     let mut report = TestReport { tests: results, coverage, ..TestReport::default() };
@@ -156,7 +157,7 @@ pub fn run(bundle: &Bundle, options: &TestOptions) -> Result<TestReport, BundleE
 /// after the other, so that they do not slow each other.
 pub fn bench(bundle: &Bundle, options: &TestOptions, time: Duration) -> Result<TestReport, BundleErrors> {
     let mut report = run(bundle, options)?;
-    let program = bundle.compile_with_tests(Options::default())?;
+    let program = bundle.compile_with_tests(Options::developing())?;
     let mut evaluator = program.evaluator();
     for (result, test) in report.tests.iter_mut().zip(&chosen(&program, options)) {
         if result.outcome == Outcome::Passed {
@@ -168,7 +169,7 @@ pub fn bench(bundle: &Bundle, options: &TestOptions, time: Duration) -> Result<T
 
 /// The lines that the tests and cases of a bundle reach, whatever comes of them.
 fn reached(bundle: &Bundle, options: &TestOptions) -> Result<Vec<FileCoverage>, BundleErrors> {
-    let program = bundle.compile_with_tests(Options { coverage: true, ..Options::default() })?;
+    let program = bundle.compile_with_tests(Options { coverage: true, ..Options::developing() })?;
     let (_, coverage) = run_rules(bundle, &program, &chosen(&program, options), options);
     let mut lines = coverage.unwrap_or_default();
     for covered in case::run(bundle, options)?.coverage {
@@ -360,6 +361,7 @@ mod tests {
             modules,
             tests,
             case_files: Vec::new(),
+            v0: std::sync::Arc::default(),
             data: Value::from_json_str(r#"{"limits": {"gold": 10}}"#).unwrap(),
         }
     }

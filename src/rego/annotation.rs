@@ -287,9 +287,11 @@ fn components(reference: &str) -> Value {
 mod tests {
     use super::*;
     use crate::rego::parse::parse;
+    use crate::rego::v0::RegoVersion;
 
     fn gathered(texts: &[&str]) -> (Annotations, Vec<Fault>) {
-        let modules: Vec<Parsed> = texts.iter().map(|text| parse("p.rego", text).unwrap()).collect();
+        let modules: Vec<Parsed> =
+            texts.iter().map(|text| parse("p.rego", text, RegoVersion::V1).unwrap()).collect();
         let mut faults = Vec::new();
         (Annotations::gather(&modules, &mut faults), faults)
     }

@@ -26,6 +26,7 @@ mod guard;
 mod json;
 mod jwt;
 mod metadata;
+mod outside;
 mod pem;
 mod template;
 mod text;
@@ -38,8 +39,9 @@ use std::{collections::HashMap, sync::LazyLock};
 use regorus::{Engine, Value, unstable::BUILTINS};
 
 use self::{engine::EngineFunction, guard::Check};
+use super::outside::{Outside, Question};
 
-pub(crate) use self::evaluation::{start, take_refusal};
+pub(crate) use self::evaluation::{start, take_question, take_refusal, take_settled};
 
 /// What is known of a built-in's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +50,8 @@ pub(crate) enum Known {
     Available {
         arity: Option<usize>,
     },
-    /// OPA has it, and it needs IO that nobody configured.
-    NotConfigured,
+    /// Callable where that is permitted: its answer lies outside.
+    Outside(Outside),
     /// OPA has it, and we do not.
     Missing,
     Unknown,
@@ -83,6 +85,8 @@ enum Failure {
     Error(String),
     /// The arguments are over a bound.
     Refused(String),
+    /// The answer lies outside, and is not settled.
+    Unanswered(Box<Question>),
 }
 
 /// Why a call fails the evaluation.
@@ -94,6 +98,9 @@ pub(crate) enum CallError {
     /// The built-in's own error, in strict mode.
     #[error("{0}")]
     Failed(String),
+    /// Nothing can go on before this is answered.
+    #[error("{0} is not answered")]
+    Unanswered(Box<Question>),
 }
 
 const FAMILIES: &[&[Entry]] = &[
@@ -107,6 +114,7 @@ const FAMILIES: &[&[Entry]] = &[
     json::TABLE,
     jwt::TABLE,
     metadata::TABLE,
+    outside::TABLE,
     template::TABLE,
     text::TABLE,
     uri::TABLE,
@@ -136,9 +144,9 @@ fn table() -> HashMap<&'static str, Builtin> {
     table
 }
 
-/// Internal to regorus, named after its own test suite, or IO that is not there.
+/// Internal to regorus, or named after its own test suite.
 fn is_hidden(name: &str) -> bool {
-    name.starts_with("__") || name.starts_with("test.") || name == "http.send"
+    name.starts_with("__") || name.starts_with("test.")
 }
 
 /// The callable built-in of this name. `print` is none: it takes what is undefined, too.
@@ -151,8 +159,10 @@ const MISSING: &[&str] = &["rego.parse_module"];
 
 /// Looks a built-in up by its dotted name.
 pub(crate) fn find(name: &str) -> Known {
+    if let Some(outside) = Outside::named(name) {
+        return Known::Outside(outside);
+    }
     match name {
-        "http.send" | "net.lookup_ip_addr" => Known::NotConfigured,
         "print" => Known::Available { arity: None },
         _ => match lookup(name) {
             Some(builtin) => Known::Available { arity: Some(builtin.arity) },
@@ -196,6 +206,10 @@ impl Builtin {
                 let reason = format!("`{}`: {reason}", self.name);
                 evaluation::refuse(&reason);
                 Err(CallError::Refused(reason))
+            }
+            Err(Failure::Unanswered(question)) => {
+                evaluation::unanswered(&question);
+                Err(CallError::Unanswered(question))
             }
         }
     }
@@ -241,7 +255,7 @@ pub(crate) fn is_root(name: &str) -> bool {
     find(name) != Known::Unknown || TABLE.keys().any(begins)
 }
 
-/// Whether a call may answer differently the next time: clock, chance, or the process it runs in.
+/// Whether a call may answer differently the next time: clock, chance, the process it runs in, or the world outside.
 pub(crate) fn is_volatile(name: &str) -> bool {
     volatile::NAMES.contains(&name)
 }
@@ -282,6 +296,7 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rego::outside::Settled;
 
     #[test]
     fn every_missing_name_is_really_missing() {
@@ -302,16 +317,16 @@ mod tests {
         assert!(matches!(call("upper", "[1]", true), Err(CallError::Failed(_))));
         assert_eq!(call("upper", "[]", false), Ok(Value::Undefined));
         assert_eq!(lookup("upper").unwrap().call(&[Value::Undefined], true), Ok(Value::Undefined));
-        start(0, &Value::new_object());
+        start(0, &Value::new_object(), Settled::default());
         assert!(matches!(call("numbers.range", "[1, 20000000]", false), Err(CallError::Refused(_))));
         assert!(take_refusal().is_some_and(|reason| reason.contains("`numbers.range`")));
-        assert!(lookup("http.send").is_none() && lookup("print").is_none() && lookup("nothing").is_none());
+        assert!(lookup("print").is_none() && lookup("nothing").is_none());
     }
 
     #[test]
     fn names_are_found() {
         assert_eq!(find("count"), Known::Available { arity: Some(1) });
-        assert_eq!(find("http.send"), Known::NotConfigured);
+        assert_eq!(find("http.send"), Known::Outside(Outside::HttpSend));
         assert_eq!(find("io.jwt.decode"), Known::Available { arity: Some(1) });
         assert_eq!(find("nothing"), Known::Unknown);
         assert_eq!(find("__builtin_sets.union"), Known::Unknown);

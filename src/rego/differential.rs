@@ -82,7 +82,8 @@ type Answer = Result<Option<Value>, EvalError>;
 fn is_telling(plan: &Answer, interpreter: &Answer) -> bool {
     match (plan, interpreter) {
         (Ok(plan), Ok(interpreter)) => plan != interpreter,
-        (Err(EvalError::BudgetExceeded { .. }), _) | (_, Err(_)) => false,
+        // Nobody answers here, and what one engine does not ask it need not have asked.
+        (Err(EvalError::BudgetExceeded { .. } | EvalError::Unanswered { .. }), _) | (_, Err(_)) => false,
         (Err(_), Ok(_)) => true,
     }
 }

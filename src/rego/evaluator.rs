@@ -19,6 +19,7 @@ use super::{
     desugar,
     fault::Place,
     input::InputSource,
+    outside::{Question, Settled},
     parse,
     plan::{Entry, Input, Plan, Scratch},
     program::{self, Entrypoint, Program},
@@ -86,6 +87,14 @@ pub enum EvalError {
         /// Which, and what bound.
         message: String,
     },
+    /// The policy asks something that lies outside, and that is not settled for this decision.
+    #[error("{place}: {question} has no answer here: mock it, `with {} as ...`", .question.builtin.name())]
+    Unanswered {
+        /// Where.
+        place: Place,
+        /// What it asks.
+        question: Box<Question>,
+    },
     /// The result holds an undefined value, which has no JSON.
     #[error("result of `{entrypoint}` holds an undefined value")]
     UndefinedInside {
@@ -108,6 +117,7 @@ impl EvalError {
             Self::Conflict { .. } => "conflict",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::LimitExceeded { .. } => "limit_exceeded",
+            Self::Unanswered { .. } => "unanswered",
             Self::UndefinedInside { .. } => "undefined_inside",
             Self::Panic { .. } => "panic",
         }
@@ -162,11 +172,30 @@ impl Evaluator {
 
     /// Evaluates an entry point; `None` is undefined.
     pub fn evaluate(&mut self, entrypoint: &Entrypoint, facts: Facts) -> Result<Option<Value>, EvalError> {
-        let Some(entry) = self.entry(entrypoint) else { return self.interpret(entrypoint, facts) };
-        self.evaluate_plan(entrypoint, entry, Input::Document(&facts.input), facts.now_ns, facts.budget)
+        self.evaluate_settled(entrypoint, facts, &mut Settled::default())
     }
 
-    /// Evaluates an entry point on its plan over what `source` knows, where that has been planned; `now_ns` and
+    /// Evaluates an entry point with what is `settled` for the decision so far. Where that does not do, the error holds the
+    /// question: once it is answered in `settled`, the same may be evaluated again.
+    pub fn evaluate_settled(
+        &mut self,
+        entrypoint: &Entrypoint,
+        facts: Facts,
+        settled: &mut Settled,
+    ) -> Result<Option<Value>, EvalError> {
+        let known = std::mem::take(settled);
+        let answer = match self.entry(entrypoint) {
+            Some(entry) => {
+                let Facts { input, now_ns, budget } = &facts;
+                self.evaluate_plan(entry, Input::Document(input), (*now_ns, *budget), known)
+            }
+            None => self.interpret_settled(entrypoint, facts, known),
+        };
+        keep_settled(answer.as_ref().err(), settled);
+        answer
+    }
+
+    /// As [`Evaluator::evaluate_settled`], on a plan over what `source` knows, where that has been planned; `now_ns` and
     /// `budget` are those of [`Facts`].
     pub fn evaluate_from(
         &mut self,
@@ -174,11 +203,17 @@ impl Evaluator {
         source: &dyn InputSource,
         now_ns: i64,
         budget: Duration,
+        settled: &mut Settled,
     ) -> Result<Option<Value>, EvalError> {
-        match self.entry(entrypoint) {
-            Some(entry) => self.evaluate_plan(entrypoint, entry, Input::Paths(source), now_ns, budget),
-            None => self.interpret(entrypoint, Facts { input: source.document(), now_ns, budget }),
-        }
+        let known = std::mem::take(settled);
+        let answer = if let Some(entry) = self.entry(entrypoint) {
+            self.evaluate_plan(entry, Input::Paths(source), (now_ns, budget), known)
+        } else {
+            let facts = Facts { input: source.document(), now_ns, budget };
+            self.interpret_settled(entrypoint, facts, known)
+        };
+        keep_settled(answer.as_ref().err(), settled);
+        answer
     }
 
     /// The paths below `input` that a planned entry point may ask for; `None` for one that needs the document.
@@ -193,8 +228,17 @@ impl Evaluator {
         entrypoint: &Entrypoint,
         facts: Facts,
     ) -> Result<Option<Value>, EvalError> {
+        self.interpret_settled(entrypoint, facts, Settled::default())
+    }
+
+    fn interpret_settled(
+        &mut self,
+        entrypoint: &Entrypoint,
+        facts: Facts,
+        settled: Settled,
+    ) -> Result<Option<Value>, EvalError> {
         let name = entrypoint.name().to_owned();
-        let value = self.guarded(facts, |engine| {
+        let value = self.guarded(facts, settled, |engine| {
             if entrypoint.is_rule() {
                 return engine.eval_rule(name);
             }
@@ -228,14 +272,13 @@ impl Evaluator {
 
     fn evaluate_plan(
         &mut self,
-        entrypoint: &Entrypoint,
         entry: Entry,
         input: Input<'_>,
-        now_ns: i64,
-        budget: Duration,
+        (now_ns, budget): (i64, Duration),
+        settled: Settled,
     ) -> Result<Option<Value>, EvalError> {
         let Some(plan) = &self.plan else { return Ok(None) };
-        builtin::start(now_ns, &self.runtime);
+        builtin::start(now_ns, &self.runtime, settled);
         let strict = self.program.options().strict_builtin_errors;
         let scratch = &mut self.scratch;
         let run = || plan.evaluate(entry, input, budget, strict, scratch);
@@ -248,17 +291,25 @@ impl Evaluator {
         if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
         }
-        match answer? {
-            Some(value) if holds_undefined(&value) => {
-                Err(EvalError::UndefinedInside { entrypoint: entrypoint.name().into() })
-            }
-            answer => Ok(answer),
-        }
+        // Unlike the interpreter, a plan never puts an undefined value into another: it looks at what built-ins make.
+        answer
     }
 
     /// Answers a query in Rego: one row for each way it holds.
     pub fn query(&mut self, query: &str, facts: Facts) -> Result<Vec<Row>, EvalError> {
-        let results = self.guarded(facts, |engine| engine.eval_query(desugar::readable(query), false));
+        self.query_settled(query, facts, &mut Settled::default())
+    }
+
+    /// As [`Evaluator::query`], with what is `settled`, as [`Evaluator::evaluate_settled`].
+    pub fn query_settled(
+        &mut self,
+        query: &str,
+        facts: Facts,
+        settled: &mut Settled,
+    ) -> Result<Vec<Row>, EvalError> {
+        let asked = |engine: &mut Engine| engine.eval_query(desugar::readable(query), false);
+        let results = self.guarded(facts, std::mem::take(settled), asked);
+        keep_settled(results.as_ref().err(), settled);
         let results = results.map_err(|error| placed_in(query, error))?;
         let rows = results.result.into_iter().map(|row| {
             let expressions = row.expressions.into_iter().map(|expression| Answer {
@@ -300,10 +351,11 @@ impl Evaluator {
     fn guarded<T>(
         &mut self,
         facts: Facts,
+        settled: Settled,
         evaluate: impl FnOnce(&mut Engine) -> anyhow::Result<T>,
     ) -> Result<T, EvalError> {
         let Facts { input, now_ns, budget } = facts;
-        builtin::start(now_ns, &self.runtime);
+        builtin::start(now_ns, &self.runtime, settled);
         self.engine.set_input(input);
         self.engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: budget,
@@ -317,10 +369,17 @@ impl Evaluator {
             self.engine = self.pristine.clone();
             EvalError::Panic { message: panic_message(&*payload) }
         })?;
-        // The engine may swallow an error inside a function that has another definition, so both
+        // The engine may swallow an error inside a function that has another definition, so all
         // are looked at even when there is an answer.
         if let Some(message) = builtin::take_refusal() {
             return Err(EvalError::LimitExceeded { message });
+        }
+        if let Some(question) = builtin::take_question() {
+            let place = match &answer {
+                Ok(_) => Place::whole("policy"),
+                Err(error) => self.program.locate("eval_error", &error.to_string()).place,
+            };
+            return Err(EvalError::Unanswered { place, question });
         }
         if took > budget {
             return Err(EvalError::BudgetExceeded { budget });
@@ -342,6 +401,13 @@ impl Evaluator {
     }
 }
 
+/// Keeps what an evaluation that ended with a question has settled, for the next one of the same decision.
+fn keep_settled(error: Option<&EvalError>, settled: &mut Settled) {
+    if let Some(EvalError::Unanswered { .. }) = error {
+        *settled = builtin::take_settled();
+    }
+}
+
 /// An error that the interpreter places in a query, with its place there.
 fn placed_in(query: &str, error: EvalError) -> EvalError {
     let EvalError::Rule { message, .. } = &error else { return error };
@@ -352,7 +418,7 @@ fn placed_in(query: &str, error: EvalError) -> EvalError {
     EvalError::Rule { place: fault.place, message: fault.message }
 }
 
-fn holds_undefined(value: &Value) -> bool {
+pub(super) fn holds_undefined(value: &Value) -> bool {
     match value {
         Value::Undefined => true,
         Value::Array(items) => items.iter().any(holds_undefined),

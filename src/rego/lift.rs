@@ -82,13 +82,16 @@ fn newlines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rego::{lower::lower, normalise::normalise, parse::parse, source::apply, wrapper::Wrappers};
+    use crate::rego::{
+        lower::lower, normalise::normalise, outside::Permitted, parse::parse, source::apply, v0::RegoVersion,
+        wrapper::Wrappers,
+    };
 
     #[test]
     fn rules_move_with_their_lines_and_their_names_in_full() {
         let text =
             "package a\nq := 1\nnot.foo(x) := x + q if not.bar\np if not.foo(1) == 2\nnot.bar := q # c\n";
-        let lowered = lower(vec![parse("p.rego", text).unwrap()]);
+        let lowered = lower(vec![parse("p.rego", text, RegoVersion::V1).unwrap()], Permitted::default());
         assert!(lowered.faults.is_empty(), "{:?}", lowered.faults);
         let edits = normalise(&lowered.tree, 0, &Wrappers::gather(&lowered.tree));
         let content = lowered.tree.modules[0].text.content.clone();

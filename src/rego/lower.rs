@@ -19,6 +19,7 @@ use super::{
     annotation::Annotations,
     desugar::is_keyword,
     fault::Fault,
+    outside::Permitted,
     parse::{Kind, Parsed, Token},
     tree::{
         Body, Branch, Callee, DocumentPath, Extent, Lift, ModuleId, ModuleTree, Path, Rule, Shape, Statement,
@@ -26,8 +27,8 @@ use super::{
     },
 };
 
-/// Resolves all modules of a program together.
-pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
+/// Resolves all modules of a program together. Only `permitted` built-ins may ask outside.
+pub(crate) fn lower(modules: Vec<Parsed>, permitted: Permitted) -> Lowered {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let names = Names::gather(&modules, &mut faults);
@@ -39,6 +40,7 @@ pub(crate) fn lower(modules: Vec<Parsed>) -> Lowered {
         let mut lowering = Lowering {
             names: &names,
             annotations: &annotations,
+            permitted,
             parsed: &parsed,
             module: id,
             rule_at: 0,
@@ -121,6 +123,8 @@ struct Declared {
     extent: Extent,
     kind: DeclaredBy,
     is_used: bool,
+    /// What it is called for the interpreter, which takes no `some x in` where `x` is known already.
+    renamed: Option<String>,
 }
 
 /// What declared a name.
@@ -132,6 +136,8 @@ enum DeclaredBy {
     Assignment,
     /// An argument or a pattern: it may be there for its shape alone.
     Pattern,
+    /// The pattern of `some x in`.
+    Iteration,
 }
 
 /// An undeclared local: something has to bind it.
@@ -153,6 +159,7 @@ enum Position {
 struct Lowering<'a> {
     names: &'a Names,
     annotations: &'a Annotations,
+    permitted: Permitted,
     parsed: &'a Parsed,
     module: ModuleId,
     /// The position in its module of the rule at hand, and its path.
@@ -278,7 +285,7 @@ impl Lowering<'_> {
                 self.scopes.push(scope);
                 self.close_scope();
             } else {
-                head_scope.extend(scope);
+                self.share(scope, &mut head_scope);
             }
             branches.push(Branch { is_else: body.is_else, value, body: lowered });
         }
@@ -350,23 +357,28 @@ impl Lowering<'_> {
     fn open_arguments(&mut self, args: &[Ref<unstable::Expr>]) -> Vec<Term> {
         let mut scope = BTreeMap::new();
         for arg in args {
-            self.declare_pattern(arg, &mut scope);
+            self.declare_pattern(arg, DeclaredBy::Pattern, &mut scope);
         }
         self.scopes.push(scope);
         args.iter().map(|arg| self.term(arg)).collect()
     }
 
-    fn declare_pattern(&self, pattern: &unstable::Expr, scope: &mut BTreeMap<String, Declared>) {
+    fn declare_pattern(
+        &self,
+        pattern: &unstable::Expr,
+        kind: DeclaredBy,
+        scope: &mut BTreeMap<String, Declared>,
+    ) {
         match pattern {
-            unstable::Expr::Var { span, .. } => self.declare(span, DeclaredBy::Pattern, scope),
+            unstable::Expr::Var { span, .. } => self.declare(span, kind, scope),
             unstable::Expr::Array { items, .. } | unstable::Expr::Set { items, .. } => {
                 for item in items {
-                    self.declare_pattern(item, scope);
+                    self.declare_pattern(item, kind, scope);
                 }
             }
             unstable::Expr::Object { fields, .. } => {
                 for (_, _, value) in fields {
-                    self.declare_pattern(value, scope);
+                    self.declare_pattern(value, kind, scope);
                 }
             }
             _ => {}
@@ -376,7 +388,7 @@ impl Lowering<'_> {
     fn declare(&self, span: &unstable::Span, kind: DeclaredBy, scope: &mut BTreeMap<String, Declared>) {
         let name = span.text();
         if name != "_" {
-            let declared = Declared { extent: self.span(span), kind, is_used: false };
+            let declared = Declared { extent: self.span(span), kind, is_used: false, renamed: None };
             scope.entry(name.to_owned()).or_insert(declared);
         }
     }
@@ -392,7 +404,7 @@ impl Lowering<'_> {
                 }
                 Literal::SomeIn { key, value, .. } => {
                     for pattern in key.iter().chain([value]) {
-                        self.declare_pattern(pattern, &mut scope);
+                        self.declare_pattern(pattern, DeclaredBy::Iteration, &mut scope);
                     }
                 }
                 Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
@@ -401,14 +413,47 @@ impl Lowering<'_> {
                             unstable::Expr::Var { span, .. } => {
                                 self.declare(span, DeclaredBy::Assignment, &mut scope);
                             }
-                            pattern => self.declare_pattern(pattern, &mut scope),
+                            pattern => self.declare_pattern(pattern, DeclaredBy::Pattern, &mut scope),
                         }
                     }
                 }
                 Literal::Every { .. } => {}
             }
         }
+        for (name, declared) in &mut scope {
+            if declared.kind == DeclaredBy::Iteration && self.is_taken(name) {
+                declared.renamed = Some(self.unused(name));
+            }
+        }
         self.scopes.push(scope);
+    }
+
+    /// Whether a name stands for something around the body at hand.
+    fn is_taken(&self, name: &str) -> bool {
+        self.scopes.iter().any(|scope| scope.contains_key(name))
+            || self.names.is_rule(&self.package, name)
+            || self.imports.contains_key(name)
+    }
+
+    /// A name like this one that stands nowhere in the module; the same one each time at one depth.
+    fn unused(&self, name: &str) -> String {
+        let mut unused = format!("{name}__{}", self.scopes.len());
+        while self.parsed.text.content.contains(&unused) {
+            unused.push('_');
+        }
+        unused
+    }
+
+    /// Adds the names of a further body to those its head can use.
+    fn share(&mut self, names: BTreeMap<String, Declared>, head: &mut BTreeMap<String, Declared>) {
+        for (name, declared) in names {
+            let differs = head.get(&name).is_some_and(|other| other.renamed != declared.renamed);
+            if differs {
+                let message = format!("variable `{name}` hides something in one body and not in another");
+                self.fault(declared.extent, "hidden_name", message, "give it another name");
+            }
+            head.insert(name, declared);
+        }
     }
 
     fn close_scope(&mut self) {
@@ -428,7 +473,7 @@ impl Lowering<'_> {
                         Fault::new(place, "unused_assignment", message).hint("remove it, or write `_`"),
                     );
                 }
-                DeclaredBy::Pattern => {}
+                DeclaredBy::Pattern | DeclaredBy::Iteration => {}
             }
         }
     }

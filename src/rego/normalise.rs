@@ -427,14 +427,14 @@ fn is_full_name(path: &Path, full: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rego::{lower::lower, parse::parse, source::apply};
+    use crate::rego::{lower::lower, outside::Permitted, parse::parse, source::apply, v0::RegoVersion};
 
     #[track_caller]
     fn check(text: &str, want: &str) {
         let text = format!("package a\nimport data.lib\nxs := [1]\nf(x) := x\n{text}");
-        let lowered = lower(vec![parse("p.rego", &text).unwrap()]);
+        let lowered = lower(vec![parse("p.rego", &text, RegoVersion::V1).unwrap()], Permitted::default());
         let rewritten = apply(&text, &normalise(&lowered.tree, 0, &Wrappers::gather(&lowered.tree)));
-        assert!(parse("p.rego", &rewritten).is_ok(), "{rewritten}");
+        assert!(parse("p.rego", &rewritten, RegoVersion::V1).is_ok(), "{rewritten}");
         assert_eq!(rewritten.lines().count(), text.lines().count(), "{rewritten}");
         let rewritten: String = rewritten.lines().skip(4).collect::<Vec<_>>().join("\n");
         assert_eq!(rewritten.replace("__postern_", "_"), want);

@@ -10,7 +10,12 @@ use regorus::{
     unstable::{self, Lexer, Ref, TokenKind},
 };
 
-use super::{desugar::desugar, fault::Fault, source::Text};
+use super::{
+    desugar::desugar,
+    fault::Fault,
+    source::Text,
+    v0::{self, RegoVersion},
+};
 
 /// Longest policy file, in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 4 << 20;
@@ -55,7 +60,7 @@ pub(crate) fn length_limits() -> PolicyLengthConfig {
 }
 
 /// Parses one file, or says what is wrong with it.
-pub(crate) fn parse(path: &str, source: &str) -> Result<Parsed, Fault> {
+pub(crate) fn parse(path: &str, source: &str, version: RegoVersion) -> Result<Parsed, Fault> {
     let text = Text::new(path, source);
     if source.len() > FILE_BYTES_MAX {
         return Err(Fault::new(
@@ -65,10 +70,13 @@ pub(crate) fn parse(path: &str, source: &str) -> Result<Parsed, Fault> {
         )
         .hint("move tables into data.json"));
     }
-    let edits = desugar(source).map_err(|unreadable| {
-        Fault::new(text.place(unreadable.at), "parse_error", unreadable.message)
-            .hint("write `$\"text {expression}\"`, and `\\{` for a brace")
-    })?;
+    let edits = match version {
+        RegoVersion::V1 => desugar(source).map_err(|unreadable| {
+            Fault::new(text.place(unreadable.at), "parse_error", unreadable.message)
+                .hint("write `$\"text {expression}\"`, and `\\{` for a brace")
+        })?,
+        RegoVersion::V0 => v0::edits(&text, &scan(&text)?),
+    };
     let text = Text::edited(path, source, edits);
     let tokens = scan(&text)?;
     check_nesting(&text, &tokens)?;
@@ -104,10 +112,13 @@ pub(crate) fn fault_of(text: &Text, code: &'static str, message: &str) -> Fault 
     }
 }
 
+const V1_IF: &str = "write `rule if { .. }`: this is Rego v1; for v0 say `rego_version` in the bundle's manifest, or `--v0-compatible`";
+const V1_CONTAINS: &str = "write `rule contains element if { .. }`: this is Rego v1; for v0 say `rego_version` in the bundle's manifest, or `--v0-compatible`";
+
 fn hint_for(message: &str) -> Option<&'static str> {
     let hints = [
-        ("`if` keyword is required", "write `rule if { .. }`: policies are Rego v1"),
-        ("`contains` keyword is required", "write `rule contains element if { .. }`: policies are Rego v1"),
+        ("`if` keyword is required", V1_IF),
+        ("`contains` keyword is required", V1_CONTAINS),
         ("invalid character", "Rego knows no such character here; text stands in double quotes"),
         ("Missing package declaration", "begin the file with `package name`"),
         ("maximum expression depth", "split the expression with `:=` into several statements"),
@@ -115,7 +126,7 @@ fn hint_for(message: &str) -> Option<&'static str> {
     hints.iter().find(|(part, _)| message.contains(part)).map(|(_, hint)| *hint)
 }
 
-fn scan(text: &Text) -> Result<Vec<Token>, Fault> {
+pub(super) fn scan(text: &Text) -> Result<Vec<Token>, Fault> {
     let fail = |error: &dyn std::fmt::Display| fault_of(text, "parse_error", &error.to_string());
     let limits = length_limits();
     let source = Source::from_contents_with_limits(
@@ -240,7 +251,7 @@ mod tests {
 
     #[track_caller]
     fn refused(source: &str, code: &str, line: u32, column: u32) {
-        let fault = parse("p.rego", source).expect_err("refused");
+        let fault = parse("p.rego", source, RegoVersion::V1).expect_err("refused");
         assert_eq!((fault.code, fault.place.line, fault.place.column), (code, line, column), "{fault}");
     }
 
@@ -250,7 +261,7 @@ mod tests {
         refused("package a\n\tp := $\"{x\"\n", "parse_error", 2, 9);
         refused("package a\np := $\"{x} {)}\"\n", "parse_error", 2, 12);
         refused("p := 1\n", "parse_error", 1, 1);
-        let fault = parse("p.rego", "package a\np { true }\n").unwrap_err();
+        let fault = parse("p.rego", "package a\np { true }\n", RegoVersion::V1).unwrap_err();
         assert!(fault.hint.unwrap().contains("Rego v1"));
     }
 
@@ -262,26 +273,26 @@ mod tests {
         refused(&nested("[", "]", 100_000), "nested_too_deep", 2, 20);
         refused(&nested("{\"a\": ", "}", 100_000), "nested_too_deep", 2, 90);
         refused(&nested("(", ")", 100_000), "nested_too_deep", 2, 20);
-        assert!(parse("p.rego", &nested("[", "]", NESTING_MAX)).is_ok());
+        assert!(parse("p.rego", &nested("[", "]", NESTING_MAX), RegoVersion::V1).is_ok());
         let sum = |n: usize| format!("package a\np := {}1", "1 + ".repeat(n));
-        assert_eq!(parse("p.rego", &sum(100_000)).unwrap_err().code, "nested_too_deep");
-        assert!(parse("p.rego", &sum(50)).is_ok());
+        assert_eq!(parse("p.rego", &sum(100_000), RegoVersion::V1).unwrap_err().code, "nested_too_deep");
+        assert!(parse("p.rego", &sum(50), RegoVersion::V1).is_ok());
         let steps = |n: usize| format!("package a\np := input{}", ".a[x]".repeat(n));
-        assert_eq!(parse("p.rego", &steps(50_000)).unwrap_err().code, "nested_too_deep");
-        assert!(parse("p.rego", &steps(10)).is_ok());
+        assert_eq!(parse("p.rego", &steps(50_000), RegoVersion::V1).unwrap_err().code, "nested_too_deep");
+        assert!(parse("p.rego", &steps(10), RegoVersion::V1).is_ok());
     }
 
     #[test]
     fn many_flat_statements_and_elements_are_fine() {
         let body = "  input.a[7].b.c + 1 == 7\n".repeat(2_000);
-        assert!(parse("p.rego", &format!("package a\np if {{\n{body}}}\n")).is_ok());
+        assert!(parse("p.rego", &format!("package a\np if {{\n{body}}}\n"), RegoVersion::V1).is_ok());
         let items = "{\"a\": input.x[7] + 1}, ".repeat(2_000);
-        assert!(parse("p.rego", &format!("package a\np := [{items}1]\n")).is_ok());
+        assert!(parse("p.rego", &format!("package a\np := [{items}1]\n"), RegoVersion::V1).is_ok());
     }
 
     #[test]
     fn long_lines_are_fine() {
         let line = format!("package a\np := \"{}\"\n", "x".repeat(100_000));
-        assert!(parse("p.rego", &line).is_ok());
+        assert!(parse("p.rego", &line, RegoVersion::V1).is_ok());
     }
 }

@@ -17,10 +17,13 @@ use super::{
     graph::CallGraph,
     lift,
     lower::{self, Lowered},
-    normalise, parse,
+    normalise,
+    outside::Permitted,
+    parse,
     plan::{Plan, reason::NotPlanned},
     source::{Edit, Text, apply, original_offset},
     tree::{ModuleId, Path, StatementKind, Tree, dotted, walk_rule, walk_statements},
+    v0::RegoVersion,
     wrapper::Wrappers,
 };
 
@@ -32,7 +35,7 @@ const COPY_NODES_MAX: usize = 20_000;
 pub struct Module {
     /// The path messages name it by, and its identity: unique in a program.
     pub path: String,
-    /// The Rego v1 text.
+    /// The text, Rego v1 unless the options say otherwise.
     pub text: String,
 }
 
@@ -47,6 +50,10 @@ pub struct Options {
     pub runtime: Value,
     /// What evaluates.
     pub engine: EngineKind,
+    /// The built-ins whose answer lies outside that may be called; by default none.
+    pub outside: Permitted,
+    /// The paths of the modules that are written in Rego v0; all others are v1.
+    pub v0: Arc<BTreeSet<String>>,
 }
 
 /// What evaluates a policy; the answers are the same.
@@ -66,7 +73,20 @@ impl Default for Options {
             coverage: false,
             runtime: Value::new_object(),
             engine: EngineKind::Auto,
+            outside: Permitted::default(),
+            v0: Arc::default(),
         }
+    }
+}
+
+impl Options {
+    /// For who writes and tries policies: every built-in may be called, and what lies outside has to be mocked.
+    pub fn developing() -> Self {
+        Self { outside: Permitted::ALL, ..Self::default() }
+    }
+
+    fn version_of(&self, path: &str) -> RegoVersion {
+        if self.v0.contains(path) { RegoVersion::V0 } else { RegoVersion::V1 }
     }
 }
 
@@ -142,14 +162,14 @@ pub fn compile(modules: &[Module], data: Value, options: Options) -> Result<Prog
             ));
             continue;
         }
-        match parse::parse(&module.path, &module.text) {
+        match parse::parse(&module.path, &module.text, options.version_of(&module.path)) {
             Ok(module) => parsed.push(module),
             Err(fault) => faults.push(fault),
         }
     }
     // With a module missing, every name it defines would be reported as unknown.
     let parsed = BundleErrors::unless_empty(parsed, faults)?;
-    let Lowered { tree, mut faults, mut warnings } = lower::lower(parsed);
+    let Lowered { tree, mut faults, mut warnings } = lower::lower(parsed, options.outside);
     faults.extend(check::rules(&tree));
     faults.extend(check::data(&tree, &data));
     faults.extend(CallGraph::new(&tree).check(&tree));
@@ -195,8 +215,8 @@ fn rewrite(tree: &Tree, module: ModuleId, wrappers: &Wrappers) -> Vec<Rewritten>
 }
 
 /// The package of a module, without its `data`; nothing if the module does not parse.
-pub(crate) fn package_of(module: &Module) -> Option<Path> {
-    let parsed = parse::parse(&module.path, &module.text).ok()?;
+pub(crate) fn package_of(module: &Module, version: RegoVersion) -> Option<Path> {
+    let parsed = parse::parse(&module.path, &module.text, version).ok()?;
     Some(lower::package_of(&parsed))
 }
 

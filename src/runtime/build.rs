@@ -26,6 +26,7 @@ use crate::rego::program::{Options, Program};
 use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
 use crate::runtime::bundles::Candidates;
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::outside::Outbound;
 use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
@@ -203,6 +204,19 @@ fn verification_of(policy: &model::Policy) -> Result<Option<Verification>, Build
     verification.map_err(|source| BuildError::Signing { policy: Arc::clone(&policy.name), source })
 }
 
+/// Whom the policy may ask outside.
+fn outbound_of(policy: &model::Policy) -> Result<Option<Outbound>, BuildError> {
+    let outbound = Outbound::build(policy.http_send.as_ref(), policy.lookup.as_ref());
+    outbound.map_err(|source| BuildError::Outbound { policy: Arc::clone(&policy.name), source })
+}
+
+fn contract_of(policy: &model::Policy) -> Contract {
+    match policy.contract {
+        PolicyContract::GatewayV1 => Contract::GatewayV1,
+        PolicyContract::EnvoyV3 => Contract::EnvoyV3,
+    }
+}
+
 /// Builds a policy from `archive`, or else from the path in its configuration.
 fn build_policy(
     policy: &model::Policy,
@@ -225,11 +239,11 @@ fn build_policy(
         }
     };
     let bundle = faults.take(bundle.map_err(of_bundle))?;
-    let program = faults.take(bundle.compile(options.clone()).map_err(of_bundle))?;
-    let contract = match policy.contract {
-        PolicyContract::GatewayV1 => Contract::GatewayV1,
-        PolicyContract::EnvoyV3 => Contract::EnvoyV3,
-    };
+    let outbound = faults.take(outbound_of(policy))?;
+    let outside = Outbound::permitted(policy.http_send.as_ref(), policy.lookup.as_ref());
+    let options = Options { outside, ..options.clone() };
+    let program = faults.take(bundle.compile(options).map_err(of_bundle))?;
+    let contract = contract_of(policy);
     faults.take(known_inputs(&program, contract).map_err(of_bundle))?;
     let mut entrypoint = |path: &[String], phase| {
         let path = path.join("/");
@@ -277,6 +291,7 @@ fn build_policy(
         response_path,
         program,
         rules: Rules { decision, response, budget: policy.budget, contract, cache: policy.decision_cache },
+        outbound: outbound.map(Arc::new),
         on_error: policy.on_error,
     })
 }

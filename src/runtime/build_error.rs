@@ -12,6 +12,7 @@ use crate::policy::bundle::signature::KeyError;
 use crate::rego::fault::{BundleErrors, Fault};
 use crate::rego::program::EntrypointError;
 use crate::runtime::bundles::request::FetchFault;
+use crate::runtime::outside::OutboundError;
 use crate::runtime::router::RouteConflict;
 use crate::runtime::tls::TlsError;
 use crate::upstream::error::ClusterError;
@@ -68,6 +69,14 @@ pub enum BuildError {
         policy: Name,
         /// The input paths.
         paths: Vec<String>,
+    },
+    /// A policy cannot ask outside as it is configured.
+    #[error("policy `{policy}`: {source}")]
+    Outbound {
+        /// The policy.
+        policy: Name,
+        /// Why.
+        source: OutboundError,
     },
     /// The bundle's own tests do not pass.
     #[error("policy `{policy}`: the bundle's own tests do not pass\n{details}")]
@@ -184,6 +193,7 @@ impl BuildError {
             Self::Config(_)
             | Self::NotFetched { .. }
             | Self::Signing { .. }
+            | Self::Outbound { .. }
             | Self::Tls { .. }
             | Self::Providers(_)
             | Self::Cluster(_)
@@ -211,6 +221,7 @@ impl BuildError {
             }
             Self::NotFetched { .. }
             | Self::Signing { .. }
+            | Self::Outbound { .. }
             | Self::Entrypoint { .. }
             | Self::SelfTest { .. }
             | Self::Tls { .. }

@@ -4,6 +4,7 @@ pub mod build;
 pub mod build_error;
 pub mod bundles;
 pub mod control;
+pub mod outside;
 pub mod router;
 pub mod shared;
 pub mod snapshot;

@@ -15,6 +15,7 @@ use crate::identity::chain::Chain;
 use crate::policy::decide::Rules;
 use crate::rego::program::Program;
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::outside::Outbound;
 use crate::runtime::router::Router;
 use crate::runtime::tls::{ServerTls, Shown};
 use crate::upstream::cluster::{Cluster, Clusters};
@@ -108,6 +109,8 @@ pub struct Policy {
     pub program: Program,
     /// The rules asked.
     pub rules: Rules,
+    /// Whom it may ask outside, if anybody.
+    pub outbound: Option<Arc<Outbound>>,
     /// What a failure means.
     pub on_error: OnError,
 }

@@ -10,6 +10,7 @@ use crate::base::id::{DecisionId, DecisionIds};
 use crate::contract::identity::Identity;
 use crate::identity::cache::WorkerCache;
 use crate::policy::decide::Decider;
+use crate::runtime::outside::Asker;
 use crate::runtime::shared::{self, InForce, Shared};
 use crate::runtime::snapshot::{Api, Route, Runtime};
 use crate::telemetry::metrics::{ListenerId, PolicyId, RequestSeries, UpstreamId, WorkerMetrics};
@@ -42,6 +43,8 @@ pub struct Local {
     turn: u64,
     runtime: Arc<Runtime>,
     deciders: Vec<RefCell<Decider>>,
+    /// By policy.
+    askers: Vec<Option<Asker>>,
     series: Vec<ListenerSeries>,
     policies: Vec<PolicyId>,
     upstreams: Vec<(Arc<str>, UpstreamId)>,
@@ -126,8 +129,10 @@ impl Local {
             let id = metrics.upstream(&name);
             (name, id)
         });
+        let askers = runtime.policies.iter().map(|policy| policy.outbound.clone().map(Asker::new));
         Self {
             turn: in_force.turn,
+            askers: askers.collect(),
             anonymous: Arc::new(Identity::anonymous()),
             deciders: deciders.into_iter().map(RefCell::new).collect(),
             series: series.collect(),
@@ -151,6 +156,11 @@ impl Local {
     /// The policy at `index`, to be asked.
     pub fn decider(&self, index: usize) -> Option<&RefCell<Decider>> {
         self.deciders.get(index)
+    }
+
+    /// The way outside of the policy at `index`, if it has one.
+    pub fn outbound(&self, index: usize) -> Option<&Asker> {
+        self.askers.get(index)?.as_ref()
     }
 
     /// Whether the API's policy is asked again when the upstream has answered.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::telemetry::metrics::{
-    ACCEPTED, CLOSED, ConnectionRefusal, DecisionKind, HANDSHAKES_FAILED, HANDSHAKES_OK, Metrics, RETRIES,
-    STATUS_CLASSES, Stage, UpstreamOutcome,
+    ACCEPTED, CLOSED, ConnectionRefusal, DecisionKind, HANDSHAKES_FAILED, HANDSHAKES_OK, Metrics,
+    OutsideKind, RETRIES, STATUS_CLASSES, Stage, UpstreamOutcome,
 };
 use crate::telemetry::shard::{BUCKETS_US, HistogramSums, Rows};
 
@@ -139,6 +139,14 @@ fn render_policy(metrics: &Metrics, text: &mut Exposition) {
     for (row, policy) in names.policies.iter().enumerate() {
         let sums = sum(row, shards.iter().map(|shard| &shard.decisions));
         for (kind, count) in DecisionKind::ALL.iter().zip(sums) {
+            text.sample(name, &[("policy", policy), ("kind", kind.as_str())], count);
+        }
+    }
+    let name = "postern_policy_outside_total";
+    text.family(name, Kind::Counter, "Requests and lookups of policies, and what came of them.");
+    for (row, policy) in names.policies.iter().enumerate() {
+        let sums = sum(row, shards.iter().map(|shard| &shard.outside));
+        for (kind, count) in OutsideKind::ALL.iter().zip(sums) {
             text.sample(name, &[("policy", policy), ("kind", kind.as_str())], count);
         }
     }

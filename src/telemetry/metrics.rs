@@ -58,12 +58,28 @@ label! {
 }
 
 label! {
+    /// What came of a policy's questions to the world outside.
+    OutsideKind {
+        /// A request was sent by `http.send`.
+        Sent => "sent",
+        /// A kept answer made a request needless.
+        Cached => "cached",
+        /// A name was looked up.
+        LookedUp => "looked_up",
+        /// A request or a lookup had no answer.
+        Failed => "failed",
+    }
+}
+
+label! {
     /// A part of a request's time.
     Stage {
         /// Resolving the identity.
         Identity => "identity",
         /// Evaluating policy.
         Policy => "policy",
+        /// Waiting for what policies ask outside.
+        Outside => "outside",
         /// Waiting for the upstream's head.
         Upstream => "upstream",
         /// From the head's first byte to the response's end.
@@ -122,6 +138,8 @@ impl UpstreamOutcome {
 
 /// Columns of a decision row.
 pub(super) const DECISION_COLUMNS: usize = DecisionKind::ALL.len();
+/// Columns of a row of questions to the world outside.
+pub(super) const OUTSIDE_COLUMNS: usize = OutsideKind::ALL.len();
 /// Columns of an upstream row: outcomes, then retries.
 pub(super) const UPSTREAM_COLUMNS: usize = UpstreamOutcome::ALL.len() + 1;
 /// Column of retries in an upstream row.
@@ -192,6 +210,7 @@ pub(super) struct Names {
 pub(super) struct Shard {
     pub(super) requests: Rows<REQUEST_COLUMNS>,
     pub(super) decisions: Rows<DECISION_COLUMNS>,
+    pub(super) outside: Rows<OUTSIDE_COLUMNS>,
     pub(super) listeners: Rows<LISTENER_COLUMNS>,
     pub(super) upstreams: Rows<UPSTREAM_COLUMNS>,
     pub(super) refusals: Box<[Count]>,
@@ -238,6 +257,7 @@ impl Metrics {
         let shard = Arc::new(Shard {
             requests: Rows::default(),
             decisions: Rows::default(),
+            outside: Rows::default(),
             listeners: Rows::default(),
             upstreams: Rows::default(),
             refusals: self.vocabulary.reasons.iter().map(|_| Count::default()).collect(),
@@ -330,6 +350,11 @@ impl WorkerMetrics {
     /// Counts an evaluation.
     pub fn decision(&self, policy: PolicyId, kind: DecisionKind) {
         self.shard.decisions.count(policy.0, kind as usize);
+    }
+
+    /// Counts what a policy has asked outside.
+    pub fn outside(&self, policy: PolicyId, kind: OutsideKind) {
+        self.shard.outside.count(policy.0, kind as usize);
     }
 
     /// Counts a refusal of the gateway's own; `reason` is its place in the vocabulary.

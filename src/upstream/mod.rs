@@ -22,7 +22,7 @@ mod interim;
 mod outgoing;
 mod prepare;
 mod relay;
-mod resolve;
+pub(crate) mod resolve;
 mod stream;
 mod tls;
 mod wait;

@@ -451,3 +451,55 @@ fn the_binary_reloads_on_sighup_and_ends_on_sigterm() {
     let events = fs::read_to_string(file("decisions.jsonl")).unwrap();
     assert!(events.lines().count() >= 3, "all events are out: {events}");
 }
+
+/// What a policy says that takes long for what it says.
+fn dear(word: &str) -> String {
+    format!(
+        r#"package gateway
+
+decision := {{"allow": count(others) > 0, "reason": sprintf("{word} %v", [input.request.headers["x-team"]])}}
+
+others := [number |
+	some number in numbers.range(1, 400)
+	sprintf("/%d", [number * number]) != input.request.path
+]
+"#
+    )
+}
+
+#[test]
+fn decisions_are_remembered_for_the_same_reasons_and_forgotten_with_their_policy() {
+    let upstream = RecordingUpstream::start();
+    let gateway = start(&upstream, &dear("first"), UNWATCHED);
+    let ask = |team: &str| get(gateway.address("public"), "/a", &format!("X-Team: {team}\r\n")).status;
+    // The first decisions are timed; then what costs more than a look-up is remembered.
+    for turn in 0..40 {
+        assert_eq!(ask("blue"), 200, "{turn}");
+    }
+    assert_eq!((ask("red"), ask("red")), (200, 200));
+    let events = gateway.events(42);
+    let told = |event: &Value| (event["gateway"]["reason"].clone(), event["gateway"]["remembered"].clone());
+    assert_eq!(told(&events[0]), (json!("first blue"), Value::Null));
+    assert_eq!(told(&events[39]), (json!("first blue"), json!(true)));
+    assert_eq!(told(&events[40]), (json!("first red"), Value::Null));
+    assert_eq!(told(&events[41]), (json!("first red"), json!(true)));
+    // A remembered decision is told with what it was made of.
+    assert_eq!(events[41]["input"], events[40]["input"]);
+    assert_eq!(events[41]["result"], events[40]["result"]);
+    gateway.write("policy/main.rego", &dear("second"));
+    reload(&gateway).unwrap();
+    assert_eq!(ask("red"), 200);
+    assert_eq!(told(&gateway.events(43)[42]), (json!("second red"), Value::Null));
+}
+
+#[test]
+fn nothing_is_remembered_where_the_configuration_says_so() {
+    let upstream = RecordingUpstream::start();
+    let config =
+        plain_config(&upstream.url(), UNWATCHED).replace("budget: 5s", "budget: 5s, decision_cache: 0");
+    let gateway = TestGateway::start(&config, &[("policy/main.rego", &dear("first"))]);
+    for _ in 0..40 {
+        assert_eq!(get(gateway.address("public"), "/a", "X-Team: blue\r\n").status, 200);
+    }
+    assert!(gateway.events(40).iter().all(|event| event["gateway"]["remembered"] == Value::Null));
+}

@@ -363,7 +363,8 @@ fn an_undefined_answer_is_told_with_its_reason() {
     );
     assert!(eval(&["-q", "1/0"]).notes.contains("a built-in failed: <query>:1:2: divide by zero"));
     let http = eval(&["-q", "http.send({\"method\": \"get\", \"url\": \"http://x\"})"]);
-    assert!(http.notes.contains("undefined: ") && http.notes.contains("`http.send`"), "{}", http.notes);
+    assert_eq!(http.code, Some(1));
+    assert!(http.notes.contains("`http.send` to `http://x` has no answer here: mock it"), "{}", http.notes);
     assert!(eval(&["-q", "foo bar"]).notes.starts_with("<query>:1:5: "));
     assert_eq!(eval(&["--strict-builtin-errors"]).code, Some(1));
     // `opa eval --fail` and `--fail-defined`, with the contract's code.

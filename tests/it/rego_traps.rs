@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use postern::rego::evaluator::{EvalError, Facts};
 use postern::rego::fault::BundleErrors;
-use postern::rego::program::{Module, Options, Program, compile};
+use postern::rego::outside::{Outside, Question, Reply, Settled};
+use postern::rego::program::{EngineKind, Module, Options, Program, compile};
 use regorus::Value;
 
 fn modules(texts: &[&str]) -> Vec<Module> {
@@ -304,12 +305,105 @@ fn conflicts_are_errors_of_their_own() {
 }
 
 #[test]
-fn http_send_is_refused_until_it_is_there() {
+fn http_send_is_refused_where_it_is_not_permitted() {
     refused(
         &["package p\nr := http.send({\"method\": \"GET\", \"url\": \"http://a\"})\n"],
         "builtin_not_configured",
         "m0.rego:2:6",
     );
+}
+
+/// What is asked outside, evaluation after evaluation, each question answered with its number.
+fn questions(text: &str, engine: EngineKind) -> (Vec<String>, Result<Option<Value>, EvalError>) {
+    let options = Options { engine, ..Options::developing() };
+    let program = compile(&modules(&[text]), Value::new_object(), options).unwrap();
+    let entrypoint = program.entrypoint("p/r").unwrap();
+    assert_eq!(program.is_planned(&entrypoint), engine == EngineKind::Auto, "{text}");
+    let mut evaluator = program.evaluator();
+    let mut settled = Settled::default();
+    let mut asked = Vec::new();
+    loop {
+        let question = match evaluator.evaluate_settled(&entrypoint, facts("{}"), &mut settled) {
+            Err(EvalError::Unanswered { question, .. }) => *question,
+            answer => return (asked, answer),
+        };
+        asked.push(question.to_string());
+        assert!(asked.len() < 10, "{asked:?}");
+        let body = Value::from(u64::try_from(asked.len()).unwrap());
+        let answer = Value::from(std::collections::BTreeMap::from([(Value::from("body"), body)]));
+        settled.answer(question, Reply::Value(answer));
+    }
+}
+
+#[test]
+fn what_lies_outside_is_asked_once_and_in_order_on_both_engines() {
+    let check = |rules: &str, asked: &[&str], want: &str| {
+        let text = format!(
+            "package p\nask(path) := http.send({{\"method\": \"GET\", \"url\": sprintf(\"http://a/%v\", [path])}}).body\n{rules}\n"
+        );
+        let want_asked: Vec<String> =
+            asked.iter().map(|path| format!("`http.send` to `http://a/{path}`")).collect();
+        for engine in [EngineKind::Auto, EngineKind::Interpreter] {
+            let (asked, answer) = questions(&text, engine);
+            let answer = answer.unwrap_or_else(|error| panic!("{rules}: {error}"));
+            assert_eq!(asked, want_asked, "{engine:?} {rules}");
+            assert_eq!(answer.map_or("undefined".to_owned(), |value| value.to_string()), want, "{rules}");
+        }
+    };
+    check("r := ask(1)", &["1"], "1");
+    check("r := [ask(1), ask(2), ask(1)]", &["1", "2"], "[1,2,1]");
+    // The second question holds the first's answer.
+    check("r := ask(ask(7))", &["7", "1"], "2");
+    // What is not reached is not asked; what is asked in a negation is not taken for undefined.
+    check("r if { false; ask(1) }", &[], "undefined");
+    check("r if not ask(1) == 2", &["1"], "true");
+    check("r := 5 if not ask(1)\nelse := ask(2)", &["1", "2"], "2");
+    check("r := [x | some n in [3, 4]; x := ask(n)]", &["3", "4"], "[1,2]");
+    // What chance draws stays drawn, or the question would be another each time.
+    check(
+        "r := [uuid.rfc4122(\"k\") == uuid.rfc4122(\"k\"), ask(1)]\nq := ask(uuid.rfc4122(\"k\"))",
+        &["1"],
+        "[true,1]",
+    );
+}
+
+#[test]
+fn a_question_with_a_fresh_signature_is_asked_once() {
+    let key = r#"{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0", "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}"#;
+    let text = format!(
+        "package p\ntoken := io.jwt.encode_sign({{\"alg\": \"ES256\"}}, {{}}, {key})\n\
+         r := http.send({{\"method\": \"GET\", \"url\": \"http://a/\", \"headers\": {{\"Authorization\": token}}}}).body\n"
+    );
+    for engine in [EngineKind::Auto, EngineKind::Interpreter] {
+        let (asked, answer) = questions(&text, engine);
+        assert_eq!((asked.len(), answer), (1, Ok(Some(Value::from(1_u64)))), "{engine:?}");
+    }
+}
+
+#[test]
+fn an_error_and_a_refusal_from_outside_are_those_of_the_built_in() {
+    let text = "package p\nr := net.lookup_ip_addr(\"a.test\")\n";
+    for engine in [EngineKind::Auto, EngineKind::Interpreter] {
+        for strict in [false, true] {
+            let options = Options { engine, strict_builtin_errors: strict, ..Options::developing() };
+            let program = compile(&modules(&[text]), Value::new_object(), options).unwrap();
+            let entrypoint = program.entrypoint("p/r").unwrap();
+            let mut evaluator = program.evaluator();
+            let mut ask = |reply: Reply| {
+                let mut settled = Settled::default();
+                let question = Question { builtin: Outside::LookupIpAddr, argument: Value::from("a.test") };
+                settled.answer(question, reply);
+                evaluator.evaluate_settled(&entrypoint, facts("{}"), &mut settled)
+            };
+            let failed = ask(Reply::Error("down".to_owned()));
+            match strict {
+                false => assert_eq!(failed, Ok(None)),
+                true => assert!(matches!(failed, Err(EvalError::Rule { .. })), "{failed:?}"),
+            }
+            let refused = ask(Reply::Refused("not listed".to_owned()));
+            assert!(matches!(refused, Err(EvalError::LimitExceeded { .. })), "{refused:?}");
+        }
+    }
 }
 
 #[test]

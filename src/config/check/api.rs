@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::value::is_host;
 use super::{Check, Known, all};
+use crate::base::host_port::is_host;
 use crate::base::path::{CanonicalPath, PathRules};
 use crate::config::model::{Api, BadCredential, Lifecycle};
 use crate::config::place::Place;

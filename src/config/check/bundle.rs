@@ -127,7 +127,11 @@ impl Check<'_> {
         Ok(polling)
     }
 
-    fn client(&mut self, place: &Place, written: &raw::ClientTls) -> Result<CertificateFiles, Reported> {
+    pub(super) fn client(
+        &mut self,
+        place: &Place,
+        written: &raw::ClientTls,
+    ) -> Result<CertificateFiles, Reported> {
         let (cert, key) = (place.key("cert"), place.key("private_key"));
         self.certificate((&cert, &written.cert), (&key, &written.private_key))
     }

@@ -7,6 +7,7 @@ mod api;
 mod bundle;
 mod identity;
 mod listener;
+mod outside;
 mod pem;
 mod policy;
 mod route;

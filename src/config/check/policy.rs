@@ -29,6 +29,10 @@ impl Check<'_> {
         let response =
             written.response.as_ref().map(|rule| self.rule(&place.key("response"), rule)).transpose();
         let budget = self.duration(&place.key("budget"), &written.budget, BUDGET);
+        let http_send = written.http_send.as_ref();
+        let http_send = http_send.map(|written| self.http_send(&place.key("http_send"), written)).transpose();
+        let lookup = written.lookup.as_ref();
+        let lookup = lookup.map(|written| self.lookup(&place.key("lookup"), written)).transpose();
         if written.response.is_some() && contract == PolicyContract::EnvoyV3 {
             let message = "`response` cannot be asked of a policy with `contract: envoy/v3`";
             return Err(self.together(place, &place.key("response"), message, "take it out"));
@@ -40,6 +44,8 @@ impl Check<'_> {
             decision: decision?,
             response: response?,
             budget: budget?,
+            http_send: http_send?,
+            lookup: lookup?,
             on_error: match written.on_error {
                 raw::OnError::Deny => OnError::Deny,
                 raw::OnError::Allow => OnError::Allow,

@@ -6,8 +6,9 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::listener::TIMEOUT;
-use super::value::{bare_host, is_host};
+use super::value::bare_host;
 use super::{Check, all};
+use crate::base::host_port::is_host;
 use crate::base::path::{CanonicalPath, PathRules};
 use crate::config::model::{Balance, Endpoint, HealthCheck, Name, Retries, Upstream, UpstreamTls};
 use crate::config::place::Place;

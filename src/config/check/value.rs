@@ -1,6 +1,6 @@
 //! Checks of single texts: names, durations, sizes, addresses, networks, headers, files, URLs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 
 use super::{Check, Names};
+use crate::base::host_port::is_host;
 use crate::base::net::{NetworkSet, is_loopback, parse_network};
 use crate::base::size::{ByteLimit, ParseQuantityError, parse_duration};
 use crate::config::model;
@@ -284,18 +285,6 @@ fn is_web(url: &Uri) -> bool {
 /// `host` without the brackets of an IPv6 address.
 pub(super) fn bare_host(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-/// Whether `text` is an IP address, without brackets, or could be a host's name. `_` is taken, as container networks
-/// use it.
-pub(super) fn is_host(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
 }
 
 /// Whether `host`, brackets taken off, is this machine.

@@ -48,6 +48,13 @@ pub(crate) struct Policy {
     /// The time for one evaluation, at most `10s`; beyond it the request fails closed. Default `5ms`.
     #[serde(default = "default_budget")]
     pub(crate) budget: Duration,
+    /// The servers that the policy may ask with `http.send`. Default none: a policy that calls it is then refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) http_send: Option<HttpSend>,
+    /// The names that the policy may look up with `net.lookup_ip_addr`. Default none: a policy that calls it is then
+    /// refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lookup: Option<Lookup>,
     /// What a failed evaluation means. Default `deny`.
     #[serde(default)]
     pub(crate) on_error: OnError,
@@ -146,6 +153,53 @@ pub(crate) struct SigningKey {
     pub(crate) scope: Option<String>,
 }
 
+/// Whom a policy may ask with `http.send`, and within which bounds.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HttpSend {
+    /// The servers, each as `HOST:PORT`; nothing is ever sent to another, by way of a redirect either. Example:
+    /// `["inventory.internal:8443"]`.
+    #[schemars(length(min = 1))]
+    pub(crate) allow: Vec<String>,
+    /// The longest that all requests of one decision may take together, `10ms` to `30s`; a request's own `timeout` can
+    /// only be shorter. Default `1s`.
+    #[serde(default = "default_outside_timeout")]
+    pub(crate) timeout: Duration,
+    /// The largest body of an answer, at most `16MiB`; a larger one is an error. Default `256KiB`.
+    #[serde(default = "default_response_bytes")]
+    pub(crate) response_bytes: Size,
+    /// How many different requests one decision may send, at most 32; beyond it the decision fails. Default `8`.
+    #[serde(default = "default_requests")]
+    #[schemars(range(min = 1, max = 32))]
+    pub(crate) requests: u32,
+    /// How many requests of the policy may be under way at once; further ones wait. Default `64`.
+    #[serde(default = "default_concurrent")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(crate) concurrent: u32,
+    /// The memory for answers that are kept because a request says `cache` or `force_cache`, at most `1GiB`. Default
+    /// `8MiB`.
+    #[serde(default = "default_cache_bytes")]
+    pub(crate) cache_bytes: Size,
+    /// A PEM file with the issuers trusted for the servers' certificates. Default those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<String>,
+    /// A certificate that the gateway shows to servers that ask for one. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_tls: Option<ClientTls>,
+}
+
+/// Which names a policy may look up with `net.lookup_ip_addr`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Lookup {
+    /// The names. Example: `["inventory.internal"]`.
+    #[schemars(length(min = 1))]
+    pub(crate) allow: Vec<String>,
+    /// The longest that all lookups of one decision may take together, `10ms` to `30s`. Default `1s`.
+    #[serde(default = "default_outside_timeout")]
+    pub(crate) timeout: Duration,
+}
+
 /// The form of a policy's input and result.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 pub(crate) enum Contract {
@@ -184,6 +238,26 @@ fn default_decision() -> String {
 
 fn default_budget() -> Duration {
     Duration::new("5ms")
+}
+
+fn default_outside_timeout() -> Duration {
+    Duration::new("1s")
+}
+
+fn default_response_bytes() -> Size {
+    Size::new("256KiB")
+}
+
+fn default_requests() -> u32 {
+    8
+}
+
+fn default_concurrent() -> u32 {
+    64
+}
+
+fn default_cache_bytes() -> Size {
+    Size::new("8MiB")
 }
 
 fn default_self_test() -> bool {

@@ -203,7 +203,7 @@ impl Prepared {
         let Input { question, value, phase, now } = self.inputs.get(index)?;
         let Question { entrypoint, contract } = self.questions.get(*question)?;
         let form = (*contract, *phase);
-        Some(decide::ask(&mut self.evaluator, entrypoint, value.clone(), *now, self.budget, form))
+        Some(decide::ask_document(&mut self.evaluator, entrypoint, value.clone(), (*now, self.budget), form))
     }
 
     pub(super) fn forget_prints(&mut self) {

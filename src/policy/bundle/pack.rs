@@ -15,9 +15,11 @@ use super::{
     is_own_file, kind_of,
     signature::{self, SignError, Signer, Verification},
 };
+use crate::policy::manifest::Manifest;
 use crate::rego::{
     fault::{BundleErrors, Fault},
     program::{Module, Options, package_of},
+    v0::RegoVersion,
 };
 
 /// The files of a bundle, to be packed, signed, verified or shown.
@@ -129,9 +131,14 @@ impl Contents {
     pub fn summary(&self) -> Summary {
         let find = |name: &str| self.files.iter().find(|file| file.name() == name);
         let manifest = find(MANIFEST).and_then(|file| serde_json::from_slice(&file.bytes).ok());
+        let versions = find(MANIFEST).and_then(|file| {
+            let text = std::str::from_utf8(&file.bytes).ok()?;
+            Manifest::parse(&file.shown, text).ok()
+        });
         let mut namespaces: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for file in self.files.iter().filter(|file| !is_own_file(&file.name())) {
-            if let Some(namespace) = namespace(file) {
+            let version = versions.as_ref().and_then(|versions| versions.version_of(&file.name()).ok()?);
+            if let Some(namespace) = namespace(file, version.unwrap_or_default()) {
                 namespaces.entry(namespace).or_default().push(file.name());
             }
         }
@@ -155,7 +162,7 @@ impl Contents {
 
 /// Compiles what would be packed, with its tests, so that no broken bundle leaves the house.
 pub fn check(paths: &[impl AsRef<Path>]) -> Result<(), BundleErrors> {
-    super::load(paths, Purpose::Develop)?.compile_with_tests(Options::default()).map(|_| ())
+    super::load(paths, Purpose::Develop)?.compile_with_tests(Options::developing()).map(|_| ())
 }
 
 fn own(name: &str, bytes: Vec<u8>) -> File {
@@ -169,11 +176,11 @@ fn clash(first: &File, second: &File) -> Fault {
 }
 
 /// What a file defines: `data.a.b` for a package or for data mounted there.
-fn namespace(file: &File) -> Option<String> {
+fn namespace(file: &File, version: RegoVersion) -> Option<String> {
     let path = match kind_of(file.base_name()) {
         Kind::Policy | Kind::Test => {
             let text = String::from_utf8(file.bytes.clone()).ok()?;
-            package_of(&Module { path: file.shown.clone(), text })?
+            package_of(&Module { path: file.shown.clone(), text }, version)?
         }
         Kind::Json | Kind::Yaml => file.inside.split_last().map(|(_, above)| above.to_vec())?,
         Kind::Cases | Kind::Other => return None,

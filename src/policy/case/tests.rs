@@ -22,6 +22,7 @@ fn run_text(policy: &str, cases: &str, options: &TestOptions) -> Result<Run, Bun
         modules: vec![Module { path: "p.rego".into(), text: policy.into() }],
         tests: Vec::new(),
         case_files: vec![CaseFile { path: "p.case.yaml".into(), text: cases.into() }],
+        v0: std::sync::Arc::default(),
         data: Value::from_json_str(r#"{"reasons": {"test": "x", "r": "y"}}"#).unwrap(),
     };
     run(&bundle, options)

@@ -76,6 +76,11 @@ pub enum Skipped {
         /// Where, as a JSON pointer into the event.
         pointer: String,
     },
+    /// The candidate asks outside, and what it was answered is in no event.
+    Outside {
+        /// The built-in that asks.
+        builtin: &'static str,
+    },
     /// The candidate reads what the policy that decided never did, so that it is in no event.
     NotRecorded {
         /// The input paths.
@@ -386,6 +391,7 @@ impl Skipped {
             Self::NoResult => "no_result",
             Self::NoRule { .. } => "no_rule",
             Self::Erased { .. } => "erased",
+            Self::Outside { .. } => "outside",
             Self::NotRecorded { .. } => "not_recorded",
         }
     }
@@ -400,6 +406,9 @@ impl std::fmt::Display for Skipped {
             Self::NoResult => f.write_str("the event does not say what was decided"),
             Self::NoRule { path } => write!(f, "the candidate has no rule `{path}`"),
             Self::Erased { pointer } => write!(f, "the candidate may read `{pointer}`, which is erased"),
+            Self::Outside { builtin } => {
+                write!(f, "the candidate calls `{builtin}`, whose answers are not recorded")
+            }
             Self::NotRecorded { paths } => {
                 write!(f, "the candidate reads `{}`, which was not recorded", paths.join("`, `"))
             }

@@ -257,6 +257,7 @@ mod tests {
     fn check(policy: &str, tests: &str, want: &[&str]) {
         let module = |path: &str, text: String| Module { path: path.into(), text };
         let bundle = Bundle {
+            v0: std::sync::Arc::default(),
             revision: String::new(),
             modules: vec![module("p.rego", format!("package p\n\n{policy}\n"))],
             tests: vec![module("p_test.rego", format!("package p_test\nimport data.p\n{tests}\n"))],

@@ -109,7 +109,7 @@ fn parse_and_verify(arguments: &[Value]) -> Result<Value, Failure> {
         Err(Failure::Error(_)) => {
             Ok(Value::from(vec![Value::from(false), Value::new_object(), Value::new_object()]))
         }
-        Err(refused @ Failure::Refused(_)) => Err(refused),
+        Err(ends @ (Failure::Refused(_) | Failure::Unanswered(_))) => Err(ends),
     }
 }
 
@@ -125,7 +125,7 @@ fn holds<T>(outcome: Result<T, Failure>) -> Result<Value, Failure> {
     match outcome {
         Ok(_) => Ok(Value::from(true)),
         Err(Failure::Error(_)) => Ok(Value::from(false)),
-        Err(refused @ Failure::Refused(_)) => Err(refused),
+        Err(ends @ (Failure::Refused(_) | Failure::Unanswered(_))) => Err(ends),
     }
 }
 

@@ -83,7 +83,7 @@ fn verify_schema(arguments: &[Value]) -> Result<Value, Failure> {
         Err(Failure::Error(reason)) => {
             Ok(Value::from(vec![Value::from(false), Value::from(format!("jsonschema: {reason}"))]))
         }
-        Err(refused @ Failure::Refused(_)) => Err(refused),
+        Err(ends @ (Failure::Refused(_) | Failure::Unanswered(_))) => Err(ends),
     }
 }
 

@@ -93,7 +93,7 @@ impl<'a> Token<'a> {
 fn decoded(part: &str, text: &str) -> Result<Vec<u8>, Failure> {
     base64url(text).map_err(|failure| match failure {
         Failure::Error(reason) => Failure::Error(format!("JWT {part} had invalid encoding: {reason}")),
-        Failure::Refused(reason) => Failure::Refused(reason),
+        ends @ (Failure::Refused(_) | Failure::Unanswered(_)) => ends,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Clock, chance and the process: one answer for the whole of an evaluation.
+//! Clock, chance and the process: one answer for the whole of a decision.
 
 use regorus::Value;
 
@@ -13,13 +13,15 @@ pub(super) const TABLE: &[Entry] = &[
 ];
 
 /// Names of the built-ins that may answer differently the next time: those that look at the clock,
-/// at chance, or at the process.
+/// at chance, at the process, or outside.
 pub(super) const NAMES: &[&str] = &[
     "crypto.x509.parse_and_verify_certificates",
     "crypto.x509.parse_and_verify_certificates_with_options",
+    "http.send",
     "io.jwt.decode_verify",
     "io.jwt.encode_sign",
     "io.jwt.encode_sign_raw",
+    "net.lookup_ip_addr",
     "opa.runtime",
     "print",
     "rand.intn",
@@ -51,17 +53,18 @@ fn rfc4122(arguments: &[Value]) -> Result<Value, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rego::outside::Settled;
 
     #[test]
     fn chance_stays_the_same_within_one_evaluation() {
-        evaluation::start(1, &Value::new_object());
+        evaluation::start(1, &Value::new_object(), Settled::default());
         let seed = [Value::from("a"), Value::from(1_u64 << 60)];
         let first = rand_intn(&seed).unwrap();
         assert_eq!(rand_intn(&seed).unwrap(), first);
         let key = [Value::from("k")];
         let uuid = rfc4122(&key).unwrap();
         assert_eq!(rfc4122(&key).unwrap(), uuid);
-        evaluation::start(2, &Value::new_object());
+        evaluation::start(2, &Value::new_object(), Settled::default());
         assert_ne!(rand_intn(&seed).unwrap(), first);
         assert_ne!(rfc4122(&key).unwrap(), uuid);
     }

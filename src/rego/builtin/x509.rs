@@ -109,7 +109,7 @@ fn verified(
     match chain {
         Ok(chain) => Ok(Value::from(vec![Value::from(true), Value::from(chain)])),
         Err(Failure::Error(_)) => Ok(Value::from(vec![Value::from(false), Value::new_array()])),
-        Err(refused @ Failure::Refused(_)) => Err(refused),
+        Err(ends @ (Failure::Refused(_) | Failure::Unanswered(_))) => Err(ends),
     }
 }
 

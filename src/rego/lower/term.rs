@@ -134,6 +134,10 @@ impl Lowering<'_> {
         }
         if let Some(declared) = self.scopes.iter_mut().rev().find_map(|scope| scope.get_mut(name)) {
             declared.is_used = true;
+            if let Some(renamed) = &declared.renamed {
+                let renamed = renamed.clone();
+                self.aliases.push((self.span(span), renamed));
+            }
             return TermKind::Local(name.to_owned());
         }
         match name {
@@ -243,7 +247,8 @@ impl Lowering<'_> {
             Target::Function(path) => self.names.arity(path),
             Target::Builtin(name) => match builtin::find(name) {
                 Known::Available { arity } => arity,
-                Known::NotConfigured | Known::Missing | Known::Unknown => None,
+                Known::Outside(_) => Some(1),
+                Known::Missing | Known::Unknown => None,
             },
             Target::Unknown => None,
         }
@@ -267,12 +272,15 @@ impl Lowering<'_> {
                 self.fault(at, "unknown_function", format!("unknown function `{name}`"), &hint);
             }
             Target::Builtin(builtin_name) => match builtin::find(builtin_name) {
-                Known::NotConfigured => {
+                Known::Outside(outside) if !self.permitted.allows(outside) => {
                     self.fault(
                         at,
                         "builtin_not_configured",
                         format!("built-in `{name}` is not configured"),
-                        "policies do no IO here: give the facts as data or input",
+                        &format!(
+                            "configure `{}` for the policy, with whom it may ask, or give the facts as data or input",
+                            outside.setting()
+                        ),
                     );
                     return Target::Unknown;
                 }
@@ -285,7 +293,7 @@ impl Lowering<'_> {
                     );
                     return Target::Unknown;
                 }
-                Known::Available { .. } | Known::Unknown => {}
+                Known::Available { .. } | Known::Outside(_) | Known::Unknown => {}
             },
             Target::Function(_) => {}
         }

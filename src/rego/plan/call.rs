@@ -6,14 +6,14 @@ use smallvec::SmallVec;
 use super::{
     direct::{self, Direct},
     ir::{Mocked, Operand, Register, Step},
-    network::Address,
+    network::{Address, Network},
     reason::Reason,
     run::{Done, Flow, Machine},
     slot::Slot,
 };
 use crate::rego::{
     builtin::{self, CallError},
-    evaluator::EvalError,
+    evaluator::{EvalError, holds_undefined},
     fault::Place,
     tree::Operator,
 };
@@ -78,7 +78,14 @@ impl<'a> Machine<'a> {
         self.within_budget()?;
         let answer = builtin.from.call(&values, self.strict);
         self.within_budget()?;
-        answer.map(Slot::from).map_err(|error| Box::new(failed(error, &builtin.place)))
+        match answer {
+            Ok(made) if made != Value::Undefined && holds_undefined(&made) => {
+                let message = "built-in gave a value with an undefined part".to_owned();
+                Err(Box::new(EvalError::Rule { place: builtin.place.clone(), message }))
+            }
+            Ok(made) => Ok(Slot::from(made)),
+            Err(error) => Err(Box::new(failed(error, &builtin.place))),
+        }
     }
 
     fn short(&mut self, builtin: &Builtin, arguments: &[Operand], base: usize) -> Option<Value> {
@@ -127,36 +134,54 @@ impl<'a> Machine<'a> {
             }
             _ => None,
         };
-        let mut networks = known.map(|(networks, _)| networks.iter());
-        let turn = |this: &mut Self, at: Slot<'a>, item: Slot<'a>| {
-            let network = networks.as_mut().and_then(Iterator::next).copied().flatten();
-            let holds = match (network, known) {
-                (Some(network), Some((_, address))) => Some(network.holds(address)),
-                _ => None,
-            };
-            if holds == Some(false) {
-                return Ok(Flow::More);
+        if let (Slot::Ref(list), Some((networks, address))) = (list, known) {
+            self.charge(networks.len() / 8)?;
+            // What is no plain network is asked of the built-in, as all elements below.
+            let is_open = |network: &Option<Network>| network.is_none_or(|network| network.holds(address));
+            let open = networks.iter().enumerate().filter(|(_, network)| is_open(network));
+            for (index, network) in open {
+                let (at, item) = match list {
+                    Value::Array(items) => (Slot::Owned(Value::from(index)), items.get(index)),
+                    Value::Set(members) => {
+                        let member = members.iter().nth(index);
+                        (Slot::of(member), member)
+                    }
+                    Value::Null
+                    | Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::String(_)
+                    | Value::Object(_)
+                    | Value::Undefined => (Slot::Undefined, None),
+                };
+                self.set(to, base, Slot::of(item));
+                if let Some(key) = key {
+                    self.set(key, base, at);
+                }
+                let holds = network.is_some() || self.holds_in(builtin, &tested, base)?;
+                if holds && self.nested(after, base)? == Flow::Enough {
+                    return Ok(Flow::Enough);
+                }
             }
+            return Ok(Flow::More);
+        }
+        let turn = |this: &mut Self, at: Slot<'a>, item: Slot<'a>| {
             this.set(to, base, item);
             if let Some(key) = key {
                 this.set(key, base, at);
             }
-            let holds = if let Some(holds) = holds {
-                holds
-            } else {
-                let answer = this.builtin(builtin, &tested, base)?;
-                answer.get().is_some_and(|answer| *answer != Value::Bool(false))
-            };
-            if holds { this.nested(after, base) } else { Ok(Flow::More) }
+            if this.holds_in(builtin, &tested, base)? { this.nested(after, base) } else { Ok(Flow::More) }
         };
         match list {
             Slot::Undefined => Ok(Flow::More),
-            Slot::Ref(all) => {
-                self.charge(known.map_or(0, |(networks, _)| networks.len() / 8))?;
-                self.turns(all, Slot::Ref, turn)
-            }
+            Slot::Ref(all) => self.turns(all, Slot::Ref, turn),
             Slot::Owned(all) => self.turns(all, |item| Slot::Owned(item.clone()), turn),
         }
+    }
+
+    /// Whether the built-in says that a network holds an address.
+    fn holds_in(&mut self, builtin: &'a Builtin, tested: &[Operand; 2], base: usize) -> Done<bool> {
+        let answer = self.builtin(builtin, tested, base)?;
+        Ok(answer.get().is_some_and(|answer| *answer != Value::Bool(false)))
     }
 
     pub(super) fn arithmetic(
@@ -184,6 +209,7 @@ fn failed(error: CallError, place: &Place) -> EvalError {
     match error {
         CallError::Refused(message) => EvalError::LimitExceeded { message },
         CallError::Failed(message) => EvalError::Rule { place: place.clone(), message },
+        CallError::Unanswered(question) => EvalError::Unanswered { place: place.clone(), question },
     }
 }
 

@@ -325,7 +325,8 @@ impl<'t> Flattener<'t> {
             Function::Operator(_) | Function::Member | Function::MemberAt => None,
             Function::Builtin(name) => match builtin::find(name) {
                 Known::Available { arity } => arity,
-                Known::NotConfigured | Known::Missing | Known::Unknown => None,
+                Known::Outside(_) => Some(1),
+                Known::Missing | Known::Unknown => None,
             },
             Function::Rule(path) => self.tree.functions_at(path).find_map(|(_, rule)| {
                 if let crate::rego::tree::Shape::Function(arguments) = &rule.shape {

@@ -65,9 +65,7 @@ impl<'a> World<'a> {
 
     /// In the memory of an evaluation that is over.
     pub(super) fn recycled(plan: &Plan, input: Input<'a>, data: Slot<'a>, scratch: &mut Scratch) -> Self {
-        // Collecting from a vector into one of the same layout keeps its memory.
-        let paths = std::mem::take(&mut scratch.paths).into_iter().map(|_| OnceCell::new());
-        let mut paths: Vec<OnceCell<Slot<'a>>> = paths.collect();
+        let mut paths: Vec<OnceCell<Slot<'a>>> = emptied(std::mem::take(&mut scratch.paths));
         paths.resize_with(plan.inputs.len(), OnceCell::new);
         let mut memo: Memo<'a> = std::mem::take(&mut scratch.memo);
         memo.positions.resize(plan.groups.len(), UNKNOWN);
@@ -123,17 +121,22 @@ impl Scratch {
         registers: Vec<Slot<'_>>,
         gathered: Vec<Gathered<'_>>,
     ) {
-        self.registers = registers.into_iter().map(|_| Slot::Undefined).collect();
-        let gathered = gathered.into_iter().filter(|_| false);
-        self.gathered = gathered.map(|_| Gathered::Holds(false)).collect();
-        self.paths = world.paths.into_iter().map(|_| OnceCell::new()).collect();
+        self.registers = emptied(registers);
+        self.gathered = emptied(gathered);
+        self.paths = emptied(world.paths);
         let Memo { mut positions, known } = world.memo;
         for (group, _) in &known {
             if let Some(position) = positions.get_mut(*group as usize) {
                 *position = UNKNOWN;
             }
         }
-        let known = known.into_iter().filter(|_| false).map(|(group, _)| (group, Slot::Undefined)).collect();
-        self.memo = Memo { positions, known };
+        self.memo = Memo { positions, known: emptied(known) };
     }
+}
+
+/// The memory of a vector for elements that differ in nothing but what they borrow: collecting from a vector into one of
+/// the same layout keeps it.
+fn emptied<T, U>(mut vector: Vec<T>) -> Vec<U> {
+    vector.clear();
+    vector.into_iter().filter_map(|_| None).collect()
 }

@@ -12,6 +12,7 @@ use crate::rego::program::{Module, Options, compile};
 fn vanishing(rules: &str) -> Vec<String> {
     let text = format!("package gateway\n{rules}\n");
     let bundle = Bundle {
+        v0: std::sync::Arc::default(),
         revision: String::new(),
         modules: vec![Module { path: "p".into(), text }],
         tests: Vec::new(),

@@ -15,6 +15,7 @@ use super::{
     super::{
         Failure, argument,
         encoding::{from_json, to_base64url, to_json},
+        evaluation,
     },
     ALGORITHMS, key,
     key::Curve,
@@ -26,12 +27,13 @@ const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
 pub(super) fn encode_sign(arguments: &[Value]) -> Result<Value, Failure> {
     let text = |index| argument::get(arguments, index).map(to_json);
-    encode(&text(0)?, &text(1)?, &text(2)?)
+    // Some signatures are drawn by chance, and one decision must not see two of the same.
+    evaluation::memoise("io.jwt.encode_sign", arguments, || encode(&text(0)?, &text(1)?, &text(2)?))
 }
 
 pub(super) fn encode_sign_raw(arguments: &[Value]) -> Result<Value, Failure> {
     let text = |index| argument::string(arguments, index);
-    encode(text(0)?, text(1)?, text(2)?)
+    evaluation::memoise("io.jwt.encode_sign_raw", arguments, || encode(text(0)?, text(1)?, text(2)?))
 }
 
 fn encode(headers: &str, payload: &str, key: &str) -> Result<Value, Failure> {

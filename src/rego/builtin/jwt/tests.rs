@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rego::outside::Settled;
 
 const SECRET: &str = r#"{"kty": "oct", "k": "c2VjcmV0"}"#;
 const HEADER: &str = r#"{"alg": "HS256", "typ": "JWT"}"#;
@@ -28,7 +29,7 @@ fn verified(payload: &str, required: &str, want: bool) {
 
 #[test]
 fn claims_have_to_hold() {
-    evaluation::start(1_000_000_000_000, &Value::new_object());
+    evaluation::start(1_000_000_000_000, &Value::new_object(), Settled::default());
     verified(r#"{"a": 1}"#, r#"{"secret": "secret"}"#, true);
     verified(r#"{"a": 1}"#, r#"{"secret": "other"}"#, false);
     verified(r#"{"a": 1}"#, r#"{"secret": "secret", "alg": "HS512"}"#, false);

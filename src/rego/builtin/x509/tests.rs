@@ -5,6 +5,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::rego::outside::Settled;
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -30,7 +31,7 @@ fn leaf(host: &str, purpose: ExtendedKeyUsagePurpose, issuer: &Issuer) -> (Strin
 }
 
 fn is_verified(parts: &[&str], options: &str) -> bool {
-    super::super::evaluation::start(1_800_000_000_000_000_000, &Value::new_object());
+    super::super::evaluation::start(1_800_000_000_000_000_000, &Value::new_object(), Settled::default());
     let options = Value::from_json_str(options).unwrap();
     let answer = parse_and_verify_with_options(&[Value::from(parts.concat()), options]).unwrap();
     answer.as_array().unwrap()[0] == Value::from(true)
