@@ -12,8 +12,10 @@ pub mod config;
 pub mod demo;
 mod events;
 mod github;
+mod gobench;
 pub mod key;
 pub mod output;
+pub mod policy_bench;
 pub mod policy_bundle;
 pub mod policy_check;
 pub mod policy_diff;
@@ -68,6 +70,8 @@ enum PolicyCommand {
     Check(policy_check::CheckArgs),
     /// Ask a policy about one input
     Eval(policy_eval::EvalArgs),
+    /// Measure what a decision costs
+    Bench(policy_bench::BenchArgs),
     /// Show what each entry point reads
     Footprint(policy_footprint::FootprintArgs),
     /// Pack policies and data into a bundle
@@ -142,6 +146,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
             PolicyCommand::Test(args) => policy_test::run(&args, paint, out, notes),
             PolicyCommand::Check(args) => policy_check::run(&args, paint, out, notes),
             PolicyCommand::Eval(args) => policy_eval::run(&args, out, notes),
+            PolicyCommand::Bench(args) => policy_bench::run(&args, paint, out, notes),
             PolicyCommand::Footprint(args) => policy_footprint::run(&args, out, notes),
             PolicyCommand::Build(args) => policy_bundle::build(&args, notes),
             PolicyCommand::Sign(args) => policy_bundle::sign(&args, notes),

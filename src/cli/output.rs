@@ -111,6 +111,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
     match unit {
+        "ns" => Ok(Duration::from_nanos(number)),
+        "us" => Ok(Duration::from_micros(number)),
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(wrong),
@@ -125,6 +127,8 @@ mod tests {
     #[test]
     fn durations_need_a_number_and_a_unit() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("900ns"), Ok(Duration::from_nanos(900)));
+        assert_eq!(parse_duration("3us"), Ok(Duration::from_micros(3)));
         assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for wrong in ["", "5", "s", "5 s", "-1s", "99999999999999999999s", "18446744073709551615m", "5h"] {

@@ -59,6 +59,15 @@ pub enum ReplayContract {
     EnvoyV3,
 }
 
+impl From<ReplayContract> for Contract {
+    fn from(named: ReplayContract) -> Self {
+        match named {
+            ReplayContract::GatewayV1 => Self::GatewayV1,
+            ReplayContract::EnvoyV3 => Self::EnvoyV3,
+        }
+    }
+}
+
 /// How to report a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReplayFormat {
@@ -79,10 +88,7 @@ pub fn run(
     let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let options = ReplayOptions {
         entrypoint: args.decision.clone(),
-        contract: args.contract.map(|contract| match contract {
-            ReplayContract::GatewayV1 => Contract::GatewayV1,
-            ReplayContract::EnvoyV3 => Contract::EnvoyV3,
-        }),
+        contract: args.contract.map(Contract::from),
         parallel: args.parallel.unwrap_or(cores),
         budget: args.timeout,
     };

@@ -119,7 +119,7 @@ impl Cache {
                     };
                 }
                 let ruling = decide();
-                if let Ok(decision) = &ruling.decision {
+                if let (Ok(decision), State::On { .. }) = (&ruling.decision, self.state) {
                     self.remember(Remembered { result: ruling.result.clone(), decision: decision.clone() });
                 }
                 ruling

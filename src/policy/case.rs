@@ -7,6 +7,7 @@ mod expect;
 mod file;
 mod identity;
 mod reader;
+pub(super) mod repeat;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use regorus::Value;
 use serde_json::{Value as Json, json};
 
-use crate::base::id::DecisionIds;
+use crate::base::id::{DecisionId, DecisionIds};
 use crate::config::yaml::Node;
 use crate::contract::body::BodyKind;
 use crate::contract::canonical::{self, Refusal};
@@ -180,47 +181,61 @@ impl Asker {
 
     /// What the pipeline does from the canonical head to the decision.
     fn ask(&mut self, case: &Case) -> Result<Ruling, Refusal> {
-        let head = case.request.head.as_ref().map_err(|refusal| *refusal)?;
-        let is_readable = head.query.as_deref().is_none_or(canonical::is_decodable);
-        if self.decider.reads_query() && !is_readable {
-            return Err(Refusal::QueryMalformed);
-        }
-        let body = self.body(head, &case.request.body)?;
+        let (head, body) = admit(&self.decider, case)?;
         let time = case.time.unwrap_or(self.now);
         let decision_id = self.ids.next(time);
-        let response = case.response.as_ref().map(|response| ResponseFacts {
+        let request_id = decision_id.to_string();
+        let facts = facts(case, head, &body, time, (decision_id, &request_id));
+        let phase = if facts.response.is_some() { Phase::Response } else { Phase::Request };
+        Ok(self.decider.decide(&facts, phase, Keep::Nothing))
+    }
+}
+
+/// The canonical head and the body as the policy sees it, or why the gateway refuses the request before it asks.
+fn admit<'a>(decider: &Decider, case: &'a Case) -> Result<(&'a RequestHead, BodyFacts), Refusal> {
+    let head = case.request.head.as_ref().map_err(|refusal| *refusal)?;
+    let is_readable = head.query.as_deref().is_none_or(canonical::is_decodable);
+    if decider.reads_query() && !is_readable {
+        return Err(Refusal::QueryMalformed);
+    }
+    let bytes = &case.request.body;
+    let body = match (decider.needs_body(), bytes.is_empty()) {
+        (false, _) => BodyFacts::Unread,
+        (true, true) => BodyFacts::Absent,
+        (true, false) => BodyKind::of(&head.headers)?.read(bytes)?,
+    };
+    Ok((head, body))
+}
+
+/// What the gateway knows of a case's request.
+fn facts<'a>(
+    case: &'a Case,
+    head: &'a RequestHead,
+    body: &'a BodyFacts,
+    time: Duration,
+    (decision_id, request_id): (DecisionId, &'a str),
+) -> Facts<'a> {
+    Facts {
+        decision_id,
+        time,
+        listener: &case.listener,
+        request_id,
+        source: &case.source,
+        head,
+        body,
+        api: ApiFacts {
+            name: &case.api.name,
+            version: case.api.version.as_deref(),
+            route: &case.api.route,
+            params: &case.api.params,
+            lifecycle: &case.api.lifecycle,
+        },
+        identity: &case.identity,
+        response: case.response.as_ref().map(|response| ResponseFacts {
             status: response.status,
             headers: &response.headers,
             latency_ms: response.latency_ms,
-        });
-        let phase = if response.is_some() { Phase::Response } else { Phase::Request };
-        let facts = Facts {
-            decision_id,
-            time,
-            listener: &case.listener,
-            request_id: &decision_id.to_string(),
-            source: &case.source,
-            head,
-            body: &body,
-            api: ApiFacts {
-                name: &case.api.name,
-                version: case.api.version.as_deref(),
-                route: &case.api.route,
-                params: &case.api.params,
-                lifecycle: &case.api.lifecycle,
-            },
-            identity: &case.identity,
-            response,
-        };
-        Ok(self.decider.decide(&facts, phase, Keep::Nothing))
-    }
-
-    fn body(&self, head: &RequestHead, bytes: &[u8]) -> Result<BodyFacts, Refusal> {
-        match (self.decider.needs_body(), bytes.is_empty()) {
-            (false, _) => Ok(BodyFacts::Unread),
-            (true, true) => Ok(BodyFacts::Absent),
-            (true, false) => BodyKind::of(&head.headers)?.read(bytes),
-        }
+        }),
     }
 }
 

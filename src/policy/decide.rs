@@ -252,8 +252,18 @@ fn answer_to_all(
     budget: Duration,
     form: (Contract, Phase),
 ) -> Ruling {
-    let times = (Duration::ZERO, budget);
-    ask(evaluator, entrypoint, Value::new_object(), times, form, &mut Settled::default())
+    ask_document(evaluator, entrypoint, Value::new_object(), (Duration::ZERO, budget), form)
+}
+
+/// Asks about an input that somebody else has built. A policy that asks outside fails.
+pub(super) fn ask_document(
+    evaluator: &mut Evaluator,
+    entrypoint: &Entrypoint,
+    input: Value,
+    times: (Duration, Duration),
+    form: (Contract, Phase),
+) -> Ruling {
+    ask(evaluator, entrypoint, input, times, form, &mut Settled::default())
         .unwrap_or_else(|unanswered| unanswered.into_ruling())
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use regorus::Value;
 
+pub(in crate::policy) use self::event::contract_of;
 use self::event::{Recorded, Unreadable};
 pub(crate) use self::tally::Outcome;
 use self::tally::{Bits, Compared, Tally};
@@ -130,6 +131,17 @@ pub fn find(mut recorded: impl BufRead, decision_id: &str) -> io::Result<Option<
 /// The question of one event, if it is a whole one.
 pub fn asked_in(line: &[u8]) -> Option<Asked> {
     asked(&Recorded::parse(line).ok()?)
+}
+
+/// The question of an event, and what its policy was written for; `None` if `text` is no decision event.
+pub(super) fn question_of(text: &str) -> Option<(Asked, Contract)> {
+    let event = Recorded::parse(text.as_bytes()).ok()?;
+    if event.decision_id.is_empty() {
+        return None;
+    }
+    let asked = asked(&event)?;
+    let contract = event.contract(asked.input.as_ref().unwrap_or(&Value::Undefined));
+    Some((asked, contract))
 }
 
 fn asked(event: &Recorded<'_>) -> Option<Asked> {
@@ -341,6 +353,7 @@ fn is_no_event(line: &[u8]) -> bool {
     line.trim_ascii().is_empty() || line.starts_with(b"{\"shadow\":{")
 }
 
-fn has_response(input: &Value) -> bool {
+/// Whether an input tells of an upstream's answer.
+pub(super) fn has_response(input: &Value) -> bool {
     matches!(input, Value::Object(object) if object.get(&Value::from("response")).is_some())
 }

@@ -44,6 +44,7 @@ mod live_support;
 mod live_tls;
 mod live_upstream;
 mod live_websocket;
+mod policy_bench;
 mod policy_check;
 mod policy_cli;
 mod policy_diff;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::pretty;
 use super::report::failed_text;
 use crate::cli::github;
+use crate::cli::gobench;
 use crate::cli::output::Paint;
 use crate::policy::testing::{Outcome, TestReport};
 use crate::rego::coverage::{FileCoverage, percent};
@@ -57,16 +58,12 @@ pub(super) fn gobench(report: &TestReport) -> String {
     let mut out = String::new();
     for test in &report.tests {
         if let Some(measured) = &test.benchmark {
-            let name: String = test.full_name().split(['.', '_']).map(capitalised).collect();
-            let _infallible = writeln!(out, "Benchmark{name}\t{}", pretty::per_evaluation(measured));
+            let name = gobench::name(&test.full_name());
+            let figures = gobench::figures(measured.iterations, measured.nanos_each());
+            let _infallible = writeln!(out, "{name}\t{figures}");
         }
     }
     out
-}
-
-fn capitalised(word: &str) -> String {
-    let mut characters = word.chars();
-    characters.next().into_iter().flat_map(char::to_uppercase).chain(characters).collect()
 }
 
 /// Branches of a line: how many there are, and how many the tests took.

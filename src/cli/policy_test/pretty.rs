@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::cli::gobench;
 use crate::cli::output::Paint;
-use crate::policy::testing::{Benchmark, Condition, Outcome, TestReport, TestResult};
+use crate::policy::testing::{Condition, Outcome, TestReport, TestResult};
 use crate::rego::coverage::FileCoverage;
 
 const RULE: &str = "--------------------------------------------------------------------------------";
@@ -36,7 +37,14 @@ pub(super) fn render(report: &TestReport, verbose: bool, coverage: bool, paint: 
             file = Some(&test.place.file);
         }
         match &test.benchmark {
-            Some(measured) => line(&mut out, &format!("{}\t{}", test.full_name(), per_evaluation(measured))),
+            Some(measured) => line(
+                &mut out,
+                &format!(
+                    "{}\t{}",
+                    test.full_name(),
+                    gobench::figures(measured.iterations, measured.nanos_each())
+                ),
+            ),
             None => line(&mut out, &headline(test, paint)),
         }
         for (name, passed) in &test.parts {
@@ -169,17 +177,6 @@ pub(super) fn ranges(lines: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
         }
     }
     ranges
-}
-
-/// Evaluations and nanoseconds for each, as Go prints what it has measured.
-pub(super) fn per_evaluation(measured: &Benchmark) -> String {
-    let nanos = measured.nanos_each();
-    let decimals = match nanos {
-        nanos if nanos >= 100.0 => 0,
-        nanos if nanos >= 10.0 => 1,
-        _ => 2,
-    };
-    format!("{:>8}\t{nanos:>10.decimals$} ns/op", measured.iterations)
 }
 
 fn duration(took: Duration) -> String {

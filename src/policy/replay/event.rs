@@ -104,19 +104,11 @@ impl<'a> Recorded<'a> {
     /// What the policy that decided was written for. Its input says so by its fields, few as they may be; where it read
     /// none, the result does.
     pub(super) fn contract(&self, input: &Value) -> Contract {
-        let field = |document: &Value, key: &str| {
-            if let Value::Object(fields) = document { fields.get(&Value::from(key)).cloned() } else { None }
-        };
         let says_allowed = || {
             let result = self.result.and_then(|result| Value::from_json_str(result.get()).ok());
-            result.is_some_and(|result| {
-                field(&result, "allowed").is_some() && field(&result, "allow").is_none()
-            })
+            result.is_some_and(|result| has(&result, "allowed") && !has(&result, "allow"))
         };
-        let is_envoys = ENVOY_ONLY.iter().any(|key| field(input, key).is_some())
-            || matches!(field(input, "version"), Some(Value::Object(_)))
-            || (*input == Value::new_object() && says_allowed());
-        if is_envoys { Contract::EnvoyV3 } else { Contract::GatewayV1 }
+        if *input == Value::new_object() && says_allowed() { Contract::EnvoyV3 } else { contract_of(input) }
     }
 
     /// When it was decided, in nanoseconds since 1970.
@@ -147,6 +139,20 @@ impl<'a> Recorded<'a> {
         let bundles = self.bundles.iter().map(|(name, bundle)| format!("{name}@{}", bundle.revision));
         bundles.collect::<Vec<_>>().join(", ")
     }
+}
+
+/// What the policy that an input was made for is written for, as the input's fields tell.
+pub(in crate::policy) fn contract_of(input: &Value) -> Contract {
+    let has_object = |key: &str| {
+        let Value::Object(fields) = input else { return false };
+        matches!(fields.get(&Value::from(key)), Some(Value::Object(_)))
+    };
+    let is_envoys = ENVOY_ONLY.iter().any(|key| has(input, key)) || has_object("version");
+    if is_envoys { Contract::EnvoyV3 } else { Contract::GatewayV1 }
+}
+
+fn has(document: &Value, key: &str) -> bool {
+    matches!(document, Value::Object(fields) if fields.get(&Value::from(key)).is_some())
 }
 
 #[cfg(test)]

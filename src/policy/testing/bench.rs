@@ -18,6 +18,12 @@ pub struct Benchmark {
 }
 
 impl Benchmark {
+    /// Adds what was measured at another time.
+    pub fn add(&mut self, other: Self) {
+        self.iterations += other.iterations;
+        self.took += other.took;
+    }
+
     /// Nanoseconds for one evaluation.
     #[expect(
         clippy::cast_precision_loss,
