@@ -423,7 +423,7 @@ fn boolean(value: &Value, path: impl Into<String>) -> Result<bool, DecisionError
     value.as_bool().copied().map_err(|_| error(path, Problem::Type("a boolean")))
 }
 
-pub(super) fn text<'a>(value: &'a Value, path: impl Into<String>) -> Result<&'a str, DecisionError> {
+pub(super) fn text(value: &Value, path: impl Into<String>) -> Result<&str, DecisionError> {
     value.as_string().map(|text| &**text).map_err(|_| error(path, Problem::Type("a string")))
 }
 

@@ -40,6 +40,7 @@ pub(crate) struct Exchange {
 }
 
 /// What was learned about a request.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that became of the request")]
 #[derive(Debug)]
 pub(crate) struct Evidence {
     pub(crate) decision_id: DecisionId,
@@ -61,6 +62,7 @@ pub(crate) struct Evidence {
     pub(crate) fail_open: bool,
     /// What the policy asked outside, as far as it got.
     pub(crate) outside: Outside,
+    /// The decision is one made before.
     pub(crate) remembered: bool,
     pub(crate) log: Log,
     /// Values of the headers that carry credentials, once the headers themselves have gone upstream.

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use postern::base::clock::{Clock as _, SystemClock};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
@@ -12,6 +13,11 @@ use crate::gateway::TestGateway;
 use crate::live_support::{Authority, metric, rustls_pem_key, send};
 use crate::policy_cli::{files, gatewayctl};
 use crate::wire::{self, RawResponse, RecordingUpstream};
+
+/// Now, as a `Date` field has it (RFC 9110 section 5.6.7).
+fn http_date_now() -> String {
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + SystemClock.now())
+}
 
 /// Sends what the header `x-send` says, and tells what came of it in `x-got`.
 const POLICY: &str = r#"package gateway
@@ -126,7 +132,7 @@ fn serve(mut stream: impl Read + Write, state: &State) {
             "/yaml" => whole("200 OK", "Content-Type: application/yaml\r\n", "a: [1, 2]\n"),
             "/bad" => whole("200 OK", "Content-Type: application/json\r\n", "{"),
             "/kept" => {
-                let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+                let now = http_date_now();
                 let headers = format!("Date: {now}\r\nCache-Control: max-age=60\r\n");
                 whole("200 OK", &headers, "kept")
             }
@@ -134,7 +140,7 @@ fn serve(mut stream: impl Read + Write, state: &State) {
                 "HTTP/1.1 304 Not Modified\r\n\r\n".to_owned()
             }
             "/named" => {
-                let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+                let now = http_date_now();
                 let headers = format!("Date: {now}\r\nCache-Control: max-age=0\r\nETag: \"v1\"\r\n");
                 whole("200 OK", &headers, "named")
             }

@@ -84,7 +84,7 @@ fn verdict(result: &Json) -> &'static str {
     match result.get("allow").or(result.get("allowed")).unwrap_or(result) {
         Json::Bool(true) => "allow",
         Json::Bool(false) => "deny",
-        _ => "failure",
+        Json::Null | Json::Number(_) | Json::String(_) | Json::Array(_) | Json::Object(_) => "failure",
     }
 }
 
@@ -116,7 +116,7 @@ fn smaller(value: &Json) -> Vec<Json> {
                 }
             }
         }
-        _ => {}
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
     }
     all
 }

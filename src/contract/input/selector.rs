@@ -96,7 +96,13 @@ impl InputBuilder {
             From::Field(index) => match &self.shape.fields.get(*index)?.1 {
                 Field::Version(version) => return Some(Cow::Borrowed(version)),
                 Field::Identity => return Some(Cow::Borrowed(facts.identity.document())),
-                field => self.field(field, facts)?,
+                field @ (Field::DecisionId
+                | Field::Time
+                | Field::Listener
+                | Field::Source(_)
+                | Field::Request(_)
+                | Field::Api(_)
+                | Field::Response(_)) => self.field(field, facts)?,
             },
             From::Source(SourceField::Tls) => {
                 return facts.source.tls.as_ref().map(|tls| Cow::Borrowed(&tls.document));
@@ -257,7 +263,12 @@ mod tests {
         path.iter().try_fold(value, |at, key| match at {
             Value::Object(fields) => fields.get(key),
             Value::Array(items) => items.get(usize::try_from(key.as_u64().ok()?).ok()?),
-            _ => None,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Set(_)
+            | Value::Undefined => None,
         })
     }
 

@@ -320,12 +320,11 @@ impl<'c, 't> Emitter<'c, 't> {
     }
 }
 
+/// Keys of an object, and where their values come from.
+type Fields = Box<[(Value, Operand)]>;
+
 /// An object of constant keys as a template, and what is put in; none where two values share a key.
-fn template(
-    makes: Collection,
-    operands: &[Operand],
-    values: &[Option<Value>],
-) -> Option<(Value, Box<[(Value, Operand)]>)> {
+fn template(makes: Collection, operands: &[Operand], values: &[Option<Value>]) -> Option<(Value, Fields)> {
     if makes != Collection::Object {
         return None;
     }

@@ -5,6 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use foldhash::fast::RandomState;
 use regorus::Value;
 
+use super::slot::look;
+
 /// Objects smaller than this are faster searched than hashed.
 pub(super) const KEYS_MIN: usize = 12;
 /// Keys hashed at the most, of all objects.
@@ -49,14 +51,17 @@ impl Keyed {
         keyed
     }
 
-    /// What lies at a key of a value. `None` is no answer where the object or the key is none that is known here.
-    pub(super) fn look(&self, value: &Value, key: &Value) -> Option<Option<&Value>> {
-        let (Value::Object(fields), Value::String(text)) = (value, key) else { return None };
-        if fields.len() < KEYS_MIN {
-            return None;
+    /// What lies at a key of a value, which is looked into where it is none of the objects known here.
+    pub(super) fn look<'v>(&'v self, value: &'v Value, key: &Value) -> Option<&'v Value> {
+        match (self.fields_of(value), key) {
+            (Some(fields), Value::String(text)) => fields.get(&**text),
+            _ => look(value, key),
         }
-        let fields = self.objects.get(&Arc::as_ptr(fields).addr())?;
-        Some(fields.get(&**text))
+    }
+
+    fn fields_of(&self, value: &Value) -> Option<&Fields> {
+        let Value::Object(fields) = value else { return None };
+        if fields.len() < KEYS_MIN { None } else { self.objects.get(&Arc::as_ptr(fields).addr()) }
     }
 }
 
@@ -67,19 +72,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_objects_are_found_by_text_and_small_ones_are_left_alone() {
+    fn all_keys_are_found_and_only_texts_of_large_objects_by_hash() {
         let large = (0..100).map(|n| (Value::from(format!("k{n}")), Value::from(n)));
         let large =
             Value::from(large.chain([(Value::from(7), Value::from("number"))]).collect::<BTreeMap<_, _>>());
         let small = Value::from_json_str(r#"{"a": 1}"#).unwrap();
         let data = Value::from(vec![large.clone(), small.clone()]);
         let keyed = Keyed::gather(&data);
-        assert_eq!(keyed.look(&large, &Value::from("k42")), Some(Some(&Value::from(42))));
-        assert_eq!(keyed.look(&large, &Value::from("none")), Some(None));
+        assert_eq!(keyed.look(&large, &Value::from("k42")), Some(&Value::from(42)));
+        assert_eq!(keyed.look(&large, &Value::from("none")), None);
         // A number is no text, and is searched for as ever.
-        assert_eq!(keyed.look(&large, &Value::from(7)), None);
-        assert_eq!(keyed.look(&small, &Value::from("a")), None);
+        assert_eq!(keyed.look(&large, &Value::from(7)), Some(&Value::from("number")));
+        assert_eq!(keyed.look(&small, &Value::from("a")), Some(&Value::from(1)));
+        assert!(keyed.fields_of(&large).is_some() && keyed.fields_of(&small).is_none());
         let changed = Value::from_json_str(&large.to_string().replace("42", "43")).unwrap();
-        assert_eq!(keyed.look(&changed, &Value::from("k43")), None);
+        assert!(keyed.fields_of(&changed).is_none());
+        assert_eq!(keyed.look(&changed, &Value::from("k43")), Some(&Value::from(43)));
     }
 }

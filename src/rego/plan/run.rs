@@ -16,7 +16,7 @@ use super::{
     gather::Gathered,
     ir::{Comparison, Hop, NodeId, Operand, Outcome, Register, Step},
     pattern::Regexes,
-    slot::{Slot, look},
+    slot::Slot,
     world::{Input, Scratch, World},
 };
 use crate::rego::{evaluator::EvalError, tree::Collection};
@@ -375,7 +375,7 @@ impl<'a> Machine<'a> {
 
     /// What lies at a key of what may be a large object of data.
     fn look_at(&self, value: &'a Value, key: &Value) -> Slot<'a> {
-        Slot::of(self.plan.keyed.look(value, key).unwrap_or_else(|| look(value, key)))
+        Slot::of(self.plan.keyed.look(value, key))
     }
 
     fn member(&self, key: Option<Operand>, value: Operand, of: Operand, base: usize) -> Option<bool> {
