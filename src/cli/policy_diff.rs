@@ -191,7 +191,9 @@ fn is_aside(difference: &Difference, known: &Difference) -> bool {
 pub(super) fn searched(searched: &Searched) -> String {
     let requests = grouped(searched.requests);
     if searched.is_complete {
-        return format!("searched all {requests} requests that the tested values make");
+        return format!(
+            "searched all {requests} requests that the tested values make; untested values may decide otherwise"
+        );
     }
     let of = match searched.of {
         u64::MAX => "countless".to_owned(),

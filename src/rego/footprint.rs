@@ -55,13 +55,7 @@ impl Footprint {
         builtins: BTreeSet<String>,
     ) -> Self {
         let input = minimal(input);
-        // Whatever keeps a path keeps the objects on the way to it.
-        let implied = |path: &ReadPath| input.iter().any(|read| read.starts_with(path) || covers(read, path));
-        let present: BTreeSet<ReadPath> = present.into_iter().filter(|path| !implied(path)).collect();
-        let present = present
-            .iter()
-            .filter(|path| !present.iter().any(|other| other != *path && other.starts_with(path)));
-        Self { present: present.cloned().collect(), input, data: minimal(data), builtins }
+        Self { present: deepest(&input, present), input, data: minimal(data), builtins }
     }
 
     /// Input paths that are read, each with all below it; the empty path is the whole input.
@@ -123,6 +117,15 @@ impl Footprint {
     pub fn is_volatile(&self) -> bool {
         self.builtins.iter().any(|name| builtin::is_volatile(name))
     }
+}
+
+/// Paths that are looked for beside those that are read: whatever keeps a path keeps the objects on the way to it.
+fn deepest(read: &BTreeSet<ReadPath>, present: BTreeSet<ReadPath>) -> BTreeSet<ReadPath> {
+    let implied = |path: &ReadPath| read.iter().any(|read| read.starts_with(path) || covers(read, path));
+    let present: BTreeSet<ReadPath> = present.into_iter().filter(|path| !implied(path)).collect();
+    let deepest =
+        present.iter().filter(|path| !present.iter().any(|other| other != *path && other.starts_with(path)));
+    deepest.cloned().collect()
 }
 
 /// How much of the value at the end of a path is read.

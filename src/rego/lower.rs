@@ -125,6 +125,8 @@ struct Declared {
     is_used: bool,
     /// What it is called for the interpreter, which takes no `some x in` where `x` is known already.
     renamed: Option<String>,
+    /// Whether the `some` that declares it has been passed: before, OPA takes the name for what it hides.
+    is_reached: bool,
 }
 
 /// What declared a name.
@@ -388,7 +390,8 @@ impl Lowering<'_> {
     fn declare(&self, span: &unstable::Span, kind: DeclaredBy, scope: &mut BTreeMap<String, Declared>) {
         let name = span.text();
         if name != "_" {
-            let declared = Declared { extent: self.span(span), kind, is_used: false, renamed: None };
+            let declared =
+                Declared { extent: self.span(span), kind, is_used: false, renamed: None, is_reached: false };
             scope.entry(name.to_owned()).or_insert(declared);
         }
     }

@@ -214,6 +214,38 @@ fn unknown_functions_and_wrong_arity_are_found_at_load() {
 }
 
 #[test]
+fn the_variable_of_an_iteration_may_hide_what_is_around_it() {
+    for (text, want) in [
+        ("x := 5\nr := {x | some x in [7, 8]}\n", "{7, 8}"),
+        ("x := 5\nr := {y | some i, x in [7, 8]; i == 0; y := x}\n", "{7}"),
+        ("import data.q.x\nr := {y | some x in [7, 8]; y := x}\n", "{7, 8}"),
+        ("f(x) := {y | some x in [1, 2]; y := x}\nr := f(9)\n", "{1, 2}"),
+        ("r := z if { x := 9; y := {x | some x in [1, 2]}; z := y | {x} }\n", "{1, 2, 9}"),
+        ("x := 5\nr contains x if { some x in [7, 8] }\n", "{7, 8}"),
+        ("x := 5\nr if { some [x, y] in [[1, 2], [3, 4]]; x == 3; y == 4 }\n", "true"),
+        ("r contains [x, y] if { some x in [1]; some y in [x | some x in [3]] }\n", "{[1, 3]}"),
+    ] {
+        for engine in [EngineKind::Auto, EngineKind::Interpreter] {
+            let text = format!("package p\n{text}");
+            let options = Options { engine, ..Options::default() };
+            let program = compile(&modules(&[&text]), Value::new_object(), options);
+            let program = program.unwrap_or_else(|errors| panic!("{text}{errors}"));
+            let asked = program.evaluator().evaluate(&program.entrypoint("p/r").unwrap(), facts("{}"));
+            let wanted = ask(&format!("package p\nr := {want}\n"), "{}");
+            assert_eq!(asked, wanted, "{text} {engine:?}");
+        }
+    }
+    // Before its `some`, a name means what it hides: that is refused, for the engine would take it for the variable.
+    for (text, place) in [
+        ("x := [5]\nr := {x | some x in x}\n", "m0.rego:3:21"),
+        ("f(x) := {y | some x in [x, 10]; y := x}\nr := f(9)\n", "m0.rego:2:25"),
+        ("x := 5\nr if { x == 5; some x in [1]; x == 1 }\n", "m0.rego:3:8"),
+    ] {
+        refused(&[&format!("package p\n{text}")], "hidden_name", place);
+    }
+}
+
+#[test]
 fn names_are_resolved_as_opa_resolves_them() {
     refused(&["package p\nimport data.q.r\nr := 1\n"], "import_shadows_rule", "m0.rego:2:1");
     refused(&["package p\nr if q with usr as 1\nq := 1\n"], "unknown_with_target", "m0.rego:2:13");

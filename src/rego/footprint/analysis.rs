@@ -7,7 +7,7 @@ use super::{
         Body, Callee, Path, Rule, RuleId, Shape, Statement, StatementKind, Target, Term, TermKind, Tree,
         WithTarget, walk_statements,
     },
-    Footprint, ReadPath, Segment,
+    Footprint, ReadPath, Segment, deepest, minimal,
 };
 
 /// Longest path followed; a longer one is cut, which reads more.
@@ -41,7 +41,10 @@ pub(crate) fn analyse(tree: &Tree, entrypoint: &[String]) -> Footprint {
         analysis.input.insert(Vec::new());
         analysis.base.insert(Vec::new());
     }
-    Footprint::new(&analysis.input, analysis.present, &analysis.base, analysis.builtins)
+    // Data is there or not for all requests alike: what is only looked for counts as read.
+    let mut base = analysis.base;
+    base.extend(deepest(&minimal(&base), analysis.base_present));
+    Footprint::new(&analysis.input, analysis.present, &base, analysis.builtins)
 }
 
 struct Analysis<'a> {
@@ -49,6 +52,8 @@ struct Analysis<'a> {
     input: BTreeSet<ReadPath>,
     present: BTreeSet<ReadPath>,
     base: BTreeSet<ReadPath>,
+    /// Base documents that are looked for, whatever is done with them.
+    base_present: BTreeSet<ReadPath>,
     builtins: BTreeSet<String>,
     rules: BTreeMap<RuleId, Value>,
     calls: BTreeMap<(Path, Vec<Value>), Value>,
@@ -80,6 +85,7 @@ impl<'a> Analysis<'a> {
             input: BTreeSet::new(),
             present: BTreeSet::new(),
             base: BTreeSet::new(),
+            base_present: BTreeSet::new(),
             builtins: BTreeSet::new(),
             rules: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -158,6 +164,9 @@ impl<'a> Analysis<'a> {
             } else {
                 below = true;
             }
+        }
+        if touched.is_empty() {
+            self.base_present.insert(path.to_vec());
         }
         if below || touched.is_empty() || path.contains(&Segment::Any) {
             value.insert(Origin::Data(path.to_vec()));

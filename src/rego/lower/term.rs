@@ -132,11 +132,17 @@ impl Lowering<'_> {
         if name == "_" {
             return TermKind::Wildcard;
         }
+        let extent = self.span(span);
         if let Some(declared) = self.scopes.iter_mut().rev().find_map(|scope| scope.get_mut(name)) {
             declared.is_used = true;
-            if let Some(renamed) = &declared.renamed {
-                let renamed = renamed.clone();
-                self.aliases.push((self.span(span), renamed));
+            declared.is_reached |= declared.extent == extent;
+            if let Some(renamed) = declared.renamed.clone() {
+                if !declared.is_reached {
+                    let message =
+                        format!("`{name}` is used before `some {name} in`, which hides what it means here");
+                    self.fault(extent, "hidden_name", message, "give the variable of `some` another name");
+                }
+                self.aliases.push((extent, renamed));
             }
             return TermKind::Local(name.to_owned());
         }
@@ -145,7 +151,6 @@ impl Lowering<'_> {
             "data" => return TermKind::Data,
             _ => {}
         }
-        let extent = self.span(span);
         if self.names.is_rule(&self.package, name) {
             let path: Path = self.package.iter().cloned().chain([name.to_owned()]).collect();
             // Neither a keyword nor a name of another package would be found there.
