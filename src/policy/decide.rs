@@ -231,11 +231,9 @@ impl Decider {
             (Phase::Response, Some(question)) => question,
             (Phase::Response, None) => return Ruling::unasked(),
         };
-        let (form, bounds) = ((self.contract, phase), (time, self.budget));
-        let settled = &mut Settled::default();
-        let ruling = ask(&mut self.evaluator, &question.entrypoint, input, bounds, form, settled);
         // What was learnt outside is gone with the request.
-        ruling.unwrap_or_else(|unanswered| unanswered.into_ruling())
+        let (form, times) = ((self.contract, phase), (time, self.budget));
+        ask_document(&mut self.evaluator, &question.entrypoint, input, times, form)
     }
 }
 
@@ -298,10 +296,10 @@ impl Question {
         let is_cached = constant.is_none() && rules.cache > 0 && is_repeatable(&footprint);
         let cache = is_cached.then(|| Cache::new(rules.cache));
         let depends_on = match &inputs {
-            Inputs::Gateway(inputs) => {
+            Inputs::Gateway(inputs) if is_cached => {
                 Some(paths_read(&footprint).map(|path| Chosen::new(inputs, &path)).collect())
             }
-            Inputs::Envoy(_) => None,
+            Inputs::Gateway(_) | Inputs::Envoy(_) => None,
         };
         Self { entrypoint: entrypoint.clone(), inputs, selectors, cache, depends_on, constant }
     }

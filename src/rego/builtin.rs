@@ -42,6 +42,7 @@ use self::{engine::EngineFunction, guard::Check};
 use super::outside::{Outside, Question};
 
 pub(crate) use self::evaluation::{start, take_question, take_refusal, take_settled};
+pub(crate) use self::outside::HTTP_REQUEST_KEYS;
 
 /// What is known of a built-in's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

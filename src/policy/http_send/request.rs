@@ -34,27 +34,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("tls_server_name", "use the name that is in the server's certificate"),
 ];
 
-const SUPPORTED: &[&str] = &[
-    "body",
-    "cache",
-    "cache_ignored_headers",
-    "caching_mode",
-    "enable_redirect",
-    "force_cache",
-    "force_cache_duration_seconds",
-    "force_json_decode",
-    "force_yaml_decode",
-    "headers",
-    "max_retry_attempts",
-    "method",
-    "raise_error",
-    "raw_body",
-    "timeout",
-    "tls_insecure_skip_verify",
-    "tls_use_system_certs",
-    "url",
-];
-
 /// Headers that frame a message or belong to the connection: the client sets them.
 const FRAMING: &[HeaderName] = &[
     header::CONNECTION,
@@ -128,12 +107,7 @@ impl<'a> Reader<'a> {
         let Value::Object(fields) = self.argument else { return Ok(()) };
         let names = fields.iter().map(|(name, _)| name);
         let unknown: Vec<String> = names
-            .filter(|name| {
-                name.as_string().map_or(true, |name| {
-                    let is = |known: &&str| **known == **name;
-                    !SUPPORTED.iter().any(is) && !UNSUPPORTED.iter().any(|(known, _)| is(known))
-                })
-            })
+            .filter(|name| !name.as_string().is_ok_and(|name| builtin::HTTP_REQUEST_KEYS.contains(&&**name)))
             .map(ToString::to_string)
             .collect();
         if !unknown.is_empty() {

@@ -9,6 +9,7 @@ use super::{
     Entry, Failure, argument,
     argument::field,
     encoding::{to_hex, to_json},
+    outside::HTTP_REQUEST_KEYS,
     uri,
 };
 
@@ -18,37 +19,6 @@ const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 const REQUIRED: [&str; 4] = ["aws_access_key", "aws_region", "aws_secret_access_key", "aws_service"];
 /// Headers a proxy may change on the way are not signed.
 const UNSIGNED_HEADERS: [&str; 3] = ["authorization", "user-agent", "x-amzn-trace-id"];
-/// What a request object may hold, as for `http.send`.
-const REQUEST_KEYS: &[&str] = &[
-    "body",
-    "cache",
-    "cache_ignored_headers",
-    "caching_mode",
-    "enable_redirect",
-    "force_cache",
-    "force_cache_duration_seconds",
-    "force_json_decode",
-    "force_yaml_decode",
-    "headers",
-    "max_retry_attempts",
-    "method",
-    "raise_error",
-    "raw_body",
-    "timeout",
-    "tls_ca_cert",
-    "tls_ca_cert_env_variable",
-    "tls_ca_cert_file",
-    "tls_client_cert",
-    "tls_client_cert_env_variable",
-    "tls_client_cert_file",
-    "tls_client_key",
-    "tls_client_key_env_variable",
-    "tls_client_key_file",
-    "tls_insecure_skip_verify",
-    "tls_server_name",
-    "tls_use_system_certs",
-    "url",
-];
 
 fn error<T>(reason: String) -> Result<T, Failure> {
     Err(Failure::Error(reason))
@@ -153,7 +123,7 @@ fn credentials(config: &Value) -> Result<[&str; 4], Failure> {
 
 fn target(request: &Value) -> Result<(&str, &str), Failure> {
     if let Value::Object(fields) = request {
-        let unknown = |key: &&Value| !key.as_string().is_ok_and(|key| REQUEST_KEYS.contains(&&**key));
+        let unknown = |key: &&Value| !key.as_string().is_ok_and(|key| HTTP_REQUEST_KEYS.contains(&&**key));
         if let Some(key) = fields.keys().find(unknown) {
             return error(format!("operand 1 invalid request parameters(s): {key}"));
         }

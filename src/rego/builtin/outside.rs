@@ -7,6 +7,38 @@ use regorus::Value;
 use super::{Entry, Failure, argument, evaluation};
 use crate::rego::outside::{Outside, Question, Reply};
 
+/// What the request of `http.send` may hold, and that of whatever signs one.
+pub(crate) const HTTP_REQUEST_KEYS: &[&str] = &[
+    "body",
+    "cache",
+    "cache_ignored_headers",
+    "caching_mode",
+    "enable_redirect",
+    "force_cache",
+    "force_cache_duration_seconds",
+    "force_json_decode",
+    "force_yaml_decode",
+    "headers",
+    "max_retry_attempts",
+    "method",
+    "raise_error",
+    "raw_body",
+    "timeout",
+    "tls_ca_cert",
+    "tls_ca_cert_env_variable",
+    "tls_ca_cert_file",
+    "tls_client_cert",
+    "tls_client_cert_env_variable",
+    "tls_client_cert_file",
+    "tls_client_key",
+    "tls_client_key_env_variable",
+    "tls_client_key_file",
+    "tls_insecure_skip_verify",
+    "tls_server_name",
+    "tls_use_system_certs",
+    "url",
+];
+
 pub(super) const TABLE: &[Entry] = &[("http.send", 1, http_send), ("net.lookup_ip_addr", 1, lookup_ip_addr)];
 
 fn http_send(arguments: &[Value]) -> Result<Value, Failure> {
