@@ -11,7 +11,7 @@ use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
 use crate::runtime::beside::candidate::{Candidate, Shadow};
 use crate::runtime::build_error::{BuildError, BuildErrors};
-use crate::runtime::bundles::Candidates;
+use crate::runtime::bundles::Archives;
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::bundles::key::Key;
 use crate::runtime::policies;
@@ -37,7 +37,7 @@ impl Faults {
 /// (connections, health) goes on.
 pub fn build(
     config: Config,
-    archives: &mut Candidates,
+    archives: &mut Archives,
     key_sets: &KeySets,
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {

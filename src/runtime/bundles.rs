@@ -48,15 +48,15 @@ struct Open {
 
 /// The archives that a snapshot is to be built of, by policy.
 #[derive(Debug, Default)]
-pub struct Candidates {
-    candidates: BTreeMap<Name, Candidate>,
+pub struct Archives {
+    chosen: BTreeMap<Name, Chosen>,
     shadows: BTreeMap<Name, Beside>,
     /// Why there is none for some policies.
     pub(super) faults: Vec<BuildError>,
 }
 
 #[derive(Debug)]
-struct Candidate {
+struct Chosen {
     source: Arc<Source>,
     archive: Archive,
     /// It is the one in force already.
@@ -105,8 +105,8 @@ impl Bundles {
 
     /// The archives for `config`: those of `running` where the policy's settings are the same, and else fetched now.
     /// Blocks for as long as that takes; each wait has a bound.
-    pub(super) fn prepare(&self, config: &Config, running: Option<&Runtime>) -> Candidates {
-        let mut prepared = Candidates::default();
+    pub(super) fn prepare(&self, config: &Config, running: Option<&Runtime>) -> Archives {
+        let mut prepared = Archives::default();
         let mut to_fetch = Vec::new();
         for policy in config.policies.values() {
             let Some(settings) = Role::Main.settings(policy) else { continue };
@@ -114,9 +114,8 @@ impl Bundles {
             let kept = running.and_then(|running| kept(running, policy, Role::Main));
             match kept {
                 Some((archive, true)) => {
-                    let candidate =
-                        Candidate { source, archive, in_force: true, fallback: None, fell_back: false };
-                    prepared.candidates.insert(Arc::clone(&policy.name), candidate);
+                    let chosen = Chosen { source, archive, in_force: true, fallback: None, fell_back: false };
+                    prepared.chosen.insert(Arc::clone(&policy.name), chosen);
                 }
                 Some((archive, false)) => to_fetch.push((source, Some(archive))),
                 None => to_fetch.push((source, None)),
@@ -126,7 +125,7 @@ impl Bundles {
         for ((source, kept), fetched) in to_fetch.into_iter().zip(fetched) {
             let name = Arc::clone(source.policy());
             match choose(source, fetched, kept) {
-                Ok(candidate) => drop(prepared.candidates.insert(name, candidate)),
+                Ok(chosen) => drop(prepared.chosen.insert(name, chosen)),
                 Err(fault) => prepared.faults.push(fault),
             }
         }
@@ -150,16 +149,16 @@ impl Bundles {
     }
 
     /// Takes up what `runtime`, now in force, was built of: sources that are no longer used end, new ones are asked.
-    pub(super) fn adopt(&self, runtime: &Runtime, candidates: &Candidates) {
-        for candidate in candidates.candidates.values() {
-            let Candidate { source, archive, in_force, fallback: _, fell_back } = candidate;
+    pub(super) fn adopt(&self, runtime: &Runtime, archives: &Archives) {
+        for chosen in archives.chosen.values() {
+            let Chosen { source, archive, in_force, fallback: _, fell_back } = chosen;
             match (in_force, fell_back) {
                 (true, _) => {}
                 (false, true) => source.fell_back(archive),
                 (false, false) => source.activated(archive),
             }
         }
-        candidates.shadows.values().for_each(|shadow| shadow.adopt(runtime));
+        archives.shadows.values().for_each(|shadow| shadow.adopt(runtime));
         let mut open = self.open();
         let mut former = std::mem::take(&mut *open);
         let keys = runtime
@@ -168,7 +167,7 @@ impl Bundles {
             .flat_map(|policy| Role::ALL.map(|role| Key { policy: Arc::clone(&policy.name), role }));
         for key in keys {
             let Some(settings) = key.settings(&runtime.config) else { continue };
-            let entry = match (candidates.source(&key), former.remove(&key)) {
+            let entry = match (archives.source(&key), former.remove(&key)) {
                 (Some(source), Some(former)) if Arc::ptr_eq(source, &former.source) => Some(former),
                 (Some(source), _) => self.start(Arc::clone(source)),
                 // After a rollback.
@@ -224,7 +223,7 @@ fn choose(
     source: Arc<Source>,
     fetched: Result<Archive, FetchFault>,
     kept: Option<Archive>,
-) -> Result<Candidate, BuildError> {
+) -> Result<Chosen, BuildError> {
     let policy = Arc::clone(source.policy());
     let url = source.settings().shown.clone();
     let persisted = match (&kept, source.persisted()) {
@@ -237,7 +236,7 @@ fn choose(
     };
     match (fetched, kept.or(persisted)) {
         (Ok(archive), fallback) => {
-            Ok(Candidate { source, archive, in_force: false, fallback, fell_back: false })
+            Ok(Chosen { source, archive, in_force: false, fallback, fell_back: false })
         }
         (Err(fault), Some(archive)) => {
             let error = with_sources(&fault);
@@ -250,7 +249,7 @@ fn choose(
                     tracing::warn!(policy.id = %policy, url, error, "Bundle not fetched, the last good one goes on");
                 }
             }
-            Ok(Candidate { source, archive, in_force: false, fallback: None, fell_back: false })
+            Ok(Chosen { source, archive, in_force: false, fallback: None, fell_back: false })
         }
         (Err(fault), None) => {
             let persists = source.settings().persist.is_some();
@@ -306,9 +305,9 @@ impl Beside {
     }
 }
 
-// === impl Candidates ===
+// === impl Archives ===
 
-impl Candidates {
+impl Archives {
     /// What the shadow of `policy` is built of: what is here already, if anything is.
     pub(super) fn shadow(&self, policy: &str) -> Option<&Kept> {
         self.shadows.get(policy)?.kept.as_ref()
@@ -316,14 +315,14 @@ impl Candidates {
 
     fn source(&self, key: &Key) -> Option<&Arc<Source>> {
         match key.role {
-            Role::Main => self.candidates.get(&key.policy).map(|candidate| &candidate.source),
+            Role::Main => self.chosen.get(&key.policy).map(|chosen| &chosen.source),
             Role::Candidate => self.shadows.get(&key.policy).map(|beside| &beside.source),
         }
     }
 
     /// The archive for `policy`.
     pub(super) fn archive(&self, policy: &str) -> Option<&Archive> {
-        self.candidates.get(policy).map(|candidate| &candidate.archive)
+        self.chosen.get(policy).map(|chosen| &chosen.archive)
     }
 
     /// Where a policy could not be built of what was fetched, puts its fallback in the place of that. `false`: there is
@@ -334,17 +333,17 @@ impl Candidates {
             return false;
         }
         let mut fell_back = false;
-        for (name, candidate) in &mut self.candidates {
+        for (name, chosen) in &mut self.chosen {
             let errors = errors.of_bundle(name);
             if errors.is_empty() {
                 continue;
             }
-            let Some(fallback) = candidate.fallback.take() else { continue };
+            let Some(fallback) = chosen.fallback.take() else { continue };
             let bundle = &*fallback.shown;
             tracing::error!(policy.id = %name, errors = errors.join("; "), bundle, "Bundle refused, the last good one is taken");
-            candidate.source.refused(&candidate.archive, errors);
-            candidate.archive = fallback;
-            candidate.fell_back = true;
+            chosen.source.refused(&chosen.archive, errors);
+            chosen.archive = fallback;
+            chosen.fell_back = true;
             fell_back = true;
         }
         fell_back

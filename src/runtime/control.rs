@@ -20,7 +20,7 @@ use crate::rego::differential::Verification;
 use crate::runtime::build;
 use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::key::Role;
-use crate::runtime::bundles::{self, Bundles, Candidates};
+use crate::runtime::bundles::{self, Archives, Bundles};
 use crate::runtime::promotion::{self, PromoteError, Promoted};
 use crate::runtime::shared::{Foundations, Shared};
 use crate::runtime::snapshot::Runtime;
@@ -171,7 +171,7 @@ impl Control {
         let running = self.shared.current();
         let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.key_sets)?);
         self.shared.roll_back(Arc::clone(&runtime));
-        self.shared.bundles.adopt(&runtime, &Candidates::default());
+        self.shared.bundles.adopt(&runtime, &Archives::default());
         let LimitStore::Memory { keys } = runtime.config.limits;
         self.shared.limits.set_keys(keys);
         // The earlier snapshot's logs could be opened once; if they cannot now, the running ones go on.
@@ -186,7 +186,7 @@ impl Control {
 /// Builds a snapshot, and where a fetched bundle is at fault, one of the last good bundle.
 fn build(
     config: &Config,
-    archives: &mut Candidates,
+    archives: &mut Archives,
     key_sets: &KeySets,
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {

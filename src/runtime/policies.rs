@@ -28,7 +28,7 @@ use crate::rego::program::{EngineKind, Entrypoint, Options, Program};
 use crate::runtime::beside::candidate::Verifier;
 use crate::runtime::build::Faults;
 use crate::runtime::build_error::{BuildError, SigningError};
-use crate::runtime::bundles::Candidates;
+use crate::runtime::bundles::Archives;
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::outside::Outbound;
 use crate::runtime::shadow;
@@ -43,7 +43,7 @@ static BUILT: AtomicU64 = AtomicU64::new(0);
 /// All policies; without `archives` those whose bundle is fetched are left out, once all else about them is looked at.
 pub(super) fn build(
     config: &Config,
-    archives: Option<&Candidates>,
+    archives: Option<&Archives>,
     former: Option<&Runtime>,
     faults: &mut Faults,
 ) -> Vec<Policy> {
