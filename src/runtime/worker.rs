@@ -47,8 +47,8 @@ pub struct Local {
     runtime: Arc<Runtime>,
     /// Shared with the snapshot before, where the policy is the same: what they remember is still right.
     deciders: Vec<Rc<RefCell<Decider>>>,
-    /// By policy.
-    askers: Vec<Option<Asker>>,
+    /// By policy; shared as the deciders are, with their connections.
+    askers: Vec<Option<Rc<Asker>>>,
     lookouts: Vec<Option<Lookout>>,
     series: Vec<ListenerSeries>,
     policies: Vec<PolicyId>,
@@ -122,8 +122,8 @@ impl Local {
         let runtime = Arc::clone(&in_force.runtime);
         let deciders = in_force.ready.take().unwrap_or_else(|| shared::deciders(&runtime));
         let deciders = runtime.policies.iter().zip(deciders).map(|(policy, new)| {
-            let known = former.and_then(|former| former.decider_of(policy.built));
-            known.unwrap_or_else(|| Rc::new(RefCell::new(new)))
+            let known = former.and_then(|former| former.deciders.get(former.index_of(policy.built)?));
+            known.map_or_else(|| Rc::new(RefCell::new(new)), Rc::clone)
         });
         let metrics = &shared.metrics;
         let series = runtime.listeners.iter().map(|listener| {
@@ -139,7 +139,11 @@ impl Local {
             let id = metrics.upstream(&name);
             (name, id)
         });
-        let askers = runtime.policies.iter().map(|policy| policy.outbound.clone().map(Asker::new));
+        let askers = runtime.policies.iter().map(|policy| {
+            let outbound = policy.outbound.as_ref()?;
+            let known = former.and_then(|former| former.askers.get(former.index_of(policy.built)?)?.as_ref());
+            Some(known.map_or_else(|| Rc::new(Asker::new(Arc::clone(outbound))), Rc::clone))
+        });
         Self {
             turn: in_force.turn,
             askers: askers.collect(),
@@ -173,14 +177,14 @@ impl Local {
         self.deciders.get(index).map(|decider| &**decider)
     }
 
-    fn decider_of(&self, built: u64) -> Option<Rc<RefCell<Decider>>> {
-        let index = self.runtime.policies.iter().position(|policy| policy.built == built)?;
-        self.deciders.get(index).map(Rc::clone)
+    /// The index of the policy of this building.
+    fn index_of(&self, built: u64) -> Option<usize> {
+        self.runtime.policies.iter().position(|policy| policy.built == built)
     }
 
     /// The way outside of the policy at `index`, if it has one.
     pub fn outbound(&self, index: usize) -> Option<&Asker> {
-        self.askers.get(index)?.as_ref()
+        self.askers.get(index)?.as_deref()
     }
 
     /// What of the policy at `index` is looked at again beside the requests.
