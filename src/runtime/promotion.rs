@@ -35,6 +35,16 @@ pub enum PromoteError {
         /// The policies.
         policies: String,
     },
+    /// The candidate is not here yet.
+    #[error(
+        "policy `{policy}`: no bundle of the shadow `{shown}` has been taken yet; `policies.{policy}.shadow` in `/status` says why"
+    )]
+    Awaited {
+        /// The policy.
+        policy: Name,
+        /// Where the bundle comes from.
+        shown: String,
+    },
     /// The candidate is refused.
     #[error("policy `{policy}`: the shadow `{shown}` is refused: {errors}")]
     Refused {
@@ -80,6 +90,9 @@ pub(super) fn promote(
     let name = || Arc::clone(&policy.name);
     let candidate = match &policy.shadow {
         None => return Err(PromoteError::NoShadow { policy: name() }),
+        Some(Shadow::Awaited { shown }) => {
+            return Err(PromoteError::Awaited { policy: name(), shown: shown.clone() });
+        }
         Some(Shadow::Refused { shown, errors }) => {
             let (shown, errors) = (shown.clone(), errors.join("; "));
             return Err(PromoteError::Refused { policy: name(), shown, errors });
@@ -98,7 +111,7 @@ pub(super) fn promote(
     // Back to the configured bundle there is nothing to hold on to.
     promoted.promoted = (promoted.bundle.digest != instead_of).then(|| Arc::new(promotion));
     promoted.archive.clone_from(&policy.archive);
-    promoted.shadow.clone_from(&policy.shadow);
+    promoted.shadow = policy.shadow.as_ref().map(|shadow| shadow.beside(&promoted));
     let verify = running.config.policies.get(&policy.name).map(|config| config.verify);
     promoted.verifier = verify
         .and_then(|sampling| Verifier::new(&promoted, sampling, policy.verifier.as_deref()))

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::base::net::is_loopback;
 use crate::policy::explain::render;
+use crate::runtime::bundles::key::Role;
 use crate::runtime::explain::{self, ExplainError, Explained};
 use crate::runtime::promotion::Promoted;
 use crate::server::drain;
@@ -280,8 +281,9 @@ impl ExplainOptions {
 fn metrics(reloader: &Reloader) -> Answer {
     let shared = reloader.shared();
     let limit_keys = u64::try_from(shared.limits.len()).unwrap_or(u64::MAX);
-    let bundles = shared.bundles.statuses().into_iter().map(|(policy, status)| BundleSample {
-        policy,
+    let bundles = shared.bundles.statuses().into_iter().map(|(key, status)| BundleSample {
+        policy: key.policy,
+        shadow: key.role == Role::Candidate,
         downloaded: status.requests.downloaded,
         not_modified: status.requests.not_modified,
         failed: status.requests.failed,

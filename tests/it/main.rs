@@ -64,6 +64,7 @@ mod rego_traps;
 mod rego_v0;
 mod run_command;
 mod schema;
+mod shadow_remote;
 mod tidy;
 mod token;
 mod upstream;
