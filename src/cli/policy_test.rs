@@ -11,7 +11,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
-use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::cli::output::{Exit, Paint, parse_duration, parse_some_duration};
 use crate::cli::rego_args::RegoArgs;
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
@@ -40,7 +40,7 @@ pub struct TestArgs {
     #[arg(long, conflicts_with_all = ["coverage", "threshold", "watch"])]
     pub bench: bool,
     /// How long each test is measured for.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration, requires = "bench")]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_some_duration, requires = "bench")]
     pub bench_time: Duration,
     /// Fail below this coverage, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]

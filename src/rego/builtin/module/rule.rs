@@ -287,7 +287,7 @@ impl Parser<'_> {
             return Ok(vec![expr]);
         }
         self.state = before;
-        self.advance();
+        self.expect("{")?;
         let body = self.body("}")?;
         self.advance();
         Ok(body)

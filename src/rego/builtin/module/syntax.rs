@@ -44,7 +44,7 @@ pub(super) enum Kind {
 }
 
 /// The fields of an object, sorted by key; a key that is written twice stays twice.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pairs(Vec<(Node, Node)>);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,21 +215,6 @@ impl Pairs {
     pub(super) fn new(mut fields: Vec<(Node, Node)>) -> Self {
         fields.sort_by(|left, right| left.0.cmp(&right.0));
         Self(fields)
-    }
-}
-
-/// All keys count before the first value.
-impl Ord for Pairs {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let keys = |pairs: &Self| pairs.0.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
-        let values = |pairs: &Self| pairs.0.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
-        keys(self).cmp(&keys(other)).then_with(|| values(self).cmp(&values(other)))
-    }
-}
-
-impl PartialOrd for Pairs {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 

@@ -40,7 +40,7 @@ fn terms_are_read_as_opa_reads_them() {
     let var = |name: &str| json!({"type": "var", "value": name});
     let call = |name: &str, arguments: &[Json]| {
         let function = json!({"type": "ref", "value": [var(name)]});
-        json!({"type": "call", "value": [&[function], arguments].concat()})
+        json!({"type": "call", "value": Json::from([&[function], arguments].concat())})
     };
     value("1 - -x * 2", &call("minus", &[number(1), call("mul", &[call("minus", &[number(0), var("x")]), number(2)])]));
     value("{2, x, 1, 2}", &json!({"type": "set", "value": [number(1), number(2), var("x")]}));
