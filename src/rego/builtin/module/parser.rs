@@ -290,9 +290,8 @@ impl Parser<'_> {
 
 /// Key, value and collection of a call that tells a membership.
 fn membership_of(items: &[Node]) -> Option<(Option<&Node>, &Node, &Node)> {
-    let is_member = |operator: &Node, name: &str| {
-        function(&["internal", name]).is_ok_and(|wanted| *operator == wanted)
-    };
+    let is_member =
+        |operator: &Node, name: &str| function(&["internal", name]).is_ok_and(|wanted| *operator == wanted);
     match items {
         [operator, value, domain] if is_member(operator, "member_2") => Some((None, value, domain)),
         [operator, key, value, domain] if is_member(operator, "member_3") => Some((Some(key), value, domain)),
@@ -466,7 +465,12 @@ impl Parser<'_> {
     pub(super) fn reference(&mut self, head: Node) -> Parsed<Node> {
         if matches!(
             head.kind,
-            Kind::Null | Kind::Boolean(_) | Kind::Number(_) | Kind::String(_) | Kind::Template { .. } | Kind::Ref(_)
+            Kind::Null
+                | Kind::Boolean(_)
+                | Kind::Number(_)
+                | Kind::String(_)
+                | Kind::Template { .. }
+                | Kind::Ref(_)
         ) {
             return self.fail(&format!("illegal ref (head cannot be {})", head.name()));
         }

@@ -15,8 +15,23 @@ const PREVIEWED: &[&str] = &["and", "not", "or"];
 const IMPORTED: &[&str] = &["contains", "every", "if", "in"];
 /// OPA's functions behind operators, which no rule may be named after.
 const OPERATORS: &[&str] = &[
-    "and", "assign", "div", "eq", "equal", "gt", "gte", "internal.member_2", "internal.member_3", "lt", "lte",
-    "minus", "mul", "neq", "or", "plus", "rem",
+    "and",
+    "assign",
+    "div",
+    "eq",
+    "equal",
+    "gt",
+    "gte",
+    "internal.member_2",
+    "internal.member_3",
+    "lt",
+    "lte",
+    "minus",
+    "mul",
+    "neq",
+    "or",
+    "plus",
+    "rem",
 ];
 
 impl Parser<'_> {
@@ -108,7 +123,9 @@ impl Parser<'_> {
         let steps = self.path()?;
         let names: Vec<&str> = steps
             .iter()
-            .filter_map(|step| if let Kind::Var(name) | Kind::String(name) = &step.kind { Some(name.as_str()) } else { None })
+            .filter_map(|step| {
+                if let Kind::Var(name) | Kind::String(name) = &step.kind { Some(name.as_str()) } else { None }
+            })
             .collect();
         match names.as_slice() {
             ["data" | "input", ..] | ["rego", "v1"] | ["future", "keywords"] => {}
@@ -119,7 +136,10 @@ impl Parser<'_> {
             ["future", "keywords", _] => return self.fail("unexpected keyword"),
             ["rego", ..] => return self.fail("invalid import, must be `rego.v1`"),
             ["future", ..] => return self.fail("invalid import, must be `future.keywords`"),
-            _ => return self.fail("unexpected import path, must begin with one of: {data, future, input, rego}"),
+            _ => {
+                return self
+                    .fail("unexpected import path, must begin with one of: {data, future, input, rego}");
+            }
         }
         let ends_with_keyword = names.last().is_some_and(|last| lexer::is_keyword(last));
         let is_future = names.first() == Some(&"future");
@@ -282,7 +302,8 @@ impl Parser<'_> {
     fn body_of_if(&mut self) -> Parsed<Vec<Expr>> {
         let before = self.state;
         let found = self.attempt(Self::literal)?;
-        let is_set = |expr: &Expr| matches!(&expr.terms, Terms::Term(term) if matches!(term.kind, Kind::Set(_)));
+        let is_set =
+            |expr: &Expr| matches!(&expr.terms, Terms::Term(term) if matches!(term.kind, Kind::Set(_)));
         if let Some(expr) = found.filter(|expr| !is_set(expr)) {
             return Ok(vec![expr]);
         }
@@ -410,9 +431,12 @@ fn steps_of(term: &Node) -> Vec<Node> {
 
 /// The dotted name of a function.
 fn written(operator: &Node) -> Option<String> {
-    let names = steps_of(operator)
-        .iter()
-        .map(|step| if let Kind::Var(name) | Kind::String(name) = &step.kind { Some(name.clone()) } else { None })
-        .collect::<Option<Vec<_>>>()?;
+    let names =
+        steps_of(operator)
+            .iter()
+            .map(|step| {
+                if let Kind::Var(name) | Kind::String(name) = &step.kind { Some(name.clone()) } else { None }
+            })
+            .collect::<Option<Vec<_>>>()?;
     Some(names.join("."))
 }

@@ -110,7 +110,9 @@ impl Term {
             Kind::Null | Kind::Boolean(_) | Kind::Number(_) | Kind::String(_) | Kind::Var(_) => 0,
             Kind::Template { parts, .. } => parts.iter().map(Part::depth).max().unwrap_or(0),
             Kind::Ref(items) | Kind::Array(items) | Kind::Call(items) => deepest(items),
-            Kind::Object(Pairs(fields)) => fields.iter().map(|(key, value)| key.depth.max(value.depth)).max().unwrap_or(0),
+            Kind::Object(Pairs(fields)) => {
+                fields.iter().map(|(key, value)| key.depth.max(value.depth)).max().unwrap_or(0)
+            }
             Kind::Set(items) => items.iter().map(|item| item.depth).max().unwrap_or(0),
             Kind::ArrayComprehension { term, body } | Kind::SetComprehension { term, body } => {
                 term.depth.max(body_depth(body))
@@ -310,7 +312,10 @@ pub(super) fn module_value(filename: &str, module: &Module, comments: &[Comment<
         object([("Location", Some(location)), ("Text", Some(text))])
     };
     let import = |import: &Import| {
-        object([("path", Some(term_value(&import.path))), ("alias", import.alias.as_deref().map(Value::from))])
+        object([
+            ("path", Some(term_value(&import.path))),
+            ("alias", import.alias.as_deref().map(Value::from)),
+        ])
     };
     object([
         ("package", Some(object([("path", Some(list(&module.package, term_value)))]))),

@@ -42,24 +42,42 @@ fn terms_are_read_as_opa_reads_them() {
         let function = json!({"type": "ref", "value": [var(name)]});
         json!({"type": "call", "value": Json::from([&[function], arguments].concat())})
     };
-    value("1 - -x * 2", &call("minus", &[number(1), call("mul", &[call("minus", &[number(0), var("x")]), number(2)])]));
+    value(
+        "1 - -x * 2",
+        &call("minus", &[number(1), call("mul", &[call("minus", &[number(0), var("x")]), number(2)])]),
+    );
     value("{2, x, 1, 2}", &json!({"type": "set", "value": [number(1), number(2), var("x")]}));
-    value("{2: 1, 1: 2, 2: 3}", &json!({"type": "object", "value": [
-        [number(1), number(2)], [number(2), number(1)], [number(2), number(3)],
-    ]}));
+    value(
+        "{2: 1, 1: 2, 2: 3}",
+        &json!({"type": "object", "value": [
+            [number(1), number(2)], [number(2), number(1)], [number(2), number(3)],
+        ]}),
+    );
     value("null", &json!({"type": "null", "value": {}}));
     value(r#""\ud83d\ude00\ud800""#, &json!({"type": "string", "value": "😀\u{fffd}"}));
-    value("$\"a{1}\"", &json!({"type": "templatestring", "value": {
-        "parts": [{"type": "string", "value": "a"}, number(1)], "multi_line": false,
-    }}));
+    value(
+        "$\"a{1}\"",
+        &json!({"type": "templatestring", "value": {
+            "parts": [{"type": "string", "value": "a"}, number(1)], "multi_line": false,
+        }}),
+    );
 }
 
 #[test]
 fn what_opa_refuses_is_an_error_with_its_place() {
     for text in [
-        "", "p := 1", "package a\np := 01", "package a\np { q }", "package a\np := \"\\x\"", "package a\np[1]",
-        "package a\npackage b", "package a\np := $\"{", "package a\nimport x.y", "package a\ndefault p := x",
-        "package a\np := 1e99999", "package a\nimport future.keywords.or",
+        "",
+        "p := 1",
+        "package a\np := 01",
+        "package a\np { q }",
+        "package a\np := \"\\x\"",
+        "package a\np[1]",
+        "package a\npackage b",
+        "package a\np := $\"{",
+        "package a\nimport x.y",
+        "package a\ndefault p := x",
+        "package a\np := 1e99999",
+        "package a\nimport future.keywords.or",
     ] {
         assert!(matches!(parse(text), Err(Failure::Error(_))), "{text}");
     }
@@ -72,9 +90,16 @@ fn what_is_too_long_or_too_deep_is_refused_before_it_costs() {
     let refused = |text: &str| assert!(matches!(parse(text), Err(Failure::Refused(_))), "{:.60}", text);
     refused(&format!("package a\n# {}", "x".repeat(BYTES_MAX)));
     refused(&format!("package a\np := [{}]", "1,".repeat(40_000)));
-    for (open, close) in
-        [("[", "]"), ("{", "}"), ("{1: ", "}"), ("(", ")"), ("f(", ")"), ("[1 | ", "]"), ("a[", "]"), ("$\"{", "}\"")]
-    {
+    for (open, close) in [
+        ("[", "]"),
+        ("{", "}"),
+        ("{1: ", "}"),
+        ("(", ")"),
+        ("f(", ")"),
+        ("[1 | ", "]"),
+        ("a[", "]"),
+        ("$\"{", "}\""),
+    ] {
         refused(&format!("package a\np := {}1{}", open.repeat(12_000), close.repeat(12_000)));
         refused(&format!("package a\np := {}1", open.repeat(12_000)));
     }
