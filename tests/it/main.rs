@@ -23,6 +23,7 @@ mod edge_requests;
 mod edge_support;
 mod envoy;
 mod examples;
+mod external;
 mod gateway;
 mod http_send;
 mod jwt;

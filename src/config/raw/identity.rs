@@ -3,7 +3,10 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::config::raw::identity::external::External;
 use crate::config::raw::quantity::Duration;
+
+pub(crate) mod external;
 
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -16,6 +19,8 @@ pub(crate) enum Provider {
     ApiKey(ApiKey),
     /// Client certificates, proven in the TLS handshake.
     ClientCertificate(ClientCertificate),
+    /// An authentication service that is asked over HTTP.
+    External(External),
 }
 
 /// JSON Web Tokens of one issuer.
