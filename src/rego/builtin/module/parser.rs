@@ -39,7 +39,8 @@ pub(super) struct Parser<'a> {
     text: &'a str,
     tokens: &'a [Token],
     pub(super) state: State,
-    read: HashMap<usize, (Parsed<Node>, State)>,
+    /// By token, and whether that is a keyword taken for a name.
+    read: HashMap<(usize, bool), (Parsed<Node>, State)>,
     nesting: usize,
 }
 
@@ -368,13 +369,13 @@ impl Parser<'_> {
     }
 
     pub(super) fn term(&mut self) -> Parsed<Node> {
-        let at = self.state.at;
-        if let Some((found, after)) = self.read.get(&at) {
+        let key = (self.state.at, self.state.named == Some(self.state.at));
+        if let Some((found, after)) = self.read.get(&key) {
             self.state = *after;
             return found.clone();
         }
         let found = self.nested(Self::new_term);
-        self.read.insert(at, (found.clone(), self.state));
+        self.read.insert(key, (found.clone(), self.state));
         found
     }
 
