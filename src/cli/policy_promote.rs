@@ -66,6 +66,9 @@ pub fn promote(args: &PromoteArgs, out: &mut dyn Write, notes: &mut dyn Write) -
         text("revision"),
         text("former_revision"),
     )?;
+    if !text("warning").is_empty() {
+        writeln!(notes, "warning: {}", text("warning"))?;
+    }
     writeln!(
         notes,
         "note: this holds until the policy's own bundle changes, or the gateway is started anew."

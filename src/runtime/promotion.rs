@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::model::Name;
 use crate::runtime::beside::candidate::{Shadow, Verifier};
 use crate::runtime::snapshot::{Policy, Promotion, Runtime};
+use crate::telemetry::metrics::Direction;
 
 /// Why no candidate can be put in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,19 @@ pub struct Promoted {
     pub former_revision: String,
     /// Where the bundle comes from, as in the configuration.
     pub shown: String,
+    /// Decisions it was compared in.
+    pub compared: u64,
+    /// Those in which it failed.
+    pub failed: u64,
+}
+
+impl Promoted {
+    /// What speaks against it.
+    pub fn warning(&self) -> Option<String> {
+        let Self { compared, failed, .. } = self;
+        (*compared > 0 && compared == failed)
+            .then(|| format!("the shadow failed in each of the {compared} decisions it was compared in"))
+    }
 }
 
 /// `running` with the candidate of `policy` in force; of the only one that has a candidate, where none is named.
@@ -116,7 +130,11 @@ pub(super) fn promote(
     promoted.verifier = verify
         .and_then(|sampling| Verifier::new(&promoted, sampling, policy.verifier.as_deref()))
         .map(Arc::new);
+    let counts = candidate.tally.counts().all;
+    let failures = Direction::ALL.iter().zip(counts).filter(|(direction, _)| **direction == Direction::Error);
     let told = Promoted {
+        compared: counts.iter().sum(),
+        failed: failures.map(|(_, count)| count).sum(),
         policy: name(),
         revision: promoted.revision.clone(),
         former_revision: policy.revision.clone(),

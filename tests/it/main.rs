@@ -59,6 +59,7 @@ mod rego_conformance;
 mod rego_footprint;
 mod rego_golden;
 mod rego_oracle;
+mod rego_parse_module;
 mod rego_plan;
 mod rego_traps;
 mod rego_v0;
