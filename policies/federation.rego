@@ -57,9 +57,9 @@ in_tenant_of(identity) := {role |
 # title: The roles that a mapping gives for what was proven
 # description: Each is looked up by its name; a mapping has only the kinds that it needs.
 granted(mapping, identity) := union({
-	{role | some name in proven.names(identity.roles); some role in mapping.roles[name]; is_string(role)},
-	{role | some name in proven.names(identity.groups); some role in mapping.groups[name]; is_string(role)},
-	{role | some name in proven.names(identity.scopes); some role in mapping.scopes[name]; is_string(role)},
+	{role | is_array(identity.roles); some name in identity.roles; some role in mapping.roles[name]; is_string(role)},
+	{role | is_array(identity.groups); some name in identity.groups; some role in mapping.groups[name]; is_string(role)},
+	{role | is_array(identity.scopes); some name in identity.scopes; some role in mapping.scopes[name]; is_string(role)},
 	{role | some role in mapping.subjects[identity.subject]; is_string(role)},
 	{role | some role in mapping.keys[identity.attributes.key_id]; is_string(role)},
 	{role | some role in mapping.issuers[identity.issuer]; is_string(role)},

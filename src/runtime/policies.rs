@@ -67,6 +67,12 @@ pub(super) fn build(
     built.collect()
 }
 
+/// The bundle of a policy whose configuration names a path, its signature checked; for asking it without serving it.
+pub fn bundle(policy: &model::Policy) -> Result<Bundle, BuildErrors> {
+    let mut faults = Faults::default();
+    load(policy, None, &mut faults).ok_or(BuildErrors(faults.0))
+}
+
 /// One policy with what is beside it, from `archive` or else from the path in its configuration. `former` is what is in
 /// force under its name.
 pub(super) fn one(
