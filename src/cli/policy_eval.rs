@@ -157,6 +157,7 @@ fn supposed(args: &CallerArgs, line: &Line, now: Duration) -> anyhow::Result<Res
             return Ok(Err(Refused { hint, ..Cause::from(refusal).into() }));
         }
     };
+    let identity = &met.identity();
     let (params, source) = (args.params(), args.source(met.certificate));
     let lifecycle = lifecycle_document(&Lifecycle::Active);
     let api = ApiFacts {
@@ -166,7 +167,6 @@ fn supposed(args: &CallerArgs, line: &Line, now: Duration) -> anyhow::Result<Res
         params: &params,
         lifecycle: &lifecycle,
     };
-    let identity = &met.identity;
     let question = Question { time: now, listener: TEST, source: &source, head: &head, api, identity };
     Ok(Ok(question.input(Contract::GatewayV1)))
 }

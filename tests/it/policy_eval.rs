@@ -15,13 +15,9 @@ default decision := {"allow": false, "reason": "not_yours"}
 decision := {"allow": true, "reason": "reader"} if {
 	"reader" in input.identity.roles
 	input.request.method in {"GET", "HEAD"}
-}
-
-decision := {"allow": true, "reason": "own"} if {
+} else := {"allow": true, "reason": "own"} if {
 	input.api.params.id == input.identity.subject
-}
-
-decision := {"allow": true, "reason": "device"} if {
+} else := {"allow": true, "reason": "device"} if {
 	input.source.tls.client_certificate.spiffe_id == input.identity.subject
 	input.api.route == "record-scan"
 }
@@ -98,11 +94,43 @@ fn refused(arguments: &[&str], code: i32, part: &str) {
 #[test]
 fn what_is_said_is_what_the_policy_sees() {
     let input = seen(&[
-        "p", "--as", "devices:spiffe://example.org/7", "--type", "external", "--request", "POST /v2/orders/a%20b?x=1&x=2",
-        "--role", "r1", "--role", "r2", "--group", "g", "--scope", "s", "--claim", "org={\"id\": 7}", "--claim", "dept=it",
-        "--attribute", "mail=a@x", "--attribute", "mail=b@x", "--attribute", "key_id=k1", "--header", "X-Trace: abc",
-        "--header", "Host: api.example:8443", "--source", "2001:db8::7", "--api", "orders", "--route", "read-order",
-        "--param", "id=a b",
+        "p",
+        "--as",
+        "devices:spiffe://example.org/7",
+        "--type",
+        "external",
+        "--request",
+        "POST /v2/orders/a%20b?x=1&x=2",
+        "--role",
+        "r1",
+        "--role",
+        "r2",
+        "--group",
+        "g",
+        "--scope",
+        "s",
+        "--claim",
+        "org={\"id\": 7}",
+        "--claim",
+        "dept=it",
+        "--attribute",
+        "mail=a@x",
+        "--attribute",
+        "mail=b@x",
+        "--attribute",
+        "key_id=k1",
+        "--header",
+        "X-Trace: abc",
+        "--header",
+        "Host: api.example:8443",
+        "--source",
+        "2001:db8::7",
+        "--api",
+        "orders",
+        "--route",
+        "read-order",
+        "--param",
+        "id=a b",
     ]);
     let want = json!({
         "authenticated": true, "provider": "devices", "type": "external", "subject": "spiffe://example.org/7",
@@ -148,7 +176,8 @@ fn several_identities_meet() {
 #[test]
 fn a_certificate_is_shown_in_the_handshake() {
     let id = "devices:spiffe://example.org/7";
-    let arguments = ["--as", id, "--type", "client_certificate", "--attribute", "issuer=CN=CA", "--request", "/"];
+    let arguments =
+        ["--as", id, "--type", "client_certificate", "--attribute", "issuer=CN=CA", "--request", "/"];
     let input = seen(&[&["p"], &arguments[..]].concat());
     assert_eq!(input["identity"]["issuer"], "CN=CA");
     assert_eq!(input["identity"]["attributes"]["spiffe_id"], "spiffe://example.org/7");
@@ -171,8 +200,10 @@ fn fail_says_no_with_2_and_refusals_count_as_no() {
 
 #[test]
 fn a_configuration_finds_route_and_parameters_and_reads_tokens_as_its_provider_does() {
-    let arguments = ["--config", "gateway.yaml", "--as", "corp:alice", "--role", "reader", "--claim", "dept=it"];
-    let more = ["--header", "Host: orders.example", "--header", "X-User: root", "--request", "GET /v2/orders/a%2Db"];
+    let arguments =
+        ["--config", "gateway.yaml", "--as", "corp:alice", "--role", "reader", "--claim", "dept=it"];
+    let more =
+        ["--header", "Host: orders.example", "--header", "X-User: root", "--request", "GET /v2/orders/a%2Db"];
     let input = seen(&[&arguments[..], &more[..]].concat());
     let identity = &input["identity"];
     let claims = json!({"iss": "https://idp.example", "aud": ["orders"], "sub": "alice", "dept": "it",
@@ -199,7 +230,11 @@ fn a_key_has_the_roles_of_the_keys_file() {
     assert_eq!(ask(&["--as", "partners:globex", "--attribute", "key_id=k3"]), "reader");
     assert_eq!(ask(&["--as", "partners:globex", "--attribute", "key_id=k2"]), "not_yours");
     let request = ["--api", "orders", "--request", "GET /v2/orders", "--as"];
-    refused(&[&request[..], &["partners:globex"]].concat(), 1, "choose one by the attribute `key_id`, one of `k2`, `k3`");
+    refused(
+        &[&request[..], &["partners:globex"]].concat(),
+        1,
+        "choose one by the attribute `key_id`, one of `k2`, `k3`",
+    );
     refused(&[&request[..], &["partners:acm"]].concat(), 1, "did you mean `acme`?");
     refused(&[&request[..], &["partners:late"]].concat(), 1, "the key `k4` has expired");
 }
@@ -224,7 +259,11 @@ fn who_cannot_ask_here_is_an_error_with_a_hint() {
     let device = ["--request", "POST /devices/", "--as", "devices:spiffe://x/7"];
     refused(&device, 1, "asks for all of its identities, `corp` too: add `--as corp:SUBJECT`");
     refused(&[&orders[..], &["corp:a", "--listener", "publik"]].concat(), 1, "unknown listener `publik`");
-    refused(&["--request", "/", "--as", "corp:a", "--api", "order"], 1, "unknown API `order`: there are `orders`");
+    refused(
+        &["--request", "/", "--as", "corp:a", "--api", "order"],
+        1,
+        "unknown API `order`: there are `orders`",
+    );
     refused(&["--request", "/", "--as", "corp:a", "--param", "a=b"], 1, "parameters are in the path");
 }
 
@@ -232,15 +271,30 @@ fn who_cannot_ask_here_is_an_error_with_a_hint() {
 fn all_of_several_identities_decide() {
     let ran = asked(&["--request", "POST /devices/", "--as", "devices:spiffe://x/7", "--as", "corp:alice"]);
     assert_eq!(ran.json()["reason"], "device", "{}", ran.notes);
+    // The first one is that of the provider listed first, whatever the order here.
+    let arguments = ["--config", "gateway.yaml", "--as", "corp:alice", "--as", "devices:spiffe://x/7"];
+    let identity = seen(&[&arguments[..], &["--request", "POST /devices/"]].concat())["identity"].clone();
+    assert_eq!(
+        (&identity["provider"], &identity["all"]["corp"]["subject"]),
+        (&json!("devices"), &json!("alice"))
+    );
 }
 
 #[test]
 fn what_the_gateway_refuses_by_itself_is_an_answer() {
     for (arguments, answer, note) in [
         (["anonymous", "GET /closed/x"], "refused with 401: credential_required\n", ""),
-        (["corp:a", "GET /nowhere"], "refused with 404: no_route\n", "host `localhost` has no such path; APIs are `orders` at"),
+        (
+            ["corp:a", "GET /nowhere"],
+            "refused with 404: no_route\n",
+            "host `localhost` has no such path; APIs are `orders` at",
+        ),
         (["anonymous", "GET /old/x"], "refused with 410: api_retired\n", ""),
-        (["anonymous", "GET /devices/"], "refused with 405: method_not_allowed\n", "routes of this path take POST"),
+        (
+            ["anonymous", "GET /devices/"],
+            "refused with 405: method_not_allowed\n",
+            "routes of this path take POST",
+        ),
     ] {
         let [who, request] = arguments;
         let ran = asked(&["--as", who, "--request", request]);
@@ -273,7 +327,11 @@ old all                 /old/{*rest}     deny 2  deny 2  deny 2  deny 2  deny 2 
     // The head of the table is as wide as its columns.
     assert_eq!(got.remove(1).trim_start(), want.remove(1).trim_start());
     assert_eq!(got, want, "{}", ran.out);
-    assert!(ran.notes.contains("note: left out: API `orders`, route `record-scan` does not accept `corp`"), "{}", ran.notes);
+    assert!(
+        ran.notes.contains("note: left out: API `orders`, route `record-scan` does not accept `corp`"),
+        "{}",
+        ran.notes
+    );
     assert!(ran.notes.contains("note: left out: API `devices` asks for all"), "{}", ran.notes);
     let ran = asked(&["--as", "corp:alice", "--all-routes", "--api", "orders", "-f", "json", "--fail"]);
     assert_eq!(ran.code, Some(2));
@@ -327,5 +385,9 @@ fn a_bad_configuration_tells_all_its_faults() {
     let root = files(&[("gateway.yaml", "version: 1\nlisteners: 7\napis: x\n")]);
     let ran = eval(root.path(), &["--config", "gateway.yaml", "--as", "anonymous", "--all-routes"]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.notes.contains("gateway.yaml:2:12") && ran.notes.contains("gateway.yaml:3:7"), "{}", ran.notes);
+    assert!(
+        ran.notes.contains("gateway.yaml:2:12") && ran.notes.contains("gateway.yaml:3:7"),
+        "{}",
+        ran.notes
+    );
 }

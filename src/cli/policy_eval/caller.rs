@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::{Map, Value as Json};
 
 use crate::base::net::canonical_ip;
-use crate::config::model::{CertificateSubject, ClientCertificateProvider};
+use crate::config::model::{CertificateSubject, ClientCertificateProvider, Name, Require};
 use crate::contract::identity::Identity;
 use crate::contract::request::{ClientCertificate, Source, TlsFacts};
 use crate::identity::assumed::{self, Assumed, Said};
@@ -29,13 +29,13 @@ pub struct CallerArgs {
     #[arg(long, value_name = "REQUEST", value_parser = request, requires = "callers", group = "wanted")]
     pub request: Option<Line>,
     /// A table of all routes of the configuration and their methods.
-    #[arg(long, requires_all = ["callers", "config"], group = "wanted", conflicts_with_all = ["fail_defined", "engine"])]
+    #[arg(long, requires_all = ["callers", "config"], group = "wanted", conflicts_with_all = ["paths", "fail_defined", "engine"])]
     pub all_routes: bool,
     /// A configuration, in place of paths: its router finds API and route, its providers say who is who, its policy decides.
     #[arg(long, value_name = "FILE", requires = "callers")]
     pub config: Option<PathBuf>,
     /// The listener that is asked. Default: the first one that has the route.
-    #[arg(long, value_name = "NAME", requires = "config")]
+    #[arg(long, value_name = "NAME", requires = "config", conflicts_with = "paths")]
     pub listener: Option<String>,
     /// A role; may be repeated, as may all that follow.
     #[arg(long = "role", value_name = "ROLE", requires = "callers")]
@@ -95,10 +95,10 @@ pub struct Line {
     pub target: String,
 }
 
-/// Who was meant: the identity, and the certificate its connection is made with.
+/// Who was meant: each identity, and the certificate their connection is made with.
 #[derive(Debug)]
 pub(super) struct Met {
-    pub(super) identity: Identity,
+    identities: Vec<Identity>,
     pub(super) certificate: Option<ClientCertificate>,
 }
 
@@ -134,12 +134,7 @@ impl CallerArgs {
         if identities.len() < self.callers.len() && (self.callers.len() > 1 || self.says_more()) {
             bail!("`anonymous` is nobody: leave the other identities and what they have out");
         }
-        let identity = match identities.as_slice() {
-            [] => Identity::anonymous(),
-            [only] => only.clone(),
-            several => Identity::combined(&several.iter().collect::<Vec<_>>()),
-        };
-        Ok(Met { identity, certificate })
+        Ok(Met { identities, certificate })
     }
 
     /// Whoever asks, by what is said alone.
@@ -207,6 +202,33 @@ impl CallerArgs {
             Caller::Known { provider, subject } => format!("{provider}:{subject}"),
         });
         shown.collect::<Vec<_>>().join(" and ")
+    }
+}
+
+// === impl Met ===
+
+impl Met {
+    /// Who asks, where nobody says how identities meet: the only one, or all of them with the first one first.
+    pub(super) fn identity(&self) -> Identity {
+        match self.identities.as_slice() {
+            [] => Identity::anonymous(),
+            [only] => only.clone(),
+            several => Identity::combined(&several.iter().collect::<Vec<_>>()),
+        }
+    }
+
+    /// Who asks an API with these providers, in their order.
+    pub(super) fn identity_at(&self, require: Require, providers: &[Name]) -> Identity {
+        let position = |identity: &&Identity| {
+            let own = identity.facts().provider.as_ref();
+            own.and_then(|own| providers.iter().position(|name| name == own))
+        };
+        let mut all: Vec<&Identity> = self.identities.iter().collect();
+        all.sort_by_key(position);
+        match require {
+            Require::Any => all.first().map_or_else(Identity::anonymous, |first| (*first).clone()),
+            Require::All => Identity::combined(&all),
+        }
     }
 }
 

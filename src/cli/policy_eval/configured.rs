@@ -123,6 +123,7 @@ fn routed(
     }
     let policy = policy_of(config, api)?;
     let head = without_identity(api, head);
+    let identity = met.identity_at(api.require, accepted(place));
     let source = args.source(met.certificate);
     let lifecycle = lifecycle_document(&api.lifecycle);
     let question = Question {
@@ -131,7 +132,7 @@ fn routed(
         source: &source,
         head: &head,
         api: facts(place, &found.params, &lifecycle),
-        identity: &met.identity,
+        identity: &identity,
     };
     let input = question.input(contract(policy));
     let query = format!("data.{}", policy.decision.join("."));

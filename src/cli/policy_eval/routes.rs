@@ -156,6 +156,7 @@ fn cell(
             return Ok(Cell::Denied(Denied { reason, status, error: Some(refusal.to_string()) }));
         }
     };
+    let identity = met.identity_at(api.require, configured::accepted(place));
     let source = args.source(met.certificate.clone());
     let lifecycle = lifecycle_document(&api.lifecycle);
     let question = Question {
@@ -164,7 +165,7 @@ fn cell(
         source: &source,
         head: &head,
         api: configured::facts(place, &params, &lifecycle),
-        identity: &met.identity,
+        identity: &identity,
     };
     Ok(Cell::of(question.decide(decider)))
 }
