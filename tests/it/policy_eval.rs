@@ -340,6 +340,8 @@ old all                 /old/{*rest}     deny 2  deny 2  deny 2  deny 2  deny 2 
     let want = json!({"api": "orders", "version": "v2", "route": "create-order", "path": "/v2/orders",
         "methods": {"POST": {"allow": false, "reason": "not_yours", "status": 403}}});
     assert_eq!(table["routes"][1], want);
+    let whole = ["--as", "corp:ab", "--all-routes", "--api", "closed", "--param", "rest=a/b", "-f", "json"];
+    assert_eq!(asked(&whole).json()["routes"][0]["methods"]["PUT"]["reason"], "not_yours");
     let own = asked(&["--as", "corp:id", "--all-routes", "--api", "orders", "-f", "json"]).json();
     assert_eq!(own["routes"][2]["methods"]["GET"], json!({"allow": true, "reason": "own"}));
 }

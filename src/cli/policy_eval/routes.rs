@@ -177,11 +177,15 @@ fn target(args: &CallerArgs, pattern: &str) -> (String, Vec<(Arc<str>, String)>)
     let mut rest = pattern;
     while let Some((before, after)) = rest.split_once('{') {
         let Some((name, tail)) = after.split_once('}') else { break };
-        let name = name.strip_prefix('*').unwrap_or(name);
+        let (is_whole, name) = name.strip_prefix('*').map_or((true, name), |rest| (false, rest));
         let given = args.params.iter().rfind(|(known, _)| known == name);
         let value = given.map_or(name, |(_, value)| value.as_str());
         target.push_str(before);
-        target.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+        // A catch-all takes several segments.
+        let segments: Vec<&str> = if is_whole { vec![value] } else { value.split('/').collect() };
+        let encoded =
+            segments.into_iter().map(|segment| utf8_percent_encode(segment, NON_ALPHANUMERIC).to_string());
+        target.push_str(&encoded.collect::<Vec<_>>().join("/"));
         params.push((Arc::from(name), value.to_owned()));
         rest = tail;
     }
