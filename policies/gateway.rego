@@ -10,6 +10,7 @@ package gateway
 import data.gateway.allowlist
 import data.gateway.federation
 import data.gateway.rbac
+import data.gateway.tenants
 import data.gateway.tiers
 
 # METADATA
@@ -25,11 +26,12 @@ decision := {
 	"reason": "permitted",
 	"limits": limits,
 	"upstream": {"headers": headers},
-	"labels": {"tier": tier},
+	"labels": object.union({"tier": tier}, tenant_label),
 } if {
 	allowlist.path_allowed
 	allowlist.network_allowed
 	allowlist.client_allowed
+	rbac.tenant_permitted
 	rbac.permitted
 	tier := tiers.tier
 	limits := tiers.limits
@@ -40,9 +42,11 @@ decision := {
 	not allowlist.network_allowed
 } else := unauthenticated if {
 	anonymous
-	not rbac.permitted
+	not welcome
 } else := {"allow": false, "reason": "client_not_allowed"} if {
 	not allowlist.client_allowed
+} else := {"allow": false, "reason": "tenant_not_permitted", "expose_reason": true} if {
+	not rbac.tenant_permitted
 } else := {"allow": false, "reason": "role_not_permitted", "expose_reason": true} if {
 	not rbac.permitted
 }
@@ -73,23 +77,50 @@ unauthenticated := {
 
 # METADATA
 # scope: document
-# title: Who is asking, for the upstream
+# title: Whether one of the caller's roles permits the request in its tenant
+default welcome := false
+
+welcome if {
+	rbac.tenant_permitted
+	rbac.permitted
+}
+
+# METADATA
+# title: Who is asking and for which tenant, for the upstream
 # description: |
 #   The upstream may trust these headers: they replace whatever the client sent under these names.
-upstream_headers := {"set": {
-	"x-user": subject,
-	"x-user-provider": provider,
-	"x-roles": roles,
-}} if {
+upstream_headers := {
+	"set": object.union(caller_headers.set, tenant_headers.set),
+	"remove": array.concat(caller_headers.remove, tenant_headers.remove),
+}
+
+# METADATA
+# scope: document
+# title: Who is asking
+caller_headers := {"set": {"x-user": subject, "x-user-provider": provider, "x-roles": roles}, "remove": []} if {
 	input.identity.authenticated == true
 	subject := input.identity.subject
 	provider := input.identity.provider
 	roles := concat(",", sort(federation.roles))
 }
 
-upstream_headers := {"remove": ["x-user", "x-user-provider", "x-roles"]} if {
+caller_headers := {"set": {}, "remove": ["x-user", "x-user-provider", "x-roles"]} if {
 	anonymous
 }
+
+# METADATA
+# scope: document
+# title: For which tenant
+default tenant_headers := {"set": {}, "remove": ["x-tenant"]}
+
+tenant_headers := {"set": {"x-tenant": tenants.tenant}, "remove": []}
+
+# METADATA
+# scope: document
+# title: The tenant, for the decision event
+default tenant_label := {}
+
+tenant_label := {"tenant": tenants.tenant}
 
 # METADATA
 # scope: document

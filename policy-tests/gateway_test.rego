@@ -16,6 +16,7 @@ decision(identity, failing) := result if {
 		with data.gateway.allowlist.path_allowed as object.get(failing, "path", true)
 		with data.gateway.allowlist.network_allowed as object.get(failing, "network", true)
 		with data.gateway.allowlist.client_allowed as object.get(failing, "client", true)
+		with data.gateway.rbac.tenant_permitted as object.get(failing, "tenant", true)
 		with data.gateway.rbac.permitted as object.get(failing, "role", true)
 		with data.gateway.tiers.tier as "standard"
 		with data.gateway.tiers.limits as limits
@@ -28,26 +29,41 @@ test_all_conditions_together_allow if {
 		"allow": true,
 		"reason": "permitted",
 		"limits": limits,
-		"upstream": {"headers": {"set": {"x-user": "alice", "x-user-provider": "corp", "x-roles": "reader,writer"}}},
+		"upstream": {"headers": {
+			"set": {"x-user": "alice", "x-user-provider": "corp", "x-roles": "reader,writer"},
+			"remove": ["x-tenant"],
+		}},
 		"labels": {"tier": "standard"},
 	}
 }
 
 test_an_anonymous_request_takes_no_identity_upstream if {
-	decision(nobody, {}).upstream == {"headers": {"remove": ["x-user", "x-user-provider", "x-roles"]}}
+	decision(nobody, {}).upstream == {"headers": {
+		"set": {},
+		"remove": ["x-user", "x-user-provider", "x-roles", "x-tenant"],
+	}}
+}
+
+test_the_tenant_is_told_to_the_upstream_and_the_log if {
+	result := decision(alice, {}) with data.gateway.tenants.tenant as "acme"
+	result.upstream.headers.set["x-tenant"] == "acme"
+	result.upstream.headers.remove == []
+	result.labels == {"tier": "standard", "tenant": "acme"}
 }
 
 test_each_condition_is_needed_and_named if {
 	decision(alice, {"path": false}) == denied("path_not_allowed")
 	decision(alice, {"network": false}) == denied("network_not_allowed")
 	decision(alice, {"client": false}) == denied("client_not_allowed")
+	decision(alice, {"tenant": false}) == {"allow": false, "reason": "tenant_not_permitted", "expose_reason": true}
 	decision(alice, {"role": false}) == {"allow": false, "reason": "role_not_permitted", "expose_reason": true}
 }
 
 test_the_first_condition_that_fails_is_named if {
 	decision(alice, {"path": false, "network": false, "client": false, "role": false}).reason == "path_not_allowed"
 	decision(alice, {"network": false, "client": false, "role": false}).reason == "network_not_allowed"
-	decision(alice, {"client": false, "role": false}).reason == "client_not_allowed"
+	decision(alice, {"client": false, "tenant": false, "role": false}).reason == "client_not_allowed"
+	decision(alice, {"tenant": false, "role": false}).reason == "tenant_not_permitted"
 	decision(nobody, {"network": false, "role": false}).reason == "network_not_allowed"
 }
 
@@ -61,11 +77,17 @@ test_a_caller_without_a_credential_is_asked_for_one if {
 	}
 }
 
+test_another_tenant_asks_a_caller_without_a_credential_for_one if {
+	decision(nobody, {"tenant": false}).status == 401
+	decision(nobody, {"tenant": false}).reason == "unauthenticated"
+}
+
 test_without_a_challenge_it_is_denied_all_the_same if {
 	result := gateway.decision with input as {"identity": nobody}
 		with data.federation as {}
 		with data.gateway.allowlist.path_allowed as true
 		with data.gateway.allowlist.network_allowed as true
+		with data.gateway.rbac.tenant_permitted as true
 		with data.gateway.rbac.permitted as false
 	result.reason == "role_not_permitted"
 }
@@ -76,6 +98,7 @@ test_without_limits_or_identity_headers_the_default_denies if {
 		with data.gateway.allowlist.path_allowed as true
 		with data.gateway.allowlist.network_allowed as true
 		with data.gateway.allowlist.client_allowed as true
+		with data.gateway.rbac.tenant_permitted as true
 		with data.gateway.rbac.permitted as true
 		with data.tiers as {}
 	decision({"authenticated": true, "provider": "corp"}, {}) == denied("default_deny")

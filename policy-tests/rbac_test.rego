@@ -83,3 +83,34 @@ test_without_data_nothing_is_permitted if {
 		with data.gateway.federation.roles as {"reader"}
 		with data.rbac as {}
 }
+
+# Whether the caller may act in the tenant of a request: `held` are its roles that hold everywhere.
+in_tenant(known, held) if {
+	rbac.tenant_permitted with data.gateway.tenants.at_home as false
+		with data.gateway.tenants.is_known as known
+		with data.gateway.federation.everywhere as held
+		with data.federation as {"cross_tenant": ["support", 7]}
+}
+
+test_at_home_no_role_is_needed_for_the_tenant if {
+	rbac.tenant_permitted with data.gateway.tenants.at_home as true with data.federation as {}
+}
+
+test_elsewhere_a_role_for_all_tenants_is_needed if {
+	in_tenant(true, {"reader", "support"})
+	not in_tenant(true, {"reader"})
+	not in_tenant(true, set())
+}
+
+test_no_role_opens_a_tenant_that_does_not_exist if {
+	not in_tenant(false, {"support"})
+}
+
+test_roles_for_all_tenants_of_the_wrong_shape_open_nothing if {
+	every shape in [null, true, "support", 7, {}, [["support"]], [null]] {
+		not rbac.tenant_permitted with data.gateway.tenants.at_home as false
+			with data.gateway.tenants.is_known as true
+			with data.gateway.federation.everywhere as {"support"}
+			with data.federation as {"cross_tenant": shape}
+	}
+}

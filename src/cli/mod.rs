@@ -145,7 +145,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Res
         Command::Policy(PolicyArgs { command }) => match command {
             PolicyCommand::Test(args) => policy_test::run(&args, paint, out, notes),
             PolicyCommand::Check(args) => policy_check::run(&args, paint, out, notes),
-            PolicyCommand::Eval(args) => policy_eval::run(&args, out, notes),
+            PolicyCommand::Eval(args) => policy_eval::run(&args, paint, out, notes),
             PolicyCommand::Bench(args) => policy_bench::run(&args, paint, out, notes),
             PolicyCommand::Footprint(args) => policy_footprint::run(&args, out, notes),
             PolicyCommand::Build(args) => policy_bundle::build(&args, notes),

@@ -1,4 +1,8 @@
-//! `gatewayctl policy eval`: asks policies one question about one input.
+//! `gatewayctl policy eval`: asks policies one question about one input, or what somebody may do.
+
+mod caller;
+mod configured;
+mod routes;
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -13,31 +17,40 @@ use serde_json::{Map, json};
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
 use crate::base::host_port::HostPort;
 use crate::base::size::ByteLimit;
-use crate::cli::output::{Exit, parse_duration};
+use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::cli::policy_eval::caller::{CallerArgs, Line};
+use crate::cli::policy_eval::configured::Refused;
 use crate::cli::rego_args::RegoArgs;
-use crate::config::model::{HttpSend, Lookup};
+use crate::config::model::{HttpSend, Lifecycle, Lookup};
 use crate::contract::event::Outside as Told;
+use crate::contract::form::Contract;
+use crate::contract::request::ApiFacts;
+use crate::pipeline::reject::Cause;
+use crate::policy::asking::Question;
 use crate::policy::bundle::{self, Bundle, Purpose};
 use crate::policy::eval;
 use crate::rego::evaluator::{EvalError, Evaluator, Facts, Row};
 use crate::rego::outside::{Outside, Settled};
 use crate::rego::program::{EngineKind, Module, Options, Program};
 use crate::runtime::outside::{Asker, Outbound, Spent};
+use crate::runtime::snapshot::lifecycle_document;
 
 /// Longest input document.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
+/// API, route and listener of a request of which nothing else is said, as in case files.
+const TEST: &str = "test";
 
 /// Ask policies a question about an input.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
     /// Directories and files with policies and data.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "config", conflicts_with = "config", value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// The input document, JSON; `-` reads standard input. Default: no input.
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// What to ask: a rule's path, or any Rego query.
-    #[arg(short, long, value_name = "QUERY", default_value = "data.gateway.decision", value_parser = query)]
+    #[arg(short, long, value_name = "QUERY", default_value = "data.gateway.decision", value_parser = query, conflicts_with = "config")]
     pub query: String,
     /// How to print the answer.
     #[arg(short, long, value_enum, default_value_t = EvalFormat::Pretty)]
@@ -66,6 +79,9 @@ pub struct EvalArgs {
     /// The longest the evaluation may take.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub timeout: Duration,
+    /// Who asks, and for what.
+    #[command(flatten)]
+    pub caller: CallerArgs,
 }
 
 /// What evaluates.
@@ -87,13 +103,40 @@ pub enum EvalFormat {
 }
 
 /// Runs the command. The answer goes to `out`; errors and what the policy prints to `notes`.
-pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Result<Exit> {
-    let input = match &args.input {
-        Some(path) => read_input(path)?,
-        None => Value::Undefined,
+pub fn run(
+    args: &EvalArgs,
+    paint: Paint,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let now = SystemClock.now();
+    let caller = &args.caller;
+    if let Some(path) = &caller.config {
+        let config = configured::load(path)?;
+        let Some(line) = &caller.request else {
+            let table = routes::table(caller, &config, (now, args.timeout), notes)?;
+            match args.format {
+                EvalFormat::Pretty => table.write(paint, out)?,
+                EvalFormat::Json => writeln!(out, "{:#}", table.to_json())?,
+            }
+            return Ok(if args.fail && !table.allows_all() { Exit::No } else { Exit::Fine });
+        };
+        return match configured::ask(caller, &config, line, now)? {
+            configured::Outcome::Refused(refused) => refuse(args, &refused, out, notes),
+            configured::Outcome::Asked(asked) => {
+                let configured::Asked { bundle, query, input } = *asked;
+                answer(args, (&bundle, &query, input), now, out, notes)
+            }
+        };
+    }
+    let input = match (&args.input, &caller.request) {
+        (Some(path), _) => read_input(path)?,
+        (None, Some(line)) => match supposed(caller, line, now)? {
+            Ok(input) => input,
+            Err(refused) => return refuse(args, &refused, out, notes),
+        },
+        (None, None) => Value::Undefined,
     };
-    let now_ns = i64::try_from(saturating_nanos(SystemClock.now())).unwrap_or(i64::MAX);
-    let asked = Asked { args, input, now_ns, settled: RefCell::default() };
     let bundle = match bundle::load_as(&args.paths, Purpose::Develop, args.rego.version()) {
         Ok(bundle) => bundle,
         Err(errors) => {
@@ -101,7 +144,61 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
             return Ok(Exit::CouldNotRun);
         }
     };
-    let rows = match asked.answer(&bundle, args.strict_builtin_errors, notes)? {
+    answer(args, (&bundle, &args.query, input), now, out, notes)
+}
+
+/// The input of a request of which there is no configuration, or why the gateway refuses it.
+fn supposed(args: &CallerArgs, line: &Line, now: Duration) -> anyhow::Result<Result<Value, Refused>> {
+    let met = args.meet_plainly(now)?;
+    let head = match args.sent(line.clone(), "https", "localhost")?.canonical(0) {
+        Ok(head) => head,
+        Err(refusal) => {
+            let hint = Some(refusal.to_string());
+            return Ok(Err(Refused { hint, ..Cause::from(refusal).into() }));
+        }
+    };
+    let identity = &met.identity();
+    let (params, source) = (args.params(), args.source(met.certificate));
+    let lifecycle = lifecycle_document(&Lifecycle::Active);
+    let api = ApiFacts {
+        name: args.api.as_deref().unwrap_or(TEST),
+        version: None,
+        route: args.route.as_deref().unwrap_or(TEST),
+        params: &params,
+        lifecycle: &lifecycle,
+    };
+    let question = Question { time: now, listener: TEST, source: &source, head: &head, api, identity };
+    Ok(Ok(question.input(Contract::GatewayV1)))
+}
+
+/// Says that no policy is asked.
+fn refuse(
+    args: &EvalArgs,
+    refused: &Refused,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let (status, reason) = (refused.status.as_u16(), &refused.reason);
+    match args.format {
+        EvalFormat::Pretty => writeln!(out, "refused with {status}: {reason}")?,
+        EvalFormat::Json => writeln!(out, "{:#}", json!({"refused": {"status": status, "reason": reason}}))?,
+    }
+    if let Some(hint) = &refused.hint {
+        writeln!(notes, "note: {hint}")?;
+    }
+    Ok(if args.fail { Exit::No } else { Exit::Fine })
+}
+
+fn answer(
+    args: &EvalArgs,
+    (bundle, query, input): (&Bundle, &str, Value),
+    now: Duration,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let now_ns = i64::try_from(saturating_nanos(now)).unwrap_or(i64::MAX);
+    let asked = Asked { args, query: query.trim(), input, now_ns, settled: RefCell::default() };
+    let rows = match asked.answer(bundle, args.strict_builtin_errors, notes)? {
         Ok(rows) => rows,
         Err(error) => {
             writeln!(notes, "{error}")?;
@@ -109,7 +206,7 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
         }
     };
     if rows.is_empty() {
-        asked.explain(&bundle, notes)?;
+        asked.explain(bundle, notes)?;
     }
     out.write_all(render(&rows, args.format)?.as_bytes())?;
     out.flush()?;
@@ -120,6 +217,7 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write, notes: &mut dyn Write) -> anyho
 /// A question, to be asked once as it is, and again to learn why it has no answer.
 struct Asked<'a> {
     args: &'a EvalArgs,
+    query: &'a str,
     input: Value,
     now_ns: i64,
     /// What was asked outside already: asking again must not send again.
@@ -168,7 +266,7 @@ impl Asked<'_> {
         let (mut spent, mut told) = (Spent::default(), Told::default());
         loop {
             let mut settled = self.settled.borrow().clone();
-            let answer = eval::eval_settled(evaluator, &self.args.query, facts.clone(), &mut settled);
+            let answer = eval::eval_settled(evaluator, self.query, facts.clone(), &mut settled);
             let Err(EvalError::Unanswered { question, .. }) = &answer else { return Ok(answer) };
             let may_ask = match question.builtin {
                 Outside::HttpSend => !self.args.allow_http.is_empty(),
@@ -209,7 +307,7 @@ impl Asked<'_> {
 
     /// Says where a plan was asked for and the interpreter answers.
     fn note_engine(&self, program: &Program, notes: &mut dyn Write) -> anyhow::Result<()> {
-        let query = self.args.query.trim();
+        let query = self.query;
         let Ok(entrypoint) = program.entrypoint(query) else {
             writeln!(notes, "note: `{query}` is no rule's path: the interpreter answers")?;
             return Ok(());
@@ -228,7 +326,7 @@ impl Asked<'_> {
 
     /// Says why the answer is undefined: a built-in that failed, where asking strictly shows one.
     fn explain(&self, bundle: &Bundle, notes: &mut dyn Write) -> anyhow::Result<()> {
-        let query = self.args.query.trim();
+        let query = self.query;
         // What it prints was told before.
         match self.answer(bundle, true, &mut std::io::sink())? {
             Err(error) => {

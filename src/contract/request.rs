@@ -129,7 +129,7 @@ pub enum BodyFacts {
 }
 
 /// The API and route a request matched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct ApiFacts<'a> {
     /// The API's name.
     pub name: &'a str,

@@ -31,7 +31,7 @@ impl ClientCertificates {
         Self { subject: config.subject }
     }
 
-    fn prove(&self, certificate: &ClientCertificate, now: Duration) -> Verdict {
+    pub(super) fn prove(&self, certificate: &ClientCertificate, now: Duration) -> Verdict {
         let refused = |reason| Verdict::Refused(Rejection::plain(reason, CHALLENGE));
         let until = Duration::from_secs(u64::try_from(certificate.not_after).unwrap_or(0));
         // RFC 5280 section 4.1.2.5: the last second is still valid.

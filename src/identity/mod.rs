@@ -24,6 +24,7 @@ use crate::contract::identity::Facts;
 use crate::contract::request::{ClientCertificate, TlsFacts};
 
 pub mod api_key;
+pub mod assumed;
 pub mod cache;
 pub mod chain;
 pub mod client_certificate;

@@ -3,6 +3,7 @@
 //! Everything here is synchronous and pure but for [`bundle::load`], which reads files. The server
 //! and the command line run the same functions, so they cannot disagree.
 
+pub mod asking;
 pub mod bench;
 pub mod bundle;
 mod cache;

@@ -74,6 +74,12 @@ pub(super) fn build(
     built.collect()
 }
 
+/// The bundle of a policy whose configuration names a path, its signature checked; for asking it without serving it.
+pub fn bundle(policy: &model::Policy) -> Result<Bundle, BuildErrors> {
+    let mut faults = Faults::default();
+    load(policy, None, &mut faults).ok_or(BuildErrors(faults.0))
+}
+
 /// What a bundle is read from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Files<'a> {

@@ -190,7 +190,7 @@ impl Runtime {
 }
 
 /// `input.api.lifecycle`.
-pub(super) fn lifecycle_document(lifecycle: &Lifecycle) -> Value {
+pub fn lifecycle_document(lifecycle: &Lifecycle) -> Value {
     let mut document = BTreeMap::new();
     let mut put = |key: &str, value: &str| document.insert(Value::from(key), Value::from(value));
     match lifecycle {

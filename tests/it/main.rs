@@ -50,6 +50,7 @@ mod policy_bench;
 mod policy_check;
 mod policy_cli;
 mod policy_diff;
+mod policy_eval;
 mod policy_explain;
 mod policy_matrix;
 mod policy_replay;

@@ -14,13 +14,15 @@ use crate::cli::demo::token::{Claims, Issuer};
 use crate::identity::api_key::mint::{self, Grant};
 
 /// The starter policies, `policies/` of the repository.
-const POLICIES: [(&str, &str); 7] = [
+const POLICIES: [(&str, &str); 9] = [
     ("allowlist.rego", include_str!("../../../policies/allowlist.rego")),
     ("data.yaml", include_str!("../../../policies/data.yaml")),
     ("federation.rego", include_str!("../../../policies/federation.rego")),
     ("gateway.rego", include_str!("../../../policies/gateway.rego")),
     ("paths.rego", include_str!("../../../policies/paths.rego")),
+    ("proven.rego", include_str!("../../../policies/proven.rego")),
     ("rbac.rego", include_str!("../../../policies/rbac.rego")),
+    ("tenants.rego", include_str!("../../../policies/tenants.rego")),
     ("tiers.rego", include_str!("../../../policies/tiers.rego")),
 ];
 const CONFIG: &str = include_str!("gateway.yaml");

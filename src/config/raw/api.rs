@@ -52,7 +52,7 @@ pub(crate) struct Api {
     pub(crate) routes: Vec<Route>,
     /// Headers that only the gateway may set: they are removed from each request, `_` and `-` taken as one. A list
     /// here takes the place of the default, which holds the usual ones: `x-user`, `x-user-id`, `x-user-provider`,
-    /// `x-roles`, `x-groups`, `x-scopes`, and those of other proxies and of TLS. Example: `[x-user, x-tenant]`.
+    /// `x-roles`, `x-groups`, `x-scopes`, `x-tenant`, and those of other proxies and of TLS. Example: `[x-user]`.
     #[serde(default = "default_identity_headers")]
     pub(crate) identity_headers: Vec<String>,
 }
@@ -149,13 +149,14 @@ pub(crate) struct Route {
 }
 
 /// Headers by which proxies tell applications who somebody is.
-const IDENTITY_HEADERS: [&str; 19] = [
+const IDENTITY_HEADERS: [&str; 20] = [
     "x-user",
     "x-user-id",
     "x-user-provider",
     "x-roles",
     "x-groups",
     "x-scopes",
+    "x-tenant",
     "x-forwarded-user",
     "x-forwarded-email",
     "x-forwarded-groups",

@@ -108,7 +108,7 @@ fn rejection(reason: &'static str) -> Rejection {
 }
 
 /// Built for each worker anew: see [`crate::identity::cache`].
-fn facts(record: &KeyRecord) -> Facts {
+pub(super) fn facts(record: &KeyRecord) -> Facts {
     let mut attributes = record.attributes.clone();
     attributes.insert("key_id".to_owned(), Value::from(record.id.as_str()));
     attributes.insert("owner".to_owned(), Value::from(record.owner.as_str()));

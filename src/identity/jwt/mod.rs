@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use serde_json::{Map, Value};
 
 use crate::config::model::JwtProvider;
+use crate::contract::identity::Facts;
 use crate::identity::header::{self, Ambiguous};
 use crate::identity::jwt::claims::Claims;
 use crate::identity::jwt::fault::Fault;
@@ -48,6 +50,20 @@ enum Denial {
     Fault(Fault),
     Foreign(Fault),
     NoKeys,
+}
+
+/// What a good token with these claims proves, for asking a policy about somebody without one.
+pub(super) fn claimed(
+    config: &JwtProvider,
+    claims: Map<String, Value>,
+    expires_at: Duration,
+) -> Result<Facts, Fault> {
+    let claims = Claims::new(claims);
+    if claims.issuer()? != config.issuer {
+        return Err(Fault::WrongIssuer);
+    }
+    let audience = claims.audience(&config.audiences)?;
+    claims.into_facts(&config.claims, audience, expires_at)
 }
 
 impl From<Fault> for Denial {

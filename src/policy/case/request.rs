@@ -3,14 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::base::net::canonical_ip;
-use crate::base::path::PathRules;
 use crate::config::yaml::{Data, Node};
-use crate::contract::canonical::{self, Refusal};
+use crate::contract::canonical::Refusal;
 use crate::contract::hop;
 use crate::contract::request::{ClientCertificate, RequestHead, Source, TlsFacts};
+use crate::policy::asking::Sent;
 use crate::policy::case::reader::{Fields, Reader};
 
 /// A request as it is sent.
@@ -59,42 +59,8 @@ pub(super) fn request(reader: &mut Reader, case: &Fields<'_>) -> Option<Request>
             Err(_) => reader.fault(fields.at("host"), "`request.host` is no host", "write a host name"),
         }
     }
-    let raw = Raw { method: method?, target: path?, scheme, protocol, headers };
-    Some(Request { head: raw.canonical(body.len() as u64), body })
-}
-
-/// A head before it is brought into canonical form.
-struct Raw {
-    method: Method,
-    target: String,
-    scheme: &'static str,
-    protocol: &'static str,
-    headers: HeaderMap,
-}
-
-impl Raw {
-    fn canonical(self, body_bytes: u64) -> Result<RequestHead, Refusal> {
-        let uri = Uri::try_from(self.target).map_err(|_| Refusal::Target)?;
-        let mut parts = http::Request::new(()).into_parts().0;
-        (parts.method, parts.uri, parts.headers) = (self.method, uri, self.headers);
-        canonical::check_method(&parts.method)?;
-        let authority = canonical::authority(&parts)?;
-        // A listener's own leniency is not known here, so a case holds for the strictest.
-        let target = canonical::target(&parts.uri, PathRules::default())?;
-        canonical::headers(&mut parts.headers)?;
-        Ok(RequestHead {
-            method: parts.method,
-            scheme: self.scheme,
-            host: canonical::host_of(&authority).to_owned(),
-            authority,
-            path: target.path,
-            raw_path: target.raw_path,
-            query: target.query,
-            headers: parts.headers,
-            protocol: self.protocol,
-            content_length: Some(body_bytes),
-        })
-    }
+    let sent = Sent { method: method?, target: path?, scheme, protocol, headers };
+    Some(Request { head: sent.canonical(body.len() as u64), body })
 }
 
 fn method(reader: &mut Reader, fields: &Fields<'_>) -> Option<Method> {
