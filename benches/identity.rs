@@ -18,7 +18,6 @@ use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use postern::base::clock::ManualClock;
 use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
-use postern::identity::Presented;
 use postern::identity::api_key::ApiKeys;
 use postern::identity::api_key::keys_file;
 use postern::identity::cache::WorkerCache;
@@ -26,6 +25,7 @@ use postern::identity::chain::{Chain, Outcome};
 use postern::identity::jwt::BearerTokens;
 use postern::identity::jwt::key_sets::KeySets;
 use postern::identity::provider::Provider;
+use postern::identity::{Presented, Target};
 use serde_json::json;
 
 #[path = "../tests/it/token.rs"]
@@ -74,7 +74,8 @@ fn tokens(signers: &[&Signer]) -> Chain {
 
 /// Asks as a worker does, whose answer is there at once.
 fn ask(chain: &Chain, cache: &WorkerCache, headers: &HeaderMap) {
-    let presented = Presented { headers, query: Some("page=2"), tls: None, now: NOW };
+    let presented =
+        Presented { headers, query: Some("page=2"), tls: None, target: Target::default(), now: NOW };
     let future = std::pin::pin!(chain.authenticate(&presented, cache));
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Outcome::Proven(identity)) => drop(black_box(identity)),

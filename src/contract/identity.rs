@@ -20,7 +20,7 @@ pub struct Identity {
 pub struct Facts {
     /// The provider's configured name.
     pub provider: Option<Arc<str>>,
-    /// The provider's type, `jwt`, `api_key` or `client_certificate`.
+    /// The provider's type, such as `jwt`.
     pub kind: Option<&'static str>,
     /// The subject.
     pub subject: Option<String>,
@@ -40,6 +40,8 @@ pub struct Facts {
     pub attributes: Option<Value>,
     /// When the credential ends, since the Unix epoch.
     pub expires_at: Option<Duration>,
+    /// The provider's server is down, and this is what it said before.
+    pub stale: bool,
 }
 
 /// A credential that was given and is not good.
@@ -51,7 +53,42 @@ pub struct Failure {
     pub reason: &'static str,
 }
 
+impl Facts {
+    /// Adds what a directory knows of the same subject. What the credential itself proves is not replaced.
+    pub fn enrich(&mut self, known: Facts) {
+        for (list, more) in [(&mut self.roles, known.roles), (&mut self.groups, known.groups)] {
+            for item in more {
+                if !list.contains(&item) {
+                    list.push(item);
+                }
+            }
+        }
+        let more = known.attributes.as_ref().and_then(|known| known.as_object().ok());
+        if let Some(more) = more {
+            let own = self.attributes.as_ref().and_then(|own| own.as_object().ok());
+            let mut merged = more.clone();
+            merged.extend(own.into_iter().flat_map(|own| own.iter()).map(|(k, v)| (k.clone(), v.clone())));
+            self.attributes = Some(Value::from(merged));
+        }
+        self.stale |= known.stale;
+    }
+}
+
 impl Identity {
+    /// The first of these identities, with all of them in its document, by their providers' names.
+    pub fn combined(identities: &[&Self]) -> Self {
+        let Some(first) = identities.first() else { return Self::anonymous() };
+        let all = identities.iter().filter_map(|identity| {
+            let provider = identity.facts.provider.as_deref()?;
+            Some((Value::from(provider), identity.document.clone()))
+        });
+        let mut object = first.document.as_object().cloned().unwrap_or_default();
+        object.insert(Value::from("all"), Value::from(all.collect::<BTreeMap<_, _>>()));
+        let mut facts = first.facts.clone();
+        facts.stale = identities.iter().any(|identity| identity.facts.stale);
+        Self { facts, document: Value::from(object) }
+    }
+
     /// An authenticated identity.
     pub fn authenticated(facts: Facts) -> Self {
         let document = document(&facts, true, None);
@@ -129,6 +166,9 @@ fn document(facts: &Facts, authenticated: bool, failure: Option<(&str, &str)>) -
     }
     if let Some(expires_at) = facts.expires_at {
         put("expires_at", Value::from(expires_at.as_secs()));
+    }
+    if facts.stale {
+        put("stale", Value::from(true));
     }
     if let Some((provider, reason)) = failure {
         let fields = [("provider", provider), ("reason", reason)];

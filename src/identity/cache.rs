@@ -79,16 +79,25 @@ impl WorkerCache {
         self.len() == 0
     }
 
-    /// The identity proven before, if the proof still holds for this request and this provider's `revision`.
-    pub(super) fn get(&self, key: &Key, revision: u64, presented: &Presented<'_>) -> Option<Arc<Identity>> {
+    /// The identity proven before and when the proof holds, if the proof still holds for this request and this provider's `revision`.
+    pub(super) fn get(
+        &self,
+        key: &Key,
+        revision: u64,
+        presented: &Presented<'_>,
+    ) -> Option<(Arc<Identity>, Validity)> {
         let mut generations = self.generations.borrow_mut();
         let entry = generations.touch(key)?;
         let holds = entry.revision == revision && entry.validity.contains(presented.now);
-        (holds && is_bound(entry.bound_to.as_deref(), presented)).then(|| Arc::clone(&entry.identity))
+        let is_good = holds && is_bound(entry.bound_to.as_deref(), presented);
+        is_good.then(|| (Arc::clone(&entry.identity), entry.validity))
     }
 
-    /// Remembers a proof of a credential of `length` bytes.
+    /// Remembers a proof of a credential of `length` bytes, unless it holds for one request only.
     pub(super) fn insert(&self, key: Key, identity: &Arc<Identity>, proof: Proof, length: usize) {
+        if proof.validity.until.is_zero() {
+            return;
+        }
         let entry = Entry {
             identity: Arc::clone(identity),
             validity: proof.validity,
@@ -141,6 +150,7 @@ mod tests {
 
     use super::*;
     use crate::contract::identity::Facts;
+    use crate::identity::Target;
 
     fn key(number: u8) -> Key {
         Key { provider: 1, digest: [number; 32] }
@@ -159,7 +169,8 @@ mod tests {
     fn check(cache: &WorkerCache, key: Key, revision: u64, now: u64, want: bool) {
         let headers = HeaderMap::new();
         let now = Duration::from_secs(now);
-        let presented = Presented { headers: &headers, query: None, tls: None, now };
+        let presented =
+            Presented { headers: &headers, query: None, tls: None, target: Target::default(), now };
         assert_eq!(cache.get(&key, revision, &presented).is_some(), want);
     }
 

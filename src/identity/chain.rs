@@ -1,31 +1,53 @@
 //! A route's providers, tried in order.
 //!
-//! The first proven identity wins, no credential at all is anonymous, and a bad credential ends the search: it is never
-//! passed over in favour of another one or of nobody.
+//! One of two rules holds. `any`: the first proven identity wins. `all`: each provider must prove one, and the policy sees
+//! all of them. Under both, no credential at all is anonymous, and a bad credential ends the search: it is never passed
+//! over in favour of another one or of nobody.
+//!
+//! What directories add to a proven identity is looked up once, when it is proven, and remembered with it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
+use crate::config::model::Require;
 use crate::contract::decision::FoldedNames;
-use crate::contract::identity::{Failure, Identity};
+use crate::contract::identity::{Facts, Failure, Identity};
 use crate::identity::cache::{Key, WorkerCache};
 use crate::identity::digest::{Sha256, sha256};
-use crate::identity::provider::Provider;
-use crate::identity::{Answer, Presented, Proof, Rejection, Verdict};
+use crate::identity::provider::{Provider, Role, next_id};
+use crate::identity::{
+    Answer, Authenticator, Enricher, Presented, Proof, Rejection, Reply, Validity, Verdict,
+};
 
-/// The longest wait for a provider that cannot answer at once; providers have shorter bounds of their own.
+/// The longest wait of a request for all its providers together; they have shorter bounds of their own.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A provider did not answer within [`PATIENCE`].
+/// The providers did not answer within [`PATIENCE`].
 const TIMED_OUT: &str = "provider_timeout";
+
+/// Some of the identities that are all required were proven, and this one's credential was not given.
+const MISSING: &str = "missing_credential";
 
 /// The providers of an API or route, immutable.
 #[derive(Debug, Clone, Default)]
 pub struct Chain {
-    providers: Vec<Arc<Provider>>,
+    links: Vec<Link>,
+    enrichers: Vec<Arc<Provider>>,
+    require: Require,
+    /// What all identities together are remembered by.
+    combined: u64,
     withheld: FoldedNames,
+}
+
+/// A provider that proves identities.
+#[derive(Debug, Clone)]
+struct Link {
+    provider: Arc<Provider>,
+    /// What its proofs are remembered by: its own number, or one of this chain where enrichers add to them.
+    id: u64,
 }
 
 /// Who asks.
@@ -48,6 +70,8 @@ pub struct Refusal {
     pub failure: Failure,
     /// For `WWW-Authenticate`.
     pub challenge: HeaderValue,
+    /// What the client gets in place of the gateway's own answer.
+    pub reply: Option<Arc<Reply>>,
 }
 
 /// A credential that its provider left to others.
@@ -56,23 +80,59 @@ struct Orphan {
     refusal: Refusal,
 }
 
+/// What one provider makes of a request.
+enum Found {
+    Absent,
+    Proven(Proven),
+    Foreign(Orphan),
+    Ended(Outcome),
+}
+
+/// An identity and what it rests on.
+struct Proven {
+    identity: Arc<Identity>,
+    validity: Validity,
+    digest: Sha256,
+    revision: u64,
+}
+
+/// One request at its chain.
+struct Attempt<'a> {
+    presented: &'a Presented<'a>,
+    cache: &'a WorkerCache,
+    /// Set when the first provider is waited for.
+    deadline: Option<Instant>,
+}
+
+// === impl Chain ===
+
 impl Chain {
-    /// The chain of these providers.
+    /// The chain of these providers, of which one must prove an identity.
     pub fn new(providers: Vec<Arc<Provider>>) -> Self {
-        let withheld = providers.iter().map(|provider| &provider.authenticator);
+        Self::requiring(Require::Any, providers)
+    }
+
+    /// The chain of these providers.
+    pub fn requiring(require: Require, providers: Vec<Arc<Provider>>) -> Self {
+        let (enrichers, providers): (Vec<_>, Vec<_>) =
+            providers.into_iter().partition(|provider| matches!(provider.role, Role::Enriches(_)));
+        let withheld = providers.iter().filter_map(|provider| provider.authenticator());
         let withheld = withheld.filter(|authenticator| !authenticator.forwards_credential());
         let withheld: Vec<_> = withheld.filter_map(|authenticator| authenticator.header().cloned()).collect();
-        Self { withheld: FoldedNames::new(&withheld), providers }
+        let id = |provider: &Provider| if enrichers.is_empty() { provider.id } else { next_id() };
+        let links = providers.into_iter().map(|provider| Link { id: id(&provider), provider }).collect();
+        Self { links, enrichers, require, combined: next_id(), withheld: FoldedNames::new(&withheld) }
     }
 
     /// Whether everyone is anonymous.
     pub fn is_empty(&self) -> bool {
-        self.providers.is_empty()
+        self.links.is_empty()
     }
 
     /// The `WWW-Authenticate` challenges for a request without credentials, one for each provider.
     pub fn challenges(&self) -> impl Iterator<Item = HeaderValue> {
-        self.providers.iter().map(|provider| provider.authenticator.challenge())
+        let authenticators = self.links.iter().filter_map(|link| link.provider.authenticator());
+        authenticators.map(Authenticator::challenge)
     }
 
     /// The headers that the upstream does not get: those of providers that say so, whichever proves the identity.
@@ -85,57 +145,158 @@ impl Chain {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn authenticate(&self, presented: &Presented<'_>, cache: &WorkerCache) -> Outcome {
+        let attempt = Attempt { presented, cache, deadline: None };
+        match self.require {
+            Require::Any => self.any(attempt).await,
+            Require::All => self.all(attempt).await,
+        }
+    }
+
+    async fn any(&self, mut attempt: Attempt<'_>) -> Outcome {
         let mut orphan: Option<Orphan> = None;
-        for provider in &self.providers {
-            let credential = match provider.authenticator.find(presented) {
-                Ok(None) => continue,
-                Ok(Some(credential)) => credential,
-                Err(rejection) => return Outcome::Refused(refusal(provider, rejection)),
-            };
-            let digest = sha256(&credential);
-            // A foreign credential must be proven itself; that another one is good does not make it good.
-            if orphan.as_ref().is_some_and(|orphan| orphan.digest != digest) {
-                continue;
-            }
-            let key = Key { provider: provider.id, digest };
-            if let Some(identity) = cache.get(&key, provider.authenticator.revision(), presented) {
-                return Outcome::Proven(identity);
-            }
-            let verdict = match provider.authenticator.verify(&credential, presented) {
-                Answer::Settled(verdict) => verdict,
-                Answer::Pending(future) => match tokio::time::timeout(PATIENCE, future).await {
-                    Ok(verdict) => verdict,
-                    Err(_) => Verdict::Unavailable(TIMED_OUT),
-                },
-            };
-            match verdict {
-                Verdict::Proven(proof) => {
-                    return Outcome::Proven(remember(cache, key, provider, *proof, credential.len()));
+        for link in &self.links {
+            let others = orphan.as_ref().map(|orphan| orphan.digest);
+            match attempt.ask(link, &self.enrichers, others).await {
+                Found::Absent => {}
+                Found::Proven(proven) => return Outcome::Proven(proven.identity),
+                Found::Foreign(foreign) => {
+                    orphan.get_or_insert(foreign);
                 }
-                Verdict::Foreign(rejection) => {
-                    let refusal = refusal(provider, rejection);
-                    orphan.get_or_insert(Orphan { digest, refusal });
-                }
-                Verdict::Refused(rejection) => return Outcome::Refused(refusal(provider, rejection)),
-                Verdict::Unavailable(reason) => return Outcome::Unavailable(failure(provider, reason)),
+                Found::Ended(outcome) => return outcome,
             }
         }
         orphan.map_or(Outcome::Anonymous, |orphan| Outcome::Refused(orphan.refusal))
     }
+
+    async fn all(&self, mut attempt: Attempt<'_>) -> Outcome {
+        let mut all: Vec<Proven> = Vec::with_capacity(self.links.len());
+        let mut missing = None;
+        for link in &self.links {
+            // Enrichers add to the first identity: it is the one that stands for the request.
+            let enrichers = if all.is_empty() { self.enrichers.as_slice() } else { &[] };
+            match attempt.ask(link, enrichers, None).await {
+                Found::Absent => missing = missing.or(Some(link)),
+                Found::Proven(proven) => all.push(proven),
+                Found::Foreign(orphan) => return Outcome::Refused(orphan.refusal),
+                Found::Ended(outcome) => return outcome,
+            }
+        }
+        match missing {
+            None if all.is_empty() => Outcome::Anonymous,
+            None => Outcome::Proven(self.combine(&all, &attempt)),
+            Some(_) if all.is_empty() => Outcome::Anonymous,
+            Some(Link { provider, .. }) => {
+                let challenge = provider.authenticator().map(Authenticator::challenge);
+                let challenge = challenge.unwrap_or(HeaderValue::from_static(""));
+                Outcome::Refused(refusal(provider, Rejection::plain(MISSING, challenge)))
+            }
+        }
+    }
+
+    /// The first identity with all of them in it. Its document is built once for as long as they hold.
+    fn combine(&self, all: &[Proven], attempt: &Attempt<'_>) -> Arc<Identity> {
+        let mut rests_on = Vec::with_capacity(all.len() * 48);
+        for proven in all {
+            rests_on.extend_from_slice(&proven.digest);
+            rests_on.extend_from_slice(&proven.revision.to_le_bytes());
+            rests_on.extend_from_slice(&proven.validity.until.as_nanos().to_le_bytes());
+        }
+        let key = Key { provider: self.combined, digest: sha256(&rests_on) };
+        if let Some((identity, _)) = attempt.cache.get(&key, 0, attempt.presented) {
+            return identity;
+        }
+        let identities: Vec<&Identity> = all.iter().map(|proven| &*proven.identity).collect();
+        let identity = Arc::new(Identity::combined(&identities));
+        let until = all.iter().map(|proven| proven.validity.until).min().unwrap_or_default();
+        let from = all.iter().map(|proven| proven.validity.from).max().unwrap_or_default();
+        let proof = Proof {
+            facts: Facts::default(),
+            validity: Validity { from, until },
+            bound_to: None,
+            revision: 0,
+        };
+        attempt.cache.insert(key, &identity, proof, rests_on.len());
+        identity
+    }
 }
 
-fn remember(
-    cache: &WorkerCache,
-    key: Key,
-    provider: &Provider,
-    mut proof: Proof,
-    length: usize,
-) -> Arc<Identity> {
-    let mut facts = std::mem::take(&mut proof.facts);
-    facts.provider = Some(Arc::clone(&provider.name));
-    let identity = Arc::new(Identity::authenticated(facts));
-    cache.insert(key, &identity, proof, length);
-    identity
+// === impl Attempt ===
+
+impl Attempt<'_> {
+    /// Asks one provider. A credential that is not `others`' is not looked at where that one is still to be proven.
+    async fn ask(&mut self, link: &Link, enrichers: &[Arc<Provider>], others: Option<Sha256>) -> Found {
+        let provider = &link.provider;
+        let Some(authenticator) = provider.authenticator() else { return Found::Absent };
+        let credential = match authenticator.find(self.presented) {
+            Ok(None) => return Found::Absent,
+            Ok(Some(credential)) => credential,
+            Err(rejection) => return Found::Ended(Outcome::Refused(refusal(provider, rejection))),
+        };
+        let digest = sha256(&credential);
+        // A foreign credential must be proven itself; that another one is good does not make it good.
+        if others.is_some_and(|others| others != digest) {
+            return Found::Absent;
+        }
+        let key = Key { provider: link.id, digest };
+        let revision = authenticator.revision();
+        if let Some((identity, validity)) = self.cache.get(&key, revision, self.presented) {
+            return Found::Proven(Proven { identity, validity, digest, revision });
+        }
+        let answer = authenticator.verify(&credential, self.presented);
+        let mut proof = match self.settle(answer).await {
+            Verdict::Proven(proof) => proof,
+            Verdict::Foreign(rejection) => {
+                let refusal = refusal(provider, rejection);
+                return Found::Foreign(Orphan { digest, refusal });
+            }
+            Verdict::Refused(rejection) => {
+                return Found::Ended(Outcome::Refused(refusal(provider, rejection)));
+            }
+            Verdict::Unavailable(reason) => {
+                return Found::Ended(Outcome::Unavailable(failure(provider, reason)));
+            }
+        };
+        for enricher in enrichers {
+            if let Err(outcome) = self.enrich(enricher, &mut proof).await {
+                return Found::Ended(outcome);
+            }
+        }
+        let mut facts = std::mem::take(&mut proof.facts);
+        facts.provider = Some(Arc::clone(&provider.name));
+        let identity = Arc::new(Identity::authenticated(facts));
+        let (validity, revision) = (proof.validity, proof.revision);
+        self.cache.insert(key, &identity, *proof, credential.len());
+        Found::Proven(Proven { identity, validity, digest, revision })
+    }
+
+    /// Adds what a directory knows. Where it cannot say, nobody is let in: a group that is not known may be the one that
+    /// forbids.
+    async fn enrich(&mut self, provider: &Arc<Provider>, proof: &mut Proof) -> Result<(), Outcome> {
+        let Role::Enriches(enricher) = &provider.role else { return Ok(()) };
+        let answer = Enricher::look_up(&**enricher, &proof.facts, self.presented.now);
+        match self.settle(answer).await {
+            Verdict::Proven(known) => {
+                proof.validity.until = proof.validity.until.min(known.validity.until);
+                proof.facts.enrich(known.facts);
+                Ok(())
+            }
+            Verdict::Refused(rejection) | Verdict::Foreign(rejection) => {
+                Err(Outcome::Refused(refusal(provider, rejection)))
+            }
+            Verdict::Unavailable(reason) => Err(Outcome::Unavailable(failure(provider, reason))),
+        }
+    }
+
+    async fn settle(&mut self, answer: Answer) -> Verdict {
+        match answer {
+            Answer::Settled(verdict) => verdict,
+            Answer::Pending(future) => {
+                let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+                let verdict = tokio::time::timeout_at(deadline, future).await;
+                verdict.unwrap_or(Verdict::Unavailable(TIMED_OUT))
+            }
+        }
+    }
 }
 
 fn failure(provider: &Provider, reason: &'static str) -> Failure {
@@ -143,5 +304,6 @@ fn failure(provider: &Provider, reason: &'static str) -> Failure {
 }
 
 fn refusal(provider: &Provider, rejection: Rejection) -> Refusal {
-    Refusal { failure: failure(provider, rejection.reason), challenge: rejection.challenge }
+    let Rejection { reason, challenge, reply } = rejection;
+    Refusal { failure: failure(provider, reason), challenge, reply }
 }

@@ -32,7 +32,7 @@ impl ClientCertificates {
     }
 
     fn prove(&self, certificate: &ClientCertificate, now: Duration) -> Verdict {
-        let refused = |reason| Verdict::Refused(Rejection { reason, challenge: CHALLENGE });
+        let refused = |reason| Verdict::Refused(Rejection::plain(reason, CHALLENGE));
         let until = Duration::from_secs(u64::try_from(certificate.not_after).unwrap_or(0));
         // RFC 5280 section 4.1.2.5: the last second is still valid.
         let validity = Validity { from: Duration::ZERO, until: until.saturating_add(Duration::from_secs(1)) };
@@ -80,7 +80,7 @@ impl Authenticator for ClientCertificates {
     fn verify(&self, _fingerprint: &[u8], presented: &Presented<'_>) -> Answer {
         Answer::Settled(match presented.client_certificate() {
             Some(certificate) => self.prove(certificate, presented.now),
-            None => Verdict::Refused(Rejection { reason: "no_certificate", challenge: CHALLENGE }),
+            None => Verdict::Refused(Rejection::plain("no_certificate", CHALLENGE)),
         })
     }
 }
@@ -119,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::contract::request::TlsFacts;
+    use crate::identity::Target;
 
     fn certificate() -> ClientCertificate {
         ClientCertificate {
@@ -149,7 +150,8 @@ mod tests {
         let provider = ClientCertificates::new(ClientCertificateProvider { subject });
         let (headers, tls) = (HeaderMap::new(), tls(held));
         let now = Duration::from_secs(now);
-        let presented = Presented { headers: &headers, query: None, tls: Some(&tls), now };
+        let presented =
+            Presented { headers: &headers, query: None, tls: Some(&tls), target: Target::default(), now };
         let credential = provider.find(&presented).unwrap()?;
         match provider.verify(&credential, &presented) {
             Answer::Settled(verdict) => Some(verdict),

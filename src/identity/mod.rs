@@ -7,14 +7,18 @@
 //! [`Authenticator::verify`] proves it and may be dear. Between the two the [`chain`] looks into the worker's
 //! [`cache`], so a credential seen before costs one hash and one look-up, whatever its provider is. `verify` answers
 //! at once where it can; a provider that must wait (keys to fetch, later a directory to ask) hands out
-//! [`Answer::Pending`], the only place where a future is boxed.
+//! [`Answer::Pending`], the only place where a future is boxed. One that must ask a server does so by [`remote`]. An
+//! [`Enricher`] proves nothing: it adds what a directory knows of an identity that another provider has proven.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::contract::identity::Facts;
 use crate::contract::request::{ClientCertificate, TlsFacts};
@@ -27,6 +31,8 @@ mod digest;
 mod header;
 pub mod jwt;
 pub mod provider;
+pub mod remote;
+pub mod resources;
 
 /// What a client presented with one request, and when.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +43,34 @@ pub struct Presented<'r> {
     pub query: Option<&'r str>,
     /// The connection's TLS facts, where it has TLS.
     pub tls: Option<&'r TlsFacts>,
+    /// What is asked for.
+    pub target: Target<'r>,
     /// Time since the Unix epoch.
     pub now: Duration,
+}
+
+/// What a request asks for, and for whom: credentials may be bound to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'r str,
+    /// Host and port, in lower case.
+    pub authority: &'r str,
+    /// The canonical path.
+    pub path: &'r str,
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+/// `GET http://localhost/`.
+impl Default for Target<'_> {
+    fn default() -> Self {
+        static GET: Method = Method::GET;
+        let client = IpAddr::from([127, 0, 0, 1]);
+        Self { method: &GET, scheme: "http", authority: "localhost", path: "/", client }
+    }
 }
 
 impl<'r> Presented<'r> {
@@ -72,6 +104,13 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     fn revision(&self) -> u64 {
         0
     }
+}
+
+/// Adds to a proven identity what a directory knows of it.
+pub trait Enricher: fmt::Debug + Send + Sync {
+    /// What is known of the one whom `facts` are about: groups, roles and attributes. Refused where nobody of that name is
+    /// known.
+    fn look_up(&self, facts: &Facts, now: Duration) -> Answer;
 }
 
 /// What [`Authenticator::verify`] says.
@@ -148,4 +187,24 @@ pub struct Rejection {
     pub reason: &'static str,
     /// The `WWW-Authenticate` challenge.
     pub challenge: HeaderValue,
+    /// What the client gets in place of the gateway's own answer.
+    pub reply: Option<Arc<Reply>>,
+}
+
+impl Rejection {
+    /// A rejection in the gateway's own words.
+    pub fn plain(reason: &'static str, challenge: HeaderValue) -> Self {
+        Self { reason, challenge, reply: None }
+    }
+}
+
+/// An answer to the client that an authentication service has written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Its status: not a success.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::model::{self, Name};
-use crate::identity::Authenticator;
 use crate::identity::api_key::ApiKeys;
 use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
 use crate::identity::jwt::BearerTokens;
-use crate::identity::jwt::key_sets::{KeySets, OpenError};
+use crate::identity::jwt::key_sets::OpenError;
+use crate::identity::resources::Resources;
+use crate::identity::{Authenticator, Enricher};
 
 /// Numbers providers over the life of the process, so that no cache takes one for another.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -21,7 +22,16 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 pub struct Provider {
     pub(super) id: u64,
     pub(super) name: Name,
-    pub(super) authenticator: Box<dyn Authenticator>,
+    pub(super) role: Role,
+}
+
+/// What a provider does.
+#[derive(Debug)]
+pub enum Role {
+    /// Proves identities.
+    Authenticates(Box<dyn Authenticator>),
+    /// Adds to identities that others prove.
+    Enriches(Box<dyn Enricher>),
 }
 
 /// Why a provider cannot run.
@@ -40,9 +50,21 @@ pub enum ProviderFault {
 pub struct ProviderErrors(Vec<(Name, ProviderFault)>);
 
 impl Provider {
-    /// A provider called `name`.
+    /// A provider called `name` that proves identities.
     pub fn new(name: Name, authenticator: Box<dyn Authenticator>) -> Self {
-        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), name, authenticator }
+        Self::of(name, Role::Authenticates(authenticator))
+    }
+
+    fn of(name: Name, role: Role) -> Self {
+        Self { id: next_id(), name, role }
+    }
+
+    /// What proves identities, if it does that.
+    pub(super) fn authenticator(&self) -> Option<&dyn Authenticator> {
+        match &self.role {
+            Role::Authenticates(authenticator) => Some(&**authenticator),
+            Role::Enriches(_) => None,
+        }
     }
 
     /// Its configured name.
@@ -54,14 +76,14 @@ impl Provider {
 /// Makes every configured provider. Reads key files; does not wait for the network.
 pub fn build(
     configured: &BTreeMap<Name, model::Provider>,
-    key_sets: &KeySets,
+    resources: &Resources,
 ) -> Result<BTreeMap<Name, Arc<Provider>>, ProviderErrors> {
     let mut providers = BTreeMap::new();
     let mut faults = Vec::new();
     for (name, config) in configured {
-        match authenticator(config, key_sets) {
-            Ok(authenticator) => {
-                let provider = Provider::new(Arc::clone(name), authenticator);
+        match role(name, config, resources) {
+            Ok(role) => {
+                let provider = Provider::of(Arc::clone(name), role);
                 providers.insert(Arc::clone(name), Arc::new(provider));
             }
             Err(fault) => faults.push((Arc::clone(name), fault)),
@@ -82,18 +104,20 @@ pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
     configured.iter().filter_map(warning).collect()
 }
 
-fn authenticator(
-    config: &model::Provider,
-    key_sets: &KeySets,
-) -> Result<Box<dyn Authenticator>, ProviderFault> {
-    Ok(match config {
+/// A number that no provider and no chain has had before.
+pub(super) fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+fn role(_name: &Name, config: &model::Provider, resources: &Resources) -> Result<Role, ProviderFault> {
+    Ok(Role::Authenticates(match config {
         model::Provider::Jwt(config) => {
-            let key_set = key_sets.open(&config.keys)?;
+            let key_set = resources.key_sets.open(&config.keys)?;
             Box::new(BearerTokens::new(config.clone(), key_set))
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
         model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
-    })
+    }))
 }
 
 impl ProviderErrors {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::config::model::BadCredential;
+use crate::config::model::{Anonymous, BadCredential};
 use crate::contract::identity::{Failure, Identity};
-use crate::identity::Presented;
 use crate::identity::chain::Outcome;
+use crate::identity::{Presented, Target as Asked};
 use crate::pipeline::exchange::{Exchange, micros};
 use crate::pipeline::received::Origin;
 use crate::pipeline::reject::Cause;
@@ -45,19 +45,30 @@ impl Routed {
                 headers: &exchange.head.headers,
                 query: exchange.head.query.as_deref(),
                 tls: from.source.tls.as_deref(),
+                target: Asked {
+                    method: &exchange.head.method,
+                    scheme: exchange.head.scheme,
+                    authority: &exchange.head.authority,
+                    path: exchange.head.path.as_str(),
+                    client: from.source.client_ip,
+                },
                 now: exchange.evidence.received_at,
             };
             let outcome = chain.authenticate(&presented, &exchange.worker.identities).await;
             exchange.evidence.timings.identity_us = micros(started.elapsed());
             match outcome {
                 Outcome::Proven(identity) => identity,
-                Outcome::Anonymous => Arc::clone(&local.anonymous),
+                Outcome::Anonymous => match api.anonymous {
+                    Anonymous::Allow => Arc::clone(&local.anonymous),
+                    Anonymous::Reject => return Err(Reject::new(exchange, Cause::CredentialRequired)),
+                },
                 Outcome::Refused(refusal) => match api.on_bad_credential {
                     BadCredential::Fact => failed(&mut exchange, refusal.failure),
                     BadCredential::Reject => {
                         let cause = Cause::BadCredential {
                             reason: refusal.failure.reason,
                             challenge: refusal.challenge,
+                            reply: refusal.reply,
                         };
                         exchange.evidence.identity_failure = Some(refusal.failure);
                         return Err(Reject::new(exchange, cause));

@@ -1,11 +1,14 @@
 //! Why a request leaves the pipeline early, and the only table from that cause to a status and a public text.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, StatusCode};
 
 use crate::base::path::PathError;
 use crate::contract::canonical::Refusal;
 use crate::contract::decision::Deny;
 use crate::contract::event::Outcome;
+use crate::identity::Reply;
 use crate::pipeline::framing::FramingError;
 use crate::policy::decide::Failure;
 
@@ -61,7 +64,11 @@ pub enum Cause {
         reason: &'static str,
         /// `WWW-Authenticate`.
         challenge: HeaderValue,
+        /// The answer of the service that refused it, in place of the gateway's own.
+        reply: Option<Arc<Reply>>,
     },
+    /// No credential was given, and the API wants one.
+    CredentialRequired,
     /// An identity provider cannot answer.
     IdentityUnavailable {
         /// Stable reason.
@@ -159,6 +166,7 @@ pub const COUNTED: &[&str] = &[
     "path_empty_segment",
     "path_parameter",
     "bad_credential",
+    "credential_required",
     "identity_unavailable",
     "upstream_unavailable",
     "upstream_failed",
@@ -205,7 +213,8 @@ impl Cause {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Retired => StatusCode::GONE,
-            Self::BadCredential { .. } => StatusCode::UNAUTHORIZED,
+            Self::BadCredential { reply: Some(reply), .. } => reply.status,
+            Self::BadCredential { .. } | Self::CredentialRequired => StatusCode::UNAUTHORIZED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Denied(deny) | Self::ResponseDenied(deny) => deny.status,
@@ -249,6 +258,7 @@ impl Cause {
             | Self::UpstreamFailed { reason }
             | Self::UpstreamUnavailable { reason }
             | Self::UpstreamTimeout { reason } => reason,
+            Self::CredentialRequired => "credential_required",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyMalformed => "body_malformed",
             Self::BodyUnsupported => "body_unsupported",
@@ -316,6 +326,7 @@ impl Cause {
             | Self::MethodNotAllowed { .. }
             | Self::Retired
             | Self::BadCredential { .. }
+            | Self::CredentialRequired
             | Self::BodyTooLarge
             | Self::BodyMalformed
             | Self::BodyUnsupported
@@ -358,6 +369,7 @@ impl Cause {
             | Self::MethodNotAllowed { .. }
             | Self::Retired
             | Self::BadCredential { .. }
+            | Self::CredentialRequired
             | Self::BodyTooLarge
             | Self::BodyMalformed
             | Self::BodyUnsupported
@@ -397,6 +409,7 @@ impl Cause {
             Self::MethodNotAllowed { .. } => "the method is not allowed here".to_owned(),
             Self::Retired => "this version of the API is retired".to_owned(),
             Self::BadCredential { .. } => "the credential is not accepted".to_owned(),
+            Self::CredentialRequired => "a credential is required here".to_owned(),
             Self::IdentityUnavailable { .. } => "the identity cannot be checked now".to_owned(),
             Self::BodyTooLarge => "the body is too large".to_owned(),
             Self::BodyMalformed => "the body is not what its content type says".to_owned(),
@@ -444,6 +457,7 @@ impl Cause {
             | Self::MethodNotAllowed { .. }
             | Self::Retired
             | Self::BadCredential { .. }
+            | Self::CredentialRequired
             | Self::IdentityUnavailable { .. }
             | Self::BodyMalformed
             | Self::BodyUnsupported

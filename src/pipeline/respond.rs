@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::contract::decision::{self, Deny};
+use crate::identity::Reply;
 use crate::pipeline::connection::HandedOut;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::reject::Cause;
@@ -61,22 +62,23 @@ impl Reject {
         let Rejected { mut exchange, cause, headers: extra } = *self.0;
         exchange.evidence.rejected(&cause);
         exchange.count_refusal(&cause);
-        let mut response = match cause.denial() {
-            Some(deny) => denial(deny, &exchange, &cause),
-            None => problem(&exchange, &cause),
+        let mut response = match (cause.denial(), &cause) {
+            (Some(deny), _) => denial(deny, &exchange, &cause),
+            (None, Cause::BadCredential { reply: Some(reply), .. }) => of_service(reply),
+            (None, _) => problem(&exchange, &cause),
         };
         let headers = response.headers_mut();
         if let Cause::MethodNotAllowed { allow } = &cause {
             headers.insert(header::ALLOW, allow.clone());
-        } else if let Cause::BadCredential { challenge, .. } = &cause {
+        } else if let Cause::BadCredential { challenge, reply: None, .. } = &cause {
             headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         } else if let Cause::Limited { retry_after: Some(seconds) } = &cause {
             headers.insert(header::RETRY_AFTER, seconds.clone());
         }
         // RFC 9110 section 15.5.2: a 401 says how to do better, a policy's as the gateway's own.
-        if cause.denial().is_some_and(|deny| deny.status == StatusCode::UNAUTHORIZED)
-            && !headers.contains_key(header::WWW_AUTHENTICATE)
-        {
+        let is_unasked = matches!(cause, Cause::CredentialRequired)
+            || cause.denial().is_some_and(|deny| deny.status == StatusCode::UNAUTHORIZED);
+        if is_unasked && !headers.contains_key(header::WWW_AUTHENTICATE) {
             for challenge in exchange.challenges() {
                 headers.append(header::WWW_AUTHENTICATE, challenge);
             }
@@ -135,6 +137,20 @@ fn document(cause: &Cause, decision_id: Option<String>) -> String {
         fields.insert("decision_id".to_owned(), decision_id.into());
     }
     document.to_string()
+}
+
+/// What an authentication service gives a client that it refuses.
+fn of_service(reply: &Reply) -> Response<ResponseBody> {
+    let mut response = whole(reply.status, HeaderValue::from_static("text/plain"), reply.body.clone());
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_TYPE);
+    for name in reply.headers.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in &reply.headers {
+        headers.append(name.clone(), value.clone());
+    }
+    response
 }
 
 /// What the policy gives a denied client, or a problem document where it gives no body.

@@ -83,6 +83,8 @@ const GATEWAY: Field = Record(&[
             ("claims", Any),
             ("attributes", Any),
             ("expires_at", Scalar),
+            ("stale", Scalar),
+            ("all", Map(&Any)),
             ("failure", Record(&[("provider", Scalar), ("reason", Scalar)])),
         ]),
     ),

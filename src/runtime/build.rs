@@ -7,8 +7,8 @@ use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
-use crate::identity::jwt::key_sets::KeySets;
 use crate::identity::provider::{self, Provider};
+use crate::identity::resources::Resources;
 use crate::runtime::beside::candidate::Shadow;
 use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::Candidates;
@@ -36,21 +36,21 @@ impl Faults {
 pub fn build(
     config: Config,
     archives: &mut Candidates,
-    key_sets: &KeySets,
+    resources: &Resources,
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {
     let mut faults = Faults(std::mem::take(&mut archives.faults));
     let policies = policies::build(&config, Some(archives), former, &mut faults);
-    rest(config, policies, key_sets, former, faults)
+    rest(config, policies, resources, former, faults)
 }
 
 /// Finds every fault of `config` that [`build`] would find, but for those of bundles that are fetched: nothing is. What is
 /// wrong with candidates is no fault, and given beside the configuration.
-pub fn check(config: Config, key_sets: &KeySets) -> Result<(Arc<Config>, Vec<String>), BuildErrors> {
+pub fn check(config: Config, resources: &Resources) -> Result<(Arc<Config>, Vec<String>), BuildErrors> {
     let mut faults = Faults::default();
     let policies = policies::build(&config, None, None, &mut faults);
     // Without all its policies it must not serve, and is dropped.
-    let unusable = rest(config, policies, key_sets, None, faults)?;
+    let unusable = rest(config, policies, resources, None, faults)?;
     let refused = unusable.policies.iter().filter_map(|policy| match &policy.shadow {
         Some(Shadow::Refused { shown, errors }) => {
             Some(format!("policy `{}`: the shadow `{shown}` is refused: {}", policy.name, errors.join("; ")))
@@ -65,7 +65,7 @@ pub fn check(config: Config, key_sets: &KeySets) -> Result<(Arc<Config>, Vec<Str
 fn rest(
     config: Config,
     policies: Vec<Policy>,
-    key_sets: &KeySets,
+    resources: &Resources,
     former: Option<&Runtime>,
     mut faults: Faults,
 ) -> Result<Runtime, BuildErrors> {
@@ -80,7 +80,7 @@ fn rest(
         former.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |former| former.instance.clone());
     let labels = EncodedLabels::new(&config.labels, &instance);
     let decided = Decided { config: Arc::new(config), instance, policies, clusters, labels };
-    assemble(decided, key_sets, former, faults)
+    assemble(decided, resources, former, faults)
 }
 
 /// `snapshot` with the bundle of one policy replaced by `archive`, and all else as it is.
@@ -110,7 +110,7 @@ pub fn with_bundle(snapshot: &Runtime, policy: &Name, archive: &Archive) -> Resu
 ///
 /// Whoever goes back to an earlier configuration, or saves a policy that is refused, does not mean to let in again who was
 /// shut out meanwhile. `running` is the snapshot in force.
-pub fn renew(snapshot: &Runtime, running: &Runtime, key_sets: &KeySets) -> Result<Runtime, BuildErrors> {
+pub fn renew(snapshot: &Runtime, running: &Runtime, resources: &Resources) -> Result<Runtime, BuildErrors> {
     let decided = Decided {
         config: Arc::clone(&snapshot.config),
         instance: snapshot.instance.clone(),
@@ -118,7 +118,7 @@ pub fn renew(snapshot: &Runtime, running: &Runtime, key_sets: &KeySets) -> Resul
         clusters: snapshot.clusters.clone(),
         labels: snapshot.labels.clone(),
     };
-    assemble(decided, key_sets, Some(running), Faults::default())
+    assemble(decided, resources, Some(running), Faults::default())
 }
 
 /// What of a snapshot does not rest on credentials.
@@ -133,12 +133,12 @@ struct Decided {
 /// Reads the credentials and puts the snapshot together, unless there are faults.
 fn assemble(
     decided: Decided,
-    key_sets: &KeySets,
+    resources: &Resources,
     former: Option<&Runtime>,
     mut faults: Faults,
 ) -> Result<Runtime, BuildErrors> {
     let Decided { config, instance, policies, clusters, labels } = decided;
-    let providers = provider::build(&config.identity, key_sets).map_err(BuildError::Providers);
+    let providers = provider::build(&config.identity, resources).map_err(BuildError::Providers);
     let providers = faults.take(providers).unwrap_or_default();
     let listeners = listeners(&config, former, &mut faults);
     if !faults.0.is_empty() {
@@ -224,7 +224,7 @@ fn build_api(
 ) -> Result<Api, Name> {
     let chain = |names: &[Name]| -> Result<Chain, Name> {
         let found = names.iter().map(|name| providers.get(name).cloned().ok_or_else(|| Arc::clone(name)));
-        Ok(Chain::new(found.collect::<Result<_, _>>()?))
+        Ok(Chain::requiring(api.require, found.collect::<Result<_, _>>()?))
     };
     // Policies are built in this order, and a snapshot that lacks one is not used.
     let policy = config.policies.keys().position(|name| *name == api.policy);
@@ -243,6 +243,7 @@ fn build_api(
         version: api.version.clone(),
         chain: chain(&api.identity)?,
         on_bad_credential: api.on_bad_credential,
+        anonymous: api.anonymous,
         policy: policy.ok_or_else(|| Arc::clone(&api.policy))?,
         cluster: cluster.ok_or_else(|| Arc::clone(&api.upstream))?,
         routes,

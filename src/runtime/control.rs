@@ -11,8 +11,8 @@ use crate::base::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{BundleSource, Config, LimitStore, Policy};
 use crate::config::{self, Loaded};
-use crate::identity::jwt::key_sets::{KeySets, Refresher};
 use crate::identity::provider;
+use crate::identity::resources::{Keeper, Resources};
 use crate::limits::memory::Store;
 use crate::policy::bundle;
 use crate::rego::differential::Verification;
@@ -57,8 +57,8 @@ pub struct Watched {
 pub struct Start {
     /// Replaces snapshots.
     pub control: Control,
-    /// Keeps key sets fresh; to be run on the control runtime.
-    pub refresher: Refresher,
+    /// Fetches key sets and asks identity servers; to be run on the control runtime.
+    pub keeper: Keeper,
     /// Keeps bundles fresh; to be run on the control runtime.
     pub bundle_refresher: bundles::refresher::Refresher,
 }
@@ -74,23 +74,23 @@ impl Control {
         vocabulary: Vocabulary,
     ) -> Result<Start, BuildErrors> {
         let metrics = Arc::new(Metrics::new(vocabulary));
-        let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
+        let (resources, keeper) = Resources::new(Arc::clone(&clock));
         let (bundles, bundle_refresher) = Bundles::new(Arc::clone(&clock));
         let (config, watched) = read(path, environment)?;
         let mut archives = bundles.prepare(&config, None);
-        let runtime = build(&config, &mut archives, &key_sets, None)?;
+        let runtime = build(&config, &mut archives, &resources, None)?;
         let LimitStore::Memory { keys } = runtime.config.limits;
         let audit = Arc::new(Log::new(Arc::clone(&metrics), Arc::clone(&clock)));
         let sinks = audit.prepare(&runtime.config.decision_logs);
         audit.install(sinks.map_err(|error| BuildErrors(vec![BuildError::DecisionLog(error)]))?);
-        let foundations = Foundations { clock, limits: Store::new(keys), key_sets, bundles, audit, metrics };
+        let foundations = Foundations { clock, limits: Store::new(keys), resources, bundles, audit, metrics };
         let runtime = Arc::new(runtime);
         let shared = Arc::new(Shared::new(foundations, Arc::clone(&runtime)));
         shared.bundles.adopt(&runtime, &archives);
         count(&shared, &runtime);
         let watched = watch::Sender::new(watched);
         let control = Self { path: path.to_owned(), environment, shared, watched, turn: Mutex::default() };
-        Ok(Start { control, refresher, bundle_refresher })
+        Ok(Start { control, keeper, bundle_refresher })
     }
 
     /// The state of the process.
@@ -125,7 +125,7 @@ impl Control {
         self.watched.send_replace(watched);
         let former = self.shared.current();
         let mut archives = self.shared.bundles.prepare(&config, Some(&former.runtime));
-        let runtime = build(&config, &mut archives, &self.shared.key_sets, Some(&former.runtime))?;
+        let runtime = build(&config, &mut archives, &self.shared.resources, Some(&former.runtime))?;
         let sinks = self.shared.audit.prepare(&runtime.config.decision_logs);
         let sinks = sinks.map_err(|error| BuildErrors(vec![BuildError::DecisionLog(error)]))?;
         let LimitStore::Memory { keys } = runtime.config.limits;
@@ -191,7 +191,7 @@ impl Control {
     /// Reads the credentials of the snapshot in force again: what is wrong with a policy must not hold up a revocation.
     fn renew(&self) {
         let running = self.shared.current();
-        match build::renew(&running.runtime, &running.runtime, &self.shared.key_sets) {
+        match build::renew(&running.runtime, &running.runtime, &self.shared.resources) {
             Ok(renewed) => self.shared.renew(Arc::new(renewed)),
             Err(errors) => tracing::error!(
                 errors = errors.one_line(),
@@ -217,7 +217,7 @@ impl Control {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(earlier) = self.shared.earlier() else { return Ok(false) };
         let running = self.shared.current();
-        let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.key_sets)?);
+        let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.resources)?);
         self.shared.roll_back(Arc::clone(&runtime));
         self.shared.bundles.adopt(&runtime, &Candidates::default());
         let LimitStore::Memory { keys } = runtime.config.limits;
@@ -251,11 +251,11 @@ pub enum Activation {
 fn build(
     config: &Config,
     archives: &mut Candidates,
-    key_sets: &KeySets,
+    resources: &Resources,
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {
     loop {
-        match build::build(config.clone(), archives, key_sets, former) {
+        match build::build(config.clone(), archives, resources, former) {
             Err(errors) if archives.fall_back(&errors) => {}
             outcome => return outcome,
         }
@@ -280,8 +280,8 @@ pub fn check(path: &Path, environment: Environment, clock: Arc<dyn Clock>) -> Re
     let logs = loaded.config.decision_logs.iter().filter_map(|config| sink::check(config).err());
     let mut faults: Vec<_> = logs.map(BuildError::DecisionLog).collect();
     // What would fetch key sets is not run.
-    let (key_sets, _refresher) = KeySets::new(clock);
-    match build::check(loaded.config, &key_sets) {
+    let (resources, _keeper) = Resources::new(clock);
+    match build::check(loaded.config, &resources) {
         Ok((config, refused)) if faults.is_empty() => {
             let of_shadow =
                 |message| Diagnostic { file: path.to_owned(), position: None, message, help: None };

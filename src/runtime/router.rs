@@ -215,7 +215,7 @@ fn conflict(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{BadCredential, Lifecycle, Route};
+    use crate::config::model::{Anonymous, BadCredential, Lifecycle, Require, Route};
 
     fn route(name: &str, path: &str, methods: &[Method]) -> Route {
         Route {
@@ -237,6 +237,8 @@ mod tests {
             lifecycle: Lifecycle::Active,
             identity: Vec::new(),
             on_bad_credential: BadCredential::Reject,
+            require: Require::Any,
+            anonymous: Anonymous::Allow,
             policy: "main".into(),
             upstream: "up".into(),
             routes,

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use crate::audit::log::Log;
 use crate::audit::recent::Recent;
 use crate::base::clock::Clock;
-use crate::identity::jwt::key_sets::KeySets;
+use crate::identity::resources::Resources;
 use crate::limits::memory::Store;
 use crate::policy::decide::Decider;
 use crate::runtime::beside::queue::Queue;
@@ -25,8 +25,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Limit counters.
     pub limits: Store,
-    /// Key sets of identity providers.
-    pub key_sets: KeySets,
+    /// Key sets and servers of identity providers.
+    pub resources: Resources,
     /// Bundles that are fetched.
     pub bundles: Bundles,
     /// Decision events.
@@ -104,8 +104,8 @@ pub struct Foundations {
     pub clock: Arc<dyn Clock>,
     /// Limit counters.
     pub limits: Store,
-    /// Key sets.
-    pub key_sets: KeySets,
+    /// Key sets and servers of identity providers.
+    pub resources: Resources,
     /// Bundles that are fetched.
     pub bundles: Bundles,
     /// Decision events.
@@ -125,12 +125,12 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// The shared state with `first` in force.
     pub fn new(foundations: Foundations, first: Arc<Runtime>) -> Self {
-        let Foundations { clock, limits, key_sets, bundles, audit, metrics } = foundations;
+        let Foundations { clock, limits, resources, bundles, audit, metrics } = foundations;
         let history = History { loaded_at: clock.now(), ..History::default() };
         Self {
             clock,
             limits,
-            key_sets,
+            resources,
             bundles,
             audit,
             metrics,

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use regorus::Value;
 
 use crate::audit::label::EncodedLabels;
-use crate::config::model::{self, BadCredential, Config, Lifecycle, Name, OnError};
+use crate::config::model::{self, Anonymous, BadCredential, Config, Lifecycle, Name, OnError};
 use crate::contract::decision::FoldedNames;
 use crate::contract::decision::Phase;
 use crate::identity::chain::Chain;
@@ -64,6 +64,8 @@ pub struct Api {
     pub chain: Chain,
     /// What a bad credential means.
     pub on_bad_credential: BadCredential,
+    /// What a request without a credential means.
+    pub anonymous: Anonymous,
     /// Index of its policy.
     pub policy: usize,
     /// Its default upstream.

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::contract::event::Outcome;
-use crate::identity::jwt::key_sets::Refresher;
+use crate::identity::resources::Keeper;
 use crate::pipeline::reject;
 use crate::runtime::build_error::BuildErrors;
 use crate::runtime::bundles;
@@ -92,7 +92,7 @@ pub struct Reloader {
 /// What the control thread is started with.
 struct ControlParts {
     reloader: Reloader,
-    refresher: Refresher,
+    keeper: Keeper,
     bundle_refresher: bundles::refresher::Refresher,
     sockets: Vec<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
@@ -108,7 +108,7 @@ impl Gateway {
     /// Starts the gateway that the configuration at `path` describes. Once this returns, it answers.
     pub fn start(path: &Path, environment: Environment) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let Start { control, refresher, bundle_refresher } =
+        let Start { control, keeper, bundle_refresher } =
             Control::start(path, environment, clock, VOCABULARY)?;
         let shared = Arc::clone(control.shared());
         let config = Arc::clone(&shared.current().runtime.config);
@@ -141,7 +141,7 @@ impl Gateway {
         }
         let parts = ControlParts {
             reloader: reloader.clone(),
-            refresher,
+            keeper,
             bundle_refresher,
             sockets,
             admin: admin_socket,
@@ -305,9 +305,9 @@ async fn control(parts: ControlParts) {
     let ControlParts { reloader, sockets, admin, queues, mut clusters, mut draining, mut stopped, .. } =
         parts;
     let shared = Arc::clone(reloader.shared());
-    tokio::task::spawn_local(parts.refresher.run());
+    tokio::task::spawn_local(parts.keeper.run());
     tokio::task::spawn_local(parts.bundle_refresher.run(Arc::clone(&reloader.control)));
-    shared.key_sets.attempted(KEY_SETS).await;
+    shared.resources.key_sets.attempted(KEY_SETS).await;
     let metrics = Rc::new(shared.metrics.worker());
     let accepting: Vec<_> = sockets
         .into_iter()

@@ -30,9 +30,15 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
         });
         (cluster.name().to_string(), json!(endpoints.collect::<Vec<_>>()))
     });
-    let key_sets = shared.key_sets.statuses().into_iter().map(|set| {
+    let key_sets = shared.resources.key_sets.statuses().into_iter().map(|set| {
         json!({"source": set.source, "loaded": set.loaded, "renewed_at": set.renewed_at.map(time),
             "last_error": set.last_error})
+    });
+    let servers = shared.resources.remotes.statuses().into_iter().map(|(name, server)| {
+        let last_outage = server.last_outage.map(|(reason, at)| json!({"reason": reason, "at": time(at)}));
+        let status = json!({"circuit": server.circuit, "asked": server.asked, "outages": server.outages,
+            "stale": server.stale, "remembered": server.remembered, "last_outage": last_outage});
+        (name.to_string(), status)
     });
     let bundles = shared.bundles.statuses().into_iter().map(|(name, status)| {
         let revision =
@@ -62,6 +68,7 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
         "policies": policies.collect::<Map<_, _>>(),
         "upstreams": upstreams.collect::<Map<_, _>>(),
         "bundles": bundles.collect::<Map<_, _>>(),
+        "identity_servers": servers.collect::<Map<_, _>>(),
         "key_sets": key_sets.collect::<Vec<_>>(),
         "decision_logs": logs.collect::<Vec<_>>(),
     })

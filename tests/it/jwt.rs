@@ -12,7 +12,6 @@ use postern::base::clock::ManualClock;
 use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
 use postern::contract::identity::Identity;
 use postern::contract::request::{ClientCertificate, TlsFacts};
-use postern::identity::Presented;
 use postern::identity::api_key::ApiKeys;
 use postern::identity::api_key::keys_file;
 use postern::identity::cache::WorkerCache;
@@ -21,6 +20,7 @@ use postern::identity::jwt::BearerTokens;
 use postern::identity::jwt::key_set::KeySet;
 use postern::identity::jwt::key_sets::KeySets;
 use postern::identity::provider::Provider;
+use postern::identity::{Presented, Target};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ impl World {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
         let now = Duration::from_secs(now);
-        self.present(&Presented { headers: &headers, query: None, tls: None, now })
+        self.present(&Presented { headers: &headers, query: None, tls: None, target: Target::default(), now })
     }
 
     /// Why a token is bad, or `"proven"`, `"anonymous"`.
@@ -236,12 +236,19 @@ fn one_request_has_one_token() {
     }
     let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&bearer).unwrap())]);
     let now = Duration::from_secs(NOW);
-    let presented = |query| Presented { headers: &headers, query: Some(query), tls: None, now };
+    let presented = |query| Presented {
+        headers: &headers,
+        query: Some(query),
+        tls: None,
+        target: Target::default(),
+        now,
+    };
     assert_eq!(verdict(&world.present(&presented("access_token=x"))), "several_credentials");
     assert_eq!(verdict(&world.present(&presented("page=access_token"))), "proven");
     let empty = HeaderMap::new();
     let query = format!("access_token={token}");
-    let only_query = Presented { headers: &empty, query: Some(&query), tls: None, now };
+    let only_query =
+        Presented { headers: &empty, query: Some(&query), tls: None, target: Target::default(), now };
     assert_eq!(verdict(&world.present(&only_query)), "anonymous", "a token in the query is no credential");
 }
 
@@ -466,7 +473,13 @@ fn a_bound_token_needs_its_certificate_each_time() {
     let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer)]);
     let ask = |tls: Option<&TlsFacts>| {
         let now = Duration::from_secs(NOW);
-        verdict(&world.present(&Presented { headers: &headers, query: None, tls, now }))
+        verdict(&world.present(&Presented {
+            headers: &headers,
+            query: None,
+            tls,
+            target: Target::default(),
+            now,
+        }))
     };
     let (holder, thief) = (tls(0xab), tls(0xcd));
     assert_eq!(ask(None), "holder_not_proven");
@@ -518,7 +531,13 @@ fn a_bad_token_is_not_passed_over_for_a_good_key() {
             headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
         }
         let now = Duration::from_secs(NOW);
-        verdict(&world.present(&Presented { headers: &headers, query: None, tls: None, now }))
+        verdict(&world.present(&Presented {
+            headers: &headers,
+            query: None,
+            tls: None,
+            target: Target::default(),
+            now,
+        }))
     };
     assert_eq!(ask(None), "proven");
     assert_eq!(ask(Some(&ec().sign(&claims_with(&json!({"exp": 1}))))), "expired");
@@ -548,7 +567,8 @@ fn another_header_takes_the_bare_token() {
     for (value, want) in [(token.clone(), "proven"), (format!("Bearer {token}"), "malformed_token")] {
         let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_str(&value).unwrap())]);
         let now = Duration::from_secs(NOW);
-        let presented = Presented { headers: &headers, query: None, tls: None, now };
+        let presented =
+            Presented { headers: &headers, query: None, tls: None, target: Target::default(), now };
         assert_eq!(verdict(&world.present(&presented)), want);
     }
 }
@@ -562,7 +582,7 @@ proptest! {
         let world = World::with(&[ec().jwk()], |_| {});
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_bytes(&value).unwrap())]);
         let presented =
-            Presented { headers: &headers, query: None, tls: None, now: Duration::from_secs(NOW) };
+            Presented { headers: &headers, query: None, tls: None, target: Target::default(), now: Duration::from_secs(NOW) };
         let outcome = world.present(&presented);
         prop_assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
     }

@@ -11,12 +11,12 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use postern::base::clock::{Clock, ManualClock};
 use postern::config::model::KeySetSource;
-use postern::identity::Presented;
 use postern::identity::cache::WorkerCache;
 use postern::identity::chain::Chain;
 use postern::identity::jwt::jwk::KeyFault;
 use postern::identity::jwt::key_set::{DEMAND_INTERVAL, KeySet, STALE_AFTER};
 use postern::identity::jwt::key_sets::KeySets;
+use postern::identity::{Presented, Target};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -159,7 +159,13 @@ impl Gateway {
     async fn verdict(&self, token: &str) -> &'static str {
         let bearer = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer)]);
-        let presented = Presented { headers: &headers, query: None, tls: None, now: self.clock.now() };
+        let presented = Presented {
+            headers: &headers,
+            query: None,
+            tls: None,
+            target: Target::default(),
+            now: self.clock.now(),
+        };
         verdict(&self.chain.authenticate(&presented, &self.cache).await)
     }
 

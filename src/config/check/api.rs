@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::{Check, Known, all};
 use crate::base::host_port::is_host;
 use crate::base::path::{CanonicalPath, PathRules};
-use crate::config::model::{Api, BadCredential, Lifecycle};
+use crate::config::model::{Anonymous, Api, BadCredential, Lifecycle, Require};
 use crate::config::place::Place;
 use crate::config::raw::api as raw;
 use crate::config::report::Reported;
@@ -41,6 +41,14 @@ impl Check<'_> {
             on_bad_credential: match written.on_bad_credential {
                 raw::BadCredential::Reject => BadCredential::Reject,
                 raw::BadCredential::Fact => BadCredential::Fact,
+            },
+            require: match written.require {
+                raw::Require::Any => Require::Any,
+                raw::Require::All => Require::All,
+            },
+            anonymous: match written.anonymous {
+                raw::Anonymous::Allow => Anonymous::Allow,
+                raw::Anonymous::Reject => Anonymous::Reject,
             },
             policy: policy?,
             upstream: upstream?,

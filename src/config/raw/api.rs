@@ -34,6 +34,14 @@ pub(crate) struct Api {
     /// What a bad credential means. Default `reject`.
     #[serde(default)]
     pub(crate) on_bad_credential: BadCredential,
+    /// Whether one of the providers must prove an identity, or all of them. With `all`, `input.identity` is that of the
+    /// first provider listed, and `input.identity.all` holds each by its provider's name. Default `any`.
+    #[serde(default)]
+    pub(crate) require: Require,
+    /// What a request without any credential means, where providers are listed. Default `allow`: it is anonymous, and
+    /// the policy decides.
+    #[serde(default)]
+    pub(crate) anonymous: Anonymous,
     /// The name of the policy that decides.
     pub(crate) policy: String,
     /// The name of the upstream that requests go to, unless the policy chooses another.
@@ -92,6 +100,28 @@ pub(crate) enum BadCredential {
     Reject,
     /// The policy is told in `input.identity.failure`, and decides.
     Fact,
+}
+
+/// How many of the providers must prove an identity.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Require {
+    /// The first that finds its credential.
+    #[default]
+    Any,
+    /// Each.
+    All,
+}
+
+/// What a request without any credential means.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Anonymous {
+    /// It is anonymous, and the policy decides.
+    #[default]
+    Allow,
+    /// The request is answered with 401.
+    Reject,
 }
 
 /// One route of an API.

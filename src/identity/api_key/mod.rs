@@ -104,7 +104,7 @@ impl Authenticator for ApiKeys {
 }
 
 fn rejection(reason: &'static str) -> Rejection {
-    Rejection { reason, challenge: CHALLENGE }
+    Rejection::plain(reason, CHALLENGE)
 }
 
 /// Built for each worker anew: see [`crate::identity::cache`].
@@ -131,6 +131,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::identity::Target;
 
     fn provider() -> ApiKeys {
         let record = |id: &str, key: &[u8], expires| KeyRecord {
@@ -154,7 +155,13 @@ mod tests {
             headers.append("x-api-key", HeaderValue::from_bytes(key).unwrap());
         }
         let provider = provider();
-        let presented = Presented { headers: &headers, query, tls: None, now: Duration::from_secs(now) };
+        let presented = Presented {
+            headers: &headers,
+            query,
+            tls: None,
+            target: Target::default(),
+            now: Duration::from_secs(now),
+        };
         let key = match provider.find(&presented) {
             Ok(key) => key?,
             Err(rejection) => return Some(Err(rejection.reason)),

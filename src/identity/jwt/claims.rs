@@ -127,6 +127,7 @@ impl Claims {
             scopes: self.names(paths.scopes.as_deref())?,
             attributes: None,
             expires_at: Some(expires_at),
+            stale: false,
             claims: Some(PolicyValue::from(Value::Object(self.0))),
         })
     }

@@ -73,7 +73,7 @@ impl Fault {
 
     /// The rejection, with its challenge (RFC 6750 section 3).
     pub(super) fn rejection(self) -> Rejection {
-        Rejection { reason: self.reason(), challenge: self.challenge() }
+        Rejection::plain(self.reason(), self.challenge())
     }
 
     fn challenge(self) -> HeaderValue {

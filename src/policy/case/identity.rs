@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use regorus::Value;
 
+use crate::config::suggest;
 use crate::config::yaml::Data;
 use crate::contract::identity::{Facts, Identity};
 use crate::policy::case::reader::{Fields, Reader};
 
-const IDENTITY: [&str; 13] = [
+const IDENTITY: [&str; 15] = [
     "authenticated",
     "provider",
+    "failure",
+    "all",
     "type",
     "subject",
     "issuer",
@@ -22,8 +25,25 @@ const IDENTITY: [&str; 13] = [
     "claims",
     "attributes",
     "expires_at",
-    "failure",
+    "stale",
 ];
+/// What one of several identities has; its provider is its key.
+const PROVEN: [&str; 11] = [
+    "type",
+    "subject",
+    "issuer",
+    "audience",
+    "roles",
+    "groups",
+    "scopes",
+    "claims",
+    "attributes",
+    "expires_at",
+    "stale",
+];
+/// The types of providers.
+const TYPES: [&str; 7] =
+    ["jwt", "api_key", "client_certificate", "ldap", "introspection", "oidc", "external"];
 const API: [&str; 5] = ["name", "version", "route", "params", "lifecycle"];
 const LIFECYCLE: [&str; 3] = ["state", "since", "sunset"];
 
@@ -59,22 +79,46 @@ pub(super) fn identity(reader: &mut Reader, case: &Fields<'_>) -> Identity {
         return Identity::anonymous();
     }
     if fields.get("type").is_none() {
-        let hint = "add `type: jwt`, `api_key` or `client_certificate`";
+        let hint = format!("add one of {}", suggest::listed(&TYPES));
         reader.fault(fields.position, "`identity.type` is missing", hint);
     }
-    Identity::authenticated(Facts {
-        provider: reader.required(&fields, "provider").map(Arc::from),
-        kind: reader.word(&fields, "type", ["jwt", "api_key", "client_certificate"]),
-        subject: reader.text(&fields, "subject"),
-        issuer: reader.text(&fields, "issuer"),
-        audience: reader.texts(&fields, "audience"),
-        roles: reader.texts(&fields, "roles"),
-        groups: reader.texts(&fields, "groups"),
-        scopes: reader.texts(&fields, "scopes"),
-        claims: object(reader, &fields, "claims"),
-        attributes: object(reader, &fields, "attributes"),
-        expires_at: reader.number(&fields, "expires_at").map(Duration::from_secs),
-    })
+    let mut facts = facts(reader, &fields);
+    facts.provider = reader.required(&fields, "provider").map(Arc::from);
+    let first = Identity::authenticated(facts);
+    let Some(others) = others(reader, &fields) else { return first };
+    let all: Vec<&Identity> = std::iter::once(&first).chain(&others).collect();
+    Identity::combined(&all)
+}
+
+/// What was proven, without the provider's name.
+fn facts(reader: &mut Reader, fields: &Fields<'_>) -> Facts {
+    Facts {
+        provider: None,
+        kind: reader.word(fields, "type", TYPES),
+        subject: reader.text(fields, "subject"),
+        issuer: reader.text(fields, "issuer"),
+        audience: reader.texts(fields, "audience"),
+        roles: reader.texts(fields, "roles"),
+        groups: reader.texts(fields, "groups"),
+        scopes: reader.texts(fields, "scopes"),
+        claims: object(reader, fields, "claims"),
+        attributes: object(reader, fields, "attributes"),
+        expires_at: reader.number(fields, "expires_at").map(Duration::from_secs),
+        stale: reader.flag(fields, "stale") == Some(true),
+    }
+}
+
+/// Reads `identity.all`: the identities besides the first one, which is there anyway.
+fn others(reader: &mut Reader, fields: &Fields<'_>) -> Option<Vec<Identity>> {
+    let all = reader.named(fields, "all")?;
+    let names: Vec<String> = all.keys().map(str::to_owned).collect();
+    let others = names.iter().filter_map(|name| {
+        let fields = reader.below(&all, name, &PROVEN)?;
+        let mut facts = facts(reader, &fields);
+        facts.provider = Some(Arc::from(name.as_str()));
+        Some(Identity::authenticated(facts))
+    });
+    Some(others.collect())
 }
 
 /// Reads `api`. The gateway has always found one, so there is always one here.

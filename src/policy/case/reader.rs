@@ -64,6 +64,13 @@ impl Reader {
         fields.get(key).map(|node| self.fields(node, &fields.path_of(key), known))
     }
 
+    /// The mapping under `key`, whose keys are names of the user's own, if it is there.
+    pub(super) fn named<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Option<Fields<'n>> {
+        let node = fields.get(key)?;
+        let known: Vec<&str> = node.entries().iter().map(|entry| entry.key.as_str()).collect();
+        Some(self.fields(node, &fields.path_of(key), &known))
+    }
+
     /// The text under `key`, if it is there.
     pub(super) fn text(&mut self, fields: &Fields<'_>, key: &str) -> Option<String> {
         fields.get(key).and_then(|node| self.text_of(node, &fields.path_of(key)))

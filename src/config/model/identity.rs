@@ -1,0 +1,100 @@
+//! The identity providers of a configuration, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, Uri};
+use jsonwebtoken::Algorithm;
+
+/// An identity provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
+pub enum Provider {
+    /// `type: jwt`.
+    Jwt(JwtProvider),
+    /// `type: api_key`.
+    ApiKey(ApiKeyProvider),
+    /// `type: client_certificate`.
+    ClientCertificate(ClientCertificateProvider),
+}
+
+/// Bearer JWTs of one issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtProvider {
+    /// Required `iss`.
+    pub issuer: String,
+    /// One of them must be in `aud`; at least one.
+    pub audiences: Vec<String>,
+    /// Where the keys come from.
+    pub keys: KeySetSource,
+    /// Allowed algorithms: all asymmetric, or all HMAC, never mixed.
+    pub algorithms: Vec<Algorithm>,
+    /// Where the identity's fields are in the claims.
+    pub claims: ClaimPaths,
+    /// Clock skew allowed for `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+    /// Required `typ` header, compared without case (`at+jwt`); `None` takes any of `JWT`, `at+jwt` or none.
+    pub token_type: Option<String>,
+    /// The header that carries the token; `Authorization` takes the `Bearer` scheme, others the bare token.
+    pub header: HeaderName,
+    /// Whether the upstream gets that header.
+    pub forward_credential: bool,
+}
+
+/// Where a JSON Web Key Set comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySetSource {
+    /// A file, re-read on reload.
+    File(PathBuf),
+    /// A URL, fetched in the background.
+    Url {
+        /// `https`, or `http` on loopback.
+        url: Uri,
+        /// Trusted issuers for the server's certificate; `None` uses the system's.
+        ca: Option<PathBuf>,
+        /// How often it is fetched again.
+        refresh: Duration,
+    },
+}
+
+/// Dotted paths into a token's claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimPaths {
+    /// Default `sub`.
+    pub subject: Vec<String>,
+    /// A string list, or a space-separated string.
+    pub roles: Option<Vec<String>>,
+    /// As `roles`.
+    pub groups: Option<Vec<String>>,
+    /// Default `scope`.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// API keys listed, hashed, in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeyProvider {
+    /// The header that carries the key.
+    pub header: HeaderName,
+    /// Whether the upstream gets that header.
+    pub forward_credential: bool,
+    /// The keys file: only SHA-256 hashes are in it.
+    pub keys: PathBuf,
+}
+
+/// Client certificates proven in the TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientCertificateProvider {
+    /// Which name is the subject.
+    pub subject: CertificateSubject,
+}
+
+/// The name of a certificate that identifies its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateSubject {
+    /// The first URI subject alternative name (SPIFFE ids).
+    SanUri,
+    /// The first DNS subject alternative name.
+    SanDns,
+    /// The subject's common name.
+    CommonName,
+}
