@@ -16,8 +16,8 @@ struct Unbuilt {
 const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
         path: &["identity", "*", "type"],
-        values: &["ldap", "introspection", "oidc", "external"],
-        instead: "use `jwt`, `api_key` or `client_certificate`",
+        values: &["introspection", "oidc", "external"],
+        instead: "use `jwt`, `api_key`, `client_certificate` or `ldap`",
     },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {

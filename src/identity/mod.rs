@@ -30,6 +30,7 @@ pub mod client_certificate;
 mod digest;
 mod header;
 pub mod jwt;
+pub mod ldap;
 pub mod provider;
 pub mod remote;
 pub mod resources;

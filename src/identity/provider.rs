@@ -11,6 +11,7 @@ use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::OpenError;
+use crate::identity::ldap::{self, LdapError};
 use crate::identity::resources::Resources;
 use crate::identity::{Authenticator, Enricher};
 
@@ -43,6 +44,9 @@ pub enum ProviderFault {
     /// Its keys file is not usable.
     #[error(transparent)]
     KeysFile(#[from] KeysFileErrors),
+    /// Its directory cannot be asked.
+    #[error(transparent)]
+    Ldap(#[from] LdapError),
 }
 
 /// All providers that cannot run, at least one.
@@ -99,7 +103,7 @@ pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
             let exposure = keys_file::exposure(&config.keys)?;
             Some(format!("identity provider `{name}`: {exposure}"))
         }
-        model::Provider::Jwt(_) | model::Provider::ClientCertificate(_) => None,
+        model::Provider::Jwt(_) | model::Provider::ClientCertificate(_) | model::Provider::Ldap(_) => None,
     };
     configured.iter().filter_map(warning).collect()
 }
@@ -109,7 +113,7 @@ pub(super) fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-fn role(_name: &Name, config: &model::Provider, resources: &Resources) -> Result<Role, ProviderFault> {
+fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<Role, ProviderFault> {
     Ok(Role::Authenticates(match config {
         model::Provider::Jwt(config) => {
             let key_set = resources.key_sets.open(&config.keys)?;
@@ -117,6 +121,7 @@ fn role(_name: &Name, config: &model::Provider, resources: &Resources) -> Result
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
         model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
+        model::Provider::Ldap(config) => return Ok(ldap::open(name, config, &resources.remotes)?),
     }))
 }
 

@@ -260,6 +260,7 @@ fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().filter_map(|provider| match provider {
         model::Provider::Jwt(jwt) => Some(jwt.header.clone()),
         model::Provider::ApiKey(key) => Some(key.header.clone()),
+        model::Provider::Ldap(ldap) => ldap.enrich.is_none().then_some(http::header::AUTHORIZATION),
         model::Provider::ClientCertificate(_) => None,
     });
     headers.collect()

@@ -240,6 +240,9 @@ fn of_provider(name: &Name, fault: &ProviderFault, path: &Path) -> Vec<Diagnosti
         ProviderFault::KeySet(error) => {
             vec![whole(path, format!("identity provider `{name}`: {}", with_sources(error)))]
         }
+        ProviderFault::Ldap(error) => {
+            vec![whole(path, format!("identity provider `{name}`: {}", with_sources(error)))]
+        }
         ProviderFault::KeysFile(errors) => {
             let of_fault = |fault: &KeysFileFault| Diagnostic {
                 position: fault.position.and_then(|(line, column)| position(line, column)),

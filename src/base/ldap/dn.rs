@@ -137,7 +137,9 @@ mod tests {
         check(r"cn=\ lead\ ,o=x", Some(("cn", " lead ")));
         check("cn=#04024869,o=x", Some(("cn", "#04024869")));
         check("cn=a+sn=b,o=x", None);
-        for wrong in ["", "staff", "cn", "=a", "c n=a", r"cn=a\", r"cn=a\z", "cn=a<b", r"cn=\ff,o=x", "cn=#zz"] {
+        for wrong in
+            ["", "staff", "cn", "=a", "c n=a", r"cn=a\", r"cn=a\z", "cn=a<b", r"cn=\ff,o=x", "cn=#zz"]
+        {
             check(wrong, None);
         }
     }

@@ -274,7 +274,8 @@ impl<'t> Parser<'t> {
                 None | Some('*' | ')') => break,
                 Some('(' | '\0') => return Err(self.expected("`(` and NUL written as `\\28` and `\\00`")),
                 Some('\\') => {
-                    let pair = self.rest().get(1..3).filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit()));
+                    let pair =
+                        self.rest().get(1..3).filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit()));
                     let byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
                     bytes.push(byte.ok_or_else(|| self.expected("two hexadecimal digits after `\\`"))?);
                     self.at += 3;
@@ -387,8 +388,27 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_refused() {
         for wrong in [
-            "", "uid=x", "(uid=x", "(uid=x))", "()", "(&)", "(|)", "(!)", "(=x)", "(u id=x)", "(uid=x)(uid=y)", "(uid=(x))",
-            r"(uid=\2)", r"(uid=\zz)", "(uid={username)", "(uid=\0)", "(:=x)", "(uid:=", "(uid>x)", "(!(a=b)(c=d))", "(;x=y)",
+            "",
+            "uid=x",
+            "(uid=x",
+            "(uid=x))",
+            "()",
+            "(&)",
+            "(|)",
+            "(!)",
+            "(=x)",
+            "(u id=x)",
+            "(uid=x)(uid=y)",
+            "(uid=(x))",
+            r"(uid=\2)",
+            r"(uid=\zz)",
+            "(uid={username)",
+            "(uid=\0)",
+            "(:=x)",
+            "(uid:=",
+            "(uid>x)",
+            "(!(a=b)(c=d))",
+            "(;x=y)",
         ] {
             let error = Filter::parse(wrong).unwrap_err();
             assert!(matches!(error, FilterError::Malformed { .. }), "{wrong}: {error}");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use jsonwebtoken::Algorithm;
 
+use crate::config::model::ldap::LdapProvider;
+
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
@@ -16,6 +18,8 @@ pub enum Provider {
     ApiKey(ApiKeyProvider),
     /// `type: client_certificate`.
     ClientCertificate(ClientCertificateProvider),
+    /// `type: ldap`.
+    Ldap(LdapProvider),
 }
 
 /// Bearer JWTs of one issuer.

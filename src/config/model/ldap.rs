@@ -8,7 +8,7 @@ use crate::base::secret::Secret;
 use crate::base::size::ByteLimit;
 
 /// A directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LdapProvider {
     /// Its servers, the preferred one first; at least one.
     pub servers: Vec<LdapServer>,
@@ -32,6 +32,8 @@ pub struct LdapProvider {
     pub timeouts: Timeouts,
     /// Bounds of one answer.
     pub limits: AnswerLimits,
+    /// What is remembered.
+    pub memory: Memory,
     /// It takes no credential, and tells more of whom another provider has proven.
     pub enrich: Option<EnrichBy>,
 }
@@ -59,7 +61,7 @@ pub enum Security {
 }
 
 /// The gateway's own account.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceAccount {
     /// Its name.
     pub dn: String,
@@ -68,7 +70,7 @@ pub struct ServiceAccount {
 }
 
 /// How a user is found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Users {
     /// Where the search begins.
     pub base: String,
@@ -101,7 +103,7 @@ pub enum Scope {
 }
 
 /// How groups are found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Groups {
     /// Where.
     pub source: GroupSource,
@@ -112,7 +114,7 @@ pub struct Groups {
 }
 
 /// Where groups are found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupSource {
     /// By a search for entries that name the user.
     Search {
@@ -165,6 +167,19 @@ pub struct AnswerLimits {
     pub bytes: ByteLimit,
 }
 
+/// What is remembered of a directory's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// How long a good answer is.
+    pub ttl: Duration,
+    /// How long a refusal is.
+    pub negative_ttl: Duration,
+    /// How much longer a good answer serves while no server answers.
+    pub stale: Duration,
+    /// Answers at most.
+    pub entries: usize,
+}
+
 /// What of a proven identity is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnrichBy {
@@ -172,4 +187,6 @@ pub enum EnrichBy {
     Subject,
     /// A claim of its token.
     Claim(Vec<String>),
+    /// One of its attributes.
+    Attribute(Vec<String>),
 }

@@ -3,7 +3,10 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use self::ldap::Ldap;
 use crate::config::raw::quantity::Duration;
+
+pub(crate) mod ldap;
 
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -16,6 +19,8 @@ pub(crate) enum Provider {
     ApiKey(ApiKey),
     /// Client certificates, proven in the TLS handshake.
     ClientCertificate(ClientCertificate),
+    /// A directory that is asked by LDAP.
+    Ldap(Ldap),
 }
 
 /// JSON Web Tokens of one issuer.

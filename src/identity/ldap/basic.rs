@@ -65,10 +65,7 @@ pub(super) fn decode(encoded: &[u8]) -> Option<Login> {
     let (username, password) = text.split_once(':')?;
     let fits = (1..=USERNAME_BYTES_MAX).contains(&username.len())
         && (1..=PASSWORD_BYTES_MAX).contains(&password.len());
-    fits.then(|| Login {
-        username: username.to_owned(),
-        password: Secret::new(password.as_bytes().to_vec()),
-    })
+    fits.then(|| Login { username: username.to_owned(), password: Secret::new(password.as_bytes().to_vec()) })
 }
 
 #[cfg(test)]
@@ -90,7 +87,9 @@ mod tests {
         }
         let long = format!("Basic {}", "a".repeat(ENCODED_BYTES_MAX + 1));
         assert_eq!(encoded(long.as_bytes()), Err(BasicFault::Malformed));
-        for value in ["Basic YTpi, Bearer x", "Basic YTpi,Basic YTpj", "Bearer a, Basic YTpi", "Basic,", "a,basic b"] {
+        for value in
+            ["Basic YTpi, Bearer x", "Basic YTpi,Basic YTpj", "Bearer a, Basic YTpi", "Basic,", "a,basic b"]
+        {
             assert_eq!(encoded(value.as_bytes()), Err(BasicFault::Several), "{value}");
         }
     }
@@ -98,9 +97,9 @@ mod tests {
     #[track_caller]
     fn check(text: &[u8], want: Option<(&str, &str)>) {
         let login = decode(STANDARD.encode(text).as_bytes());
-        let got = login.as_ref().map(|login| {
-            (login.username.as_str(), str::from_utf8(login.password.expose()).unwrap())
-        });
+        let got = login
+            .as_ref()
+            .map(|login| (login.username.as_str(), str::from_utf8(login.password.expose()).unwrap()));
         assert_eq!(got, want, "{}", String::from_utf8_lossy(text));
     }
 
@@ -111,8 +110,18 @@ mod tests {
         check("zo\u{eb}: p\u{e4}ss ".as_bytes(), Some(("zo\u{eb}", " p\u{e4}ss ")));
         check(b"al\\00ice:pw", Some(("al\\00ice", "pw")));
         for wrong in [
-            &b"alice:"[..], b":secret", b":", b"", b"alice", b"al\0ice:pw", b"alice:p\0w", b"alice:p\nw", b"alice:\x7f",
-            "alice:\u{85}".as_bytes(), b"alice:\xff", b"\xfe:pw",
+            &b"alice:"[..],
+            b":secret",
+            b":",
+            b"",
+            b"alice",
+            b"al\0ice:pw",
+            b"alice:p\0w",
+            b"alice:p\nw",
+            b"alice:\x7f",
+            "alice:\u{85}".as_bytes(),
+            b"alice:\xff",
+            b"\xfe:pw",
         ] {
             check(wrong, None);
         }

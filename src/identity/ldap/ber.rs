@@ -82,10 +82,12 @@ impl<'b> Reader<'b> {
 
     /// A whole number that is not negative and has at most 31 bits (RFC 4511 section 4.1.1).
     pub(super) fn number(&mut self, tag: u8) -> Result<u32, Malformed> {
-        match self.take(tag)? {
-            [] | [0x80.., ..] => Err(Malformed),
-            octets if octets.len() > 4 => Err(Malformed),
-            octets => Ok(octets.iter().fold(0, |number, octet| number << 8 | u32::from(*octet))),
+        let octets = self.take(tag)?;
+        match octets.first() {
+            Some(first) if *first < 0x80 && octets.len() <= 4 => {
+                Ok(octets.iter().fold(0, |number, octet| number << 8 | u32::from(*octet)))
+            }
+            Some(_) | None => Err(Malformed),
         }
     }
 

@@ -63,7 +63,7 @@ impl Connection {
     /// Connects, with TLS where the server is configured so.
     pub(super) async fn open(
         server: &LdapServer,
-        tls: &Arc<rustls::ClientConfig>,
+        tls: Option<&Arc<rustls::ClientConfig>>,
         bounds: Bounds,
     ) -> Result<Self, Fault> {
         let stream = TcpStream::connect((server.host.as_str(), server.port)).await;
@@ -87,10 +87,11 @@ impl Connection {
     async fn secured(
         stream: Box<dyn Duplex>,
         server: &LdapServer,
-        tls: &Arc<rustls::ClientConfig>,
+        tls: Option<&Arc<rustls::ClientConfig>>,
     ) -> Result<Self, Fault> {
         let name = ServerName::try_from(server.host.clone()).map_err(|_| Fault::Tls)?;
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
+        let tls = TlsConnector::from(Arc::clone(tls.ok_or(Fault::Tls)?));
+        let stream = tls.connect(name, stream).await;
         stream.map(|stream| Self::over(Box::new(stream))).map_err(|_| Fault::Tls)
     }
 

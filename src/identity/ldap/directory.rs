@@ -1,9 +1,10 @@
 //! All servers of one directory, as one that is asked.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::base::pem::{self, PemError};
-use crate::config::model::ldap::LdapProvider;
+use crate::config::model::ldap::{LdapProvider, Security};
 use crate::fetch::{TrustError, client_tls};
 use crate::identity::ldap::connection::{Bounds, Reply};
 use crate::identity::ldap::fault::Fault;
@@ -16,6 +17,9 @@ pub enum LdapError {
     /// The file of trusted issuers.
     #[error(transparent)]
     Pem(#[from] PemError),
+    /// The file of trusted issuers, which was just there.
+    #[error("cannot read the `ca` again")]
+    Read(#[from] io::Error),
     /// No TLS client can be made.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -31,9 +35,11 @@ pub(super) struct Directory {
 impl Directory {
     pub(super) fn new(config: &LdapProvider) -> Result<Self, LdapError> {
         let issuers = config.ca.as_ref().map(|file| pem::certificates(file)).transpose()?;
+        // Whoever needs no certificates need not have any to trust.
+        let needs_tls = config.servers.iter().any(|server| server.security != Security::Plaintext);
         let bytes = usize::try_from(config.limits.bytes.bytes()).unwrap_or(usize::MAX);
         let settings = Settings {
-            tls: Arc::new(client_tls(issuers)?),
+            tls: needs_tls.then(|| client_tls(issuers).map(Arc::new)).transpose()?,
             account: config.account.clone(),
             pool: config.pool,
             timeouts: config.timeouts,

@@ -98,7 +98,7 @@ impl GroupSearch<'_> {
             for some in level.chunks(GROUPS_A_SEARCH) {
                 let values = |dn: &String| Values {
                     dn: dn.clone(),
-                    // A group has no subject; its name takes that place, which no user's subject can equal.
+                    // A group has no other subject than its name.
                     subject: dn.clone(),
                     username: String::new(),
                 };
@@ -149,18 +149,27 @@ impl ListedGroups<'_> {
             let mut next = Vec::new();
             for dn in level {
                 let is_last = depth == nested;
-                match (found.name, is_last) {
-                    (GroupName::Dn, true) => drop(found.names.insert(dn)),
-                    (GroupName::Attribute(attribute), true) if let Some(name) = named(&dn, attribute) => {
-                        drop(found.names.insert(name));
-                    }
-                    (GroupName::Dn | GroupName::Attribute(_), _) => {
-                        let Some(entry) = self.entry(dn, found).await? else { continue };
+                let known = match found.name {
+                    GroupName::Dn => Some(dn.clone()),
+                    GroupName::Attribute(attribute) => named(&dn, attribute),
+                };
+                // Its entry is asked for only where the name does not tell enough.
+                let entry = match &known {
+                    Some(_) if is_last => None,
+                    Some(_) | None => self.entry(dn, found).await?,
+                };
+                match (entry, known) {
+                    (Some(entry), _) => {
                         found.add(&entry)?;
                         if !is_last {
                             next.extend(new(entry.values(self.attribute), found)?);
                         }
                     }
+                    // The user's entry names it, whether or not the gateway may read it.
+                    (None, Some(name)) => {
+                        found.names.insert(name);
+                    }
+                    (None, None) => return Err(Fault::Code(NO_SUCH_OBJECT)),
                 }
             }
             level = next;
@@ -168,12 +177,11 @@ impl ListedGroups<'_> {
         Ok(())
     }
 
-    /// A group's entry; `None` if the name leads nowhere: it was deleted, and a name alone gives no right.
+    /// A group's entry; `None` if there is none, or none that the gateway may read.
     async fn entry(&self, dn: String, found: &Found<'_>) -> Result<Option<Entry>, Fault> {
         let mut attributes = found.attributes();
         attributes.push(self.attribute.to_owned());
-        let search =
-            Search { base: dn, scope: Scope::Base, filter: Filled::Any, entries_max: 1, attributes };
+        let search = Search { base: dn, scope: Scope::Base, filter: Filled::Any, entries_max: 1, attributes };
         let reply = self.directory.ask(&Request::Search(search)).await?;
         if reply.code == NO_SUCH_OBJECT {
             return Ok(None);

@@ -357,13 +357,15 @@ mod tests {
 
     #[test]
     fn hostile_answers_are_malformed() {
-        let nested: Vec<u8> = (0..12_000_u32).rev().flat_map(|depth| {
+        let nested = (0..12_000_u32).rev().flat_map(|depth| {
             let length = depth * 6 + 2;
             [&[0x30, 0x84][..], &length.to_be_bytes()].concat()
         });
         let nested: Vec<u8> = nested.chain([0x30, 0]).collect();
         let short = [0x30, 3, 2, 1, 1];
-        for wrong in [&[0x30, 0][..], &short, &nested, &[0x30, 5, 2, 1, 1, 0x65, 9], &[0x30, 5, 2, 1, 1, 0x79, 0]] {
+        for wrong in
+            [&[0x30, 0][..], &short, &nested, &[0x30, 5, 2, 1, 1, 0x65, 9], &[0x30, 5, 2, 1, 1, 0x79, 0]]
+        {
             assert_eq!(Response::parse(wrong, &[]), Err(Malformed));
         }
     }

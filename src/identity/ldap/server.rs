@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// What a server needs to know besides its address.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
     pub(super) account: Option<ServiceAccount>,
     pub(super) pool: PoolSize,
     pub(super) timeouts: Timeouts,
@@ -107,9 +107,8 @@ impl Server {
     }
 
     async fn connect(&self, request: &Request, settings: &Settings) -> Result<Connection, Fault> {
-        let open = Connection::open(&self.address, &settings.tls, settings.bounds);
-        let mut connection =
-            timeout(settings.timeouts.connect, open).await.unwrap_or(Err(Fault::Timeout))?;
+        let open = Connection::open(&self.address, settings.tls.as_ref(), settings.bounds);
+        let mut connection = timeout(settings.timeouts.connect, open).await.unwrap_or(Err(Fault::Timeout))?;
         if let (Request::Search(_), Some(account)) = (request, &settings.account) {
             let password = Secret::new(account.password.expose().clone().into_bytes());
             let bind = Request::Bind { dn: account.dn.clone(), password };
