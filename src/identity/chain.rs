@@ -265,7 +265,10 @@ impl Attempt<'_> {
         facts.provider = Some(Arc::clone(&provider.name));
         let identity = Arc::new(Identity::authenticated(facts));
         let (validity, revision) = (proof.validity, proof.revision);
-        self.cache.insert(key, &identity, *proof, credential.len());
+        // One that is good for this request only is not worth the place.
+        if validity.contains(self.presented.now) {
+            self.cache.insert(key, &identity, *proof, credential.len());
+        }
         Found::Proven(Proven { identity, validity, digest, revision })
     }
 

@@ -28,6 +28,7 @@ pub mod cache;
 pub mod chain;
 pub mod client_certificate;
 mod digest;
+pub mod external;
 mod header;
 pub mod jwt;
 pub mod ldap;

@@ -9,6 +9,7 @@ use crate::config::model::{self, Name};
 use crate::identity::api_key::ApiKeys;
 use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
+use crate::identity::external::{External, ExternalFault};
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::OpenError;
 use crate::identity::ldap::{self, LdapError};
@@ -47,6 +48,9 @@ pub enum ProviderFault {
     /// Its directory cannot be asked.
     #[error(transparent)]
     Ldap(#[from] LdapError),
+    /// The way to its service cannot be made.
+    #[error(transparent)]
+    External(#[from] ExternalFault),
 }
 
 /// All providers that cannot run, at least one.
@@ -103,7 +107,10 @@ pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
             let exposure = keys_file::exposure(&config.keys)?;
             Some(format!("identity provider `{name}`: {exposure}"))
         }
-        model::Provider::Jwt(_) | model::Provider::ClientCertificate(_) | model::Provider::Ldap(_) => None,
+        model::Provider::Jwt(_)
+        | model::Provider::ClientCertificate(_)
+        | model::Provider::Ldap(_)
+        | model::Provider::External(_) => None,
     };
     configured.iter().filter_map(warning).collect()
 }
@@ -122,6 +129,7 @@ fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
         model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
         model::Provider::Ldap(config) => return Ok(ldap::open(name, config, &resources.remotes)?),
+        model::Provider::External(config) => Box::new(External::open(name, config, &resources.remotes)?),
     }))
 }
 

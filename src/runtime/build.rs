@@ -257,11 +257,13 @@ fn build_api(
 
 /// Every header that any provider takes a credential from: a client may send one to the wrong API.
 fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
-    let headers = config.identity.values().filter_map(|provider| match provider {
-        model::Provider::Jwt(jwt) => Some(jwt.header.clone()),
-        model::Provider::ApiKey(key) => Some(key.header.clone()),
-        model::Provider::Ldap(ldap) => ldap.enrich.is_none().then_some(http::header::AUTHORIZATION),
-        model::Provider::ClientCertificate(_) => None,
+    let headers = config.identity.values().flat_map(|provider| match provider {
+        model::Provider::Jwt(jwt) => vec![jwt.header.clone()],
+        model::Provider::ApiKey(key) => vec![key.header.clone()],
+        model::Provider::Ldap(ldap) if ldap.enrich.is_some() => Vec::new(),
+        model::Provider::Ldap(_) => vec![http::header::AUTHORIZATION],
+        model::Provider::ClientCertificate(_) => Vec::new(),
+        model::Provider::External(external) => external.forward.clone(),
     });
     headers.collect()
 }

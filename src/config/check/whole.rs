@@ -170,7 +170,8 @@ impl Check<'_> {
             };
             let by_certificate = api.identity.iter().find(|name| match config.identity.get(*name) {
                 Some(Provider::ClientCertificate(_)) => true,
-                Some(Provider::Jwt(_) | Provider::ApiKey(_) | Provider::Ldap(_)) | None => false,
+                Some(Provider::Jwt(_) | Provider::ApiKey(_) | Provider::Ldap(_) | Provider::External(_))
+                | None => false,
             });
             if by_certificate.is_some() && !listeners.iter().any(asks) {
                 let message = "no listener of this API asks for client certificates, though it accepts them";

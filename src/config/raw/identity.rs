@@ -3,9 +3,11 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use self::ldap::Ldap;
+use crate::config::raw::identity::external::External;
+use crate::config::raw::identity::ldap::Ldap;
 use crate::config::raw::quantity::Duration;
 
+pub(crate) mod external;
 pub(crate) mod ldap;
 
 /// A way to learn who sends a request.
@@ -21,6 +23,8 @@ pub(crate) enum Provider {
     ClientCertificate(ClientCertificate),
     /// A directory that is asked by LDAP.
     Ldap(Ldap),
+    /// An authentication service that is asked over HTTP.
+    External(External),
 }
 
 /// JSON Web Tokens of one issuer.
