@@ -237,11 +237,8 @@ impl BuildError {
 
 fn of_provider(name: &Name, fault: &ProviderFault, path: &Path) -> Vec<Diagnostic> {
     match fault {
-        ProviderFault::KeySet(_) | ProviderFault::External(_) => {
+        ProviderFault::KeySet(_) | ProviderFault::Ldap(_) | ProviderFault::External(_) => {
             vec![whole(path, format!("identity provider `{name}`: {}", with_sources(fault)))]
-        }
-        ProviderFault::Ldap(error) => {
-            vec![whole(path, format!("identity provider `{name}`: {}", with_sources(error)))]
         }
         ProviderFault::KeysFile(errors) => {
             let of_fault = |fault: &KeysFileFault| Diagnostic {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::model::ldap::{LdapServer, Security};
-use crate::identity::ldap::ber::element_length;
+use crate::identity::ldap::ber::{SEQUENCE, element_length};
 use crate::identity::ldap::fault::Fault;
 use crate::identity::ldap::message::{Entry, Request, Response, SIZE_LIMIT_EXCEEDED, SUCCESS};
 
@@ -150,6 +150,10 @@ impl Connection {
 
     async fn receive(&mut self, wanted: &[String], left: &mut Left) -> Result<Response, Fault> {
         let length = loop {
+            // What is no message is known by its first byte: the rest may never come.
+            if self.read.first().is_some_and(|tag| *tag != SEQUENCE) {
+                return Err(Fault::Malformed);
+            }
             let length = element_length(&self.read)?;
             // Refused by its head, before its bytes are there.
             if length.is_some_and(|length| length > left.bytes) {
