@@ -14,17 +14,21 @@ use crate::wire::{RecordingUpstream, connect, get};
 
 const CASES: &str = "../shared/data/attacks/cases.jsonl";
 
-/// What the cases about directories say of themselves.
+/// What the cases say of themselves.
 const PRECONDITION: &str = "Basic auth via slapd bind";
 
 /// `(case, why it is not here)`.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("AUTH-008", "ldap_attacks::spellings_of_one_name_are_one_subject"),
     ("AUTH-013", "ldap_outages::a_directory_that_never_answers_holds_up_nobody_else"),
     ("AUTH-014", "ldap_attacks::no_answer_is_taken_for_anothers"),
     ("AUTH-018", "ldap_attacks::groups_in_a_circle_end"),
     ("AUTH-019", "ldap_outages::an_answer_without_end_is_refused_and_not_kept"),
     ("AUTH-020", "ldap_outages::hostile_answers_are_outages_and_nothing_more"),
+    // These are about API keys.
+    ("AUTH-023", "identity::api_key::tests: any other spelling is unknown, two are refused"),
+    ("AUTH-024", "live_identity::a_credential_is_in_no_part_of_an_event; the upstream gets it unless told otherwise"),
+    ("AUTH-041", "live_identity::providers_are_tried_in_order_and_nobody_is_anonymous_by_accident"),
 ];
 
 /// Logins, and the status of each.

@@ -41,6 +41,7 @@ impl Check<'_> {
         }
         self.unused(config);
         self.unreachable(config);
+        self.proven_by_nobody(config);
         self.trusted_by_all(config);
     }
 
@@ -168,14 +169,35 @@ impl Check<'_> {
                     ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
                 })
             };
-            let by_certificate = api.identity.iter().find(|name| match config.identity.get(*name) {
-                Some(Provider::ClientCertificate(_)) => true,
-                Some(Provider::Jwt(_) | Provider::ApiKey(_) | Provider::Ldap(_) | Provider::External(_))
-                | None => false,
-            });
-            if by_certificate.is_some() && !listeners.iter().any(asks) {
+            let by_certificate = api
+                .identity
+                .iter()
+                .any(|name| matches!(config.identity.get(name), Some(Provider::ClientCertificate(_))));
+            if by_certificate && !listeners.iter().any(asks) {
                 let message = "no listener of this API asks for client certificates, though it accepts them";
                 self.report.warning(&place.key("identity"), message, "set `tls.client_auth` on a listener");
+            }
+        }
+    }
+
+    /// A directory that only adds to identities needs one that proves them.
+    fn proven_by_nobody(&mut self, config: &Config) {
+        let enriches = |name: &Name| {
+            matches!(config.identity.get(name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_some())
+        };
+        let mut lists = Vec::new();
+        for (index, api) in config.apis.iter().enumerate() {
+            let place = Place::root().key("apis").index(index);
+            lists.push((place.key("identity"), &api.identity));
+            for (index, route) in api.routes.iter().enumerate() {
+                let place = place.key("routes").index(index).key("identity");
+                lists.extend(route.identity.as_ref().map(|names| (place, names)));
+            }
+        }
+        for (place, names) in lists {
+            if !names.is_empty() && names.iter().all(enriches) {
+                let message = "nobody is proven here: a provider with `enrich` adds to the identities of others";
+                self.report.error_with(&place, message, "list one that takes a credential, too");
             }
         }
     }
