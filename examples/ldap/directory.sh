@@ -3,9 +3,10 @@
 set -eu
 cd "$(dirname "$0")"
 address=${1:-127.0.0.1:3890}
-data=$(mktemp -d)
+data=$PWD/.directory
+rm -rf "$data"
 
-mkdir "$data/db"
+mkdir -p "$data/db"
 cat > "$data/slapd.conf" <<END
 include /etc/ldap/schema/core.schema
 include /etc/ldap/schema/cosine.schema

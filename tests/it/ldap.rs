@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::{TestGateway, eventually};
 use crate::ldap_support::*;
-use crate::live_support::Authority;
+use crate::live_support::{Authority, plain_config};
 use crate::token::{Signer, jwks};
 use crate::wire::{RecordingUpstream, get};
 
@@ -271,7 +271,8 @@ fn an_identity_proven_elsewhere_is_enriched() {
         json!({"dn": format!("uid=alice,{PEOPLE}"), "mail": "alice@example.com"})
     );
     // Nobody of that name, and names that are none.
-    let nobody = [("nobody", "not_in_directory"), ("*", "not_in_directory"), ("a\u{0}", "no_name_to_look_up")];
+    let nobody =
+        [("nobody", "not_in_directory"), ("*", "not_in_directory"), ("a\u{0}", "no_name_to_look_up")];
     for (index, (subject, reason)) in nobody.into_iter().enumerate() {
         assert_eq!(ask(&by_subject, &bearer(subject, json!(1))).status, 401, "{subject:?}");
         assert_eq!(by_subject.events(index + 2)[index + 1]["gateway"]["reason"], reason);
@@ -282,6 +283,12 @@ fn an_identity_proven_elsewhere_is_enriched() {
     let bob = who(&ask(&by_claim, &bearer("someone", json!("bob"))));
     assert_eq!((&bob["subject"], &bob["attributes"]["mail"]), (&json!("someone"), &json!("bob@example.com")));
     assert_eq!(ask(&by_claim, &bearer("alice", json!(7))).status, 401);
+    // An API that has nobody to add to.
+    let alone = provider("ldap://127.0.0.1", "enrich: {by: subject}");
+    let config = plain_config(&upstream.url(), &format!("identity:\n{alone}"))
+        .replace("upstream: up}", "upstream: up, identity: [directory]}");
+    let refused = TestGateway::try_start(&config, &[("policy/main.rego", TELLS)]).err().unwrap().to_string();
+    assert!(refused.contains("nobody is proven here"), "{refused}");
     // Without the directory nobody knows which groups are missing.
     slapd.kill();
     assert_eq!(ask(&by_subject, &bearer("bob", json!(1))).status, 503);

@@ -27,7 +27,10 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ("AUTH-020", "ldap_outages::hostile_answers_are_outages_and_nothing_more"),
     // These are about API keys.
     ("AUTH-023", "identity::api_key::tests: any other spelling is unknown, two are refused"),
-    ("AUTH-024", "live_identity::a_credential_is_in_no_part_of_an_event; the upstream gets it unless told otherwise"),
+    (
+        "AUTH-024",
+        "live_identity::a_credential_is_in_no_part_of_an_event; the upstream gets it unless told otherwise",
+    ),
     ("AUTH-041", "live_identity::providers_are_tried_in_order_and_nobody_is_anonymous_by_accident"),
 ];
 

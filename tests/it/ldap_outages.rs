@@ -190,7 +190,7 @@ fn an_answer_without_end_is_refused_and_not_kept() {
             Act::Pour((0..100).flat_map(|number| entry(asked.id, &dn(number), "uid", &[b"u"])).collect())
         }),
         Box::new(move |asked| Act::Pour(entry(asked.id, &dn(1), "uid", &[&big]))),
-        Box::new(move |asked| Act::Send(many[usize::from(asked.id) - 2].clone())),
+        Box::new(move |asked| Act::Pour(many[usize::from(asked.id) - 2].clone())),
         Box::new(|asked| {
             let reference = element(0x73, &element(4, b"ldap://127.0.0.1:1/"));
             Act::Pour(element(0x30, &[&[2, 1, asked.id][..], &reference].concat()))

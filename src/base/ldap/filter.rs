@@ -169,7 +169,15 @@ impl<'t> Parser<'t> {
     }
 
     fn need(&mut self, word: &'static str) -> Result<(), FilterError> {
-        if self.take(word) { Ok(()) } else { Err(self.expected(word)) }
+        if self.take(word) {
+            return Ok(());
+        }
+        Err(self.expected(match word {
+            "(" => "`(`",
+            ")" => "`)`",
+            "=" => "`=`",
+            _ => "`:=`",
+        }))
     }
 
     fn filter(&mut self, depth: usize) -> Result<Filter, FilterError> {
@@ -248,7 +256,7 @@ impl<'t> Parser<'t> {
         let mut rule = None;
         if !self.take(":=") {
             self.need(":")?;
-            let end = self.rest().find(":=").ok_or_else(|| self.expected(":="))?;
+            let end = self.rest().find(":=").ok_or_else(|| self.expected("`:=`"))?;
             rule = self.rest().get(..end).map(str::to_owned);
             self.at += end;
             self.need(":=")?;

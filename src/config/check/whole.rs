@@ -182,9 +182,7 @@ impl Check<'_> {
 
     /// A directory that only adds to identities needs one that proves them.
     fn proven_by_nobody(&mut self, config: &Config) {
-        let enriches = |name: &Name| {
-            matches!(config.identity.get(name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_some())
-        };
+        let enriches = |name: &Name| matches!(config.identity.get(name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_some());
         let mut lists = Vec::new();
         for (index, api) in config.apis.iter().enumerate() {
             let place = Place::root().key("apis").index(index);
@@ -196,7 +194,8 @@ impl Check<'_> {
         }
         for (place, names) in lists {
             if !names.is_empty() && names.iter().all(enriches) {
-                let message = "nobody is proven here: a provider with `enrich` adds to the identities of others";
+                let message =
+                    "nobody is proven here: a provider with `enrich` adds to the identities of others";
                 self.report.error_with(&place, message, "list one that takes a credential, too");
             }
         }
