@@ -186,13 +186,22 @@ impl Check<'_> {
         let mut lists = Vec::new();
         for (index, api) in config.apis.iter().enumerate() {
             let place = Place::root().key("apis").index(index);
-            lists.push((place.key("identity"), &api.identity));
+            lists.push((place.key("identity"), &api.identity, api.require));
             for (index, route) in api.routes.iter().enumerate() {
                 let place = place.key("routes").index(index).key("identity");
-                lists.extend(route.identity.as_ref().map(|names| (place, names)));
+                lists.extend(route.identity.as_ref().map(|names| (place, names, api.require)));
             }
         }
-        for (place, names) in lists {
+        let takes_passwords = |name: &&Name| {
+            matches!(config.identity.get(*name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_none())
+        };
+        for (place, names, require) in lists {
+            let mut directories = names.iter().filter(takes_passwords);
+            if let (Some(first), Some(second), Require::Any) = (directories.next(), directories.next(), require) {
+                let message = format!("`{second}` is never asked: `{first}` takes the same credential");
+                let help = "a login that the first directory refuses is refused; list one of them";
+                self.report.warning(&place, message, help);
+            }
             if !names.is_empty() && names.iter().all(enriches) {
                 let message =
                     "nobody is proven here: a provider with `enrich` adds to the identities of others";

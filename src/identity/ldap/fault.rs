@@ -19,6 +19,8 @@ pub(super) enum Fault {
     Malformed,
     /// More entries or bytes than allowed.
     TooLarge,
+    /// An entry lacks what it is known by.
+    UnusableEntry,
     /// All connections are taken.
     Busy,
     /// The server refuses the gateway's own account.
@@ -37,6 +39,7 @@ impl Fault {
             Self::Tls => "ldap_tls",
             Self::Malformed => "ldap_malformed",
             Self::TooLarge => "ldap_too_large",
+            Self::UnusableEntry => "ldap_unusable_entry",
             Self::Busy => "ldap_busy",
             Self::ServiceAccount => "ldap_service_account",
             Self::Code(_) => "ldap_error",
@@ -53,8 +56,14 @@ impl Fault {
             | Self::Malformed
             | Self::ServiceAccount
             | Self::Code(_) => true,
-            Self::TooLarge | Self::Busy => false,
+            Self::TooLarge | Self::UnusableEntry | Self::Busy => false,
         }
+    }
+
+    /// Whether it comes of what the directory holds about the one who was asked about. Anybody can ask about somebody with
+    /// too many groups, and must not keep everybody else out by it.
+    pub(super) fn is_of_one(reason: &'static str) -> bool {
+        [Self::TooLarge, Self::UnusableEntry].iter().any(|fault| fault.reason() == reason)
     }
 }
 

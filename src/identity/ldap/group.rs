@@ -65,9 +65,9 @@ impl Found<'_> {
         let name = match self.name {
             GroupName::Dn => entry.dn.clone(),
             GroupName::Attribute(attribute) => match (entry.values(attribute), named(&entry.dn, attribute)) {
-                ([value], _) => String::from_utf8(value.clone()).map_err(|_| Fault::Malformed)?,
+                ([value], _) => String::from_utf8(value.clone()).map_err(|_| Fault::UnusableEntry)?,
                 (_, Some(name)) => name,
-                (_, None) => return Err(Fault::Malformed),
+                (_, None) => return Err(Fault::UnusableEntry),
             },
         };
         self.names.insert(name);
@@ -169,7 +169,7 @@ impl ListedGroups<'_> {
                     (None, Some(name)) => {
                         found.names.insert(name);
                     }
-                    (None, None) => return Err(Fault::Code(NO_SUCH_OBJECT)),
+                    (None, None) => return Err(Fault::UnusableEntry),
                 }
             }
             level = next;
@@ -195,7 +195,7 @@ impl ListedGroups<'_> {
 fn new(names: &[Vec<u8>], found: &mut Found<'_>) -> Result<Vec<String>, Fault> {
     let mut new = Vec::new();
     for name in names {
-        let dn = str::from_utf8(name).ok().filter(|dn| is_dn(dn)).ok_or(Fault::Malformed)?;
+        let dn = str::from_utf8(name).ok().filter(|dn| is_dn(dn)).ok_or(Fault::UnusableEntry)?;
         if found.see(dn)? {
             new.push(dn.to_owned());
         }

@@ -14,6 +14,7 @@ use regorus::Value;
 
 use self::basic::{BasicFault, Login};
 pub use self::directory::LdapError;
+use self::fault::Fault;
 use self::lookup::Lookup;
 use crate::config::model::ldap::{EnrichBy, LdapProvider};
 use crate::config::model::{self, Name};
@@ -144,6 +145,10 @@ impl Inquiry for Logins {
     fn ask<'a>(&'a self, login: &'a Login) -> Asking<'a> {
         Box::pin(async { finding(self.0.prove(&login.username, login.password.expose()).await) })
     }
+
+    fn is_for_all(&self, outage: Outage) -> bool {
+        !Fault::is_of_one(outage.reason)
+    }
 }
 
 // === impl Entries ===
@@ -170,9 +175,13 @@ impl Inquiry for Names {
             }
         })
     }
+
+    fn is_for_all(&self, outage: Outage) -> bool {
+        !Fault::is_of_one(outage.reason)
+    }
 }
 
-fn finding(found: Result<Option<Facts>, fault::Fault>) -> Result<Finding, Outage> {
+fn finding(found: Result<Option<Facts>, Fault>) -> Result<Finding, Outage> {
     match found {
         Ok(Some(facts)) => Ok(Finding::Proven { facts, until: None }),
         Ok(None) => Ok(Finding::Refused(Refused::plain(INVALID_CREDENTIALS))),

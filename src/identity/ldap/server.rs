@@ -18,6 +18,10 @@ use crate::identity::ldap::message::{Request, SUCCESS};
 /// How long a server that failed is asked only after all others.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// Result codes of a server that cannot do what another may (RFC 4511 appendix A): `operationsError`, `timeLimitExceeded`,
+/// `busy`, `unavailable`, `other`.
+const UNABLE: [u32; 5] = [1, 3, 51, 52, 80];
+
 /// What a server needs to know besides its address.
 #[derive(Debug)]
 pub(super) struct Settings {
@@ -66,6 +70,10 @@ impl Server {
     /// May be dropped at any time: the connection is then closed.
     pub(super) async fn ask(&self, request: &Request, settings: &Settings) -> Result<Reply, Fault> {
         let answer = self.ask_pooled(request, settings).await;
+        let answer = answer.and_then(|reply| match reply.code {
+            code if UNABLE.contains(&code) => Err(Fault::Code(code)),
+            _ => Ok(reply),
+        });
         match &answer {
             Ok(_) => *lock(&self.paused_until) = None,
             Err(fault) if fault.is_the_servers() => {
