@@ -35,6 +35,7 @@ pub mod ldap;
 pub mod provider;
 pub mod remote;
 pub mod resources;
+pub mod shelf;
 
 /// What a client presented with one request, and when.
 #[derive(Debug, Clone, Copy)]

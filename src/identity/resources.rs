@@ -6,6 +6,7 @@ use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::{self, KeySets};
 use crate::identity::remote::remotes::Remotes;
 use crate::identity::remote::tasks::Runner;
+use crate::identity::shelf::Shelf;
 
 /// What outlives a reload.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Resources {
     pub key_sets: KeySets,
     /// Servers that are asked.
     pub remotes: Remotes,
+    /// What all workers have proven.
+    pub shelf: Arc<Shelf>,
 }
 
 /// What must be run for it on the control runtime.
@@ -28,7 +31,7 @@ impl Resources {
     pub fn new(clock: Arc<dyn Clock>) -> (Self, Keeper) {
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
         let (remotes, runner) = Remotes::new(clock);
-        (Self { key_sets, remotes }, Keeper { refresher, runner })
+        (Self { key_sets, remotes, shelf: Arc::default() }, Keeper { refresher, runner })
     }
 }
 

@@ -289,6 +289,15 @@ fn an_identity_proven_elsewhere_is_enriched() {
         .replace("upstream: up}", "upstream: up, identity: [directory]}");
     let refused = TestGateway::try_start(&config, &[("policy/main.rego", TELLS)]).err().unwrap().to_string();
     assert!(refused.contains("nobody is proven here"), "{refused}");
+    // And one whose second directory nobody gets to.
+    let two =
+        provider("ldap://127.0.0.1", "") + &provider("ldap://127.0.0.1", "").replace("directory", "other");
+    let config = plain_config(&upstream.url(), &format!("identity:\n{two}"))
+        .replace("upstream: up}", "upstream: up, identity: [directory, other]}");
+    let file = by_claim.path("two.yaml");
+    std::fs::write(&file, config).unwrap();
+    let warnings = postern::config::load(&file, &|_| None).unwrap().warnings;
+    assert!(format!("{warnings:?}").contains("`other` is never asked"), "{warnings:?}");
     // Without the directory nobody knows which groups are missing.
     slapd.kill();
     assert_eq!(ask(&by_subject, &bearer("bob", json!(1))).status, 503);

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::Check;
 use super::route::shape;
-use crate::config::model::{Admin, Api, ClientAuth, Config, DecisionLog, Listener, Name, Provider};
+use crate::config::model::{Admin, Api, ClientAuth, Config, DecisionLog, Listener, Name, Provider, Require};
 use crate::config::place::Place;
 use crate::config::report::{At, Reported};
 
@@ -192,12 +192,12 @@ impl Check<'_> {
                 lists.extend(route.identity.as_ref().map(|names| (place, names, api.require)));
             }
         }
-        let takes_passwords = |name: &&Name| {
-            matches!(config.identity.get(*name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_none())
-        };
+        let takes_passwords = |name: &&Name| matches!(config.identity.get(*name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_none());
         for (place, names, require) in lists {
             let mut directories = names.iter().filter(takes_passwords);
-            if let (Some(first), Some(second), Require::Any) = (directories.next(), directories.next(), require) {
+            if let (Some(first), Some(second), Require::Any) =
+                (directories.next(), directories.next(), require)
+            {
                 let message = format!("`{second}` is never asked: `{first}` takes the same credential");
                 let help = "a login that the first directory refuses is refused; list one of them";
                 self.report.warning(&place, message, help);
