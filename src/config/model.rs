@@ -25,6 +25,7 @@ pub use self::identity::{
 };
 
 mod identity;
+pub mod ldap;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
 pub type Name = Arc<str>;

@@ -32,6 +32,7 @@ mod digest;
 pub mod external;
 mod header;
 pub mod jwt;
+pub mod ldap;
 pub mod provider;
 pub mod remote;
 pub mod resources;

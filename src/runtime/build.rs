@@ -300,6 +300,8 @@ fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().flat_map(|provider| match provider {
         model::Provider::Jwt(jwt) => vec![jwt.header.clone()],
         model::Provider::ApiKey(key) => vec![key.header.clone()],
+        model::Provider::Ldap(ldap) if ldap.enrich.is_some() => Vec::new(),
+        model::Provider::Ldap(_) => vec![http::header::AUTHORIZATION],
         model::Provider::ClientCertificate(_) => Vec::new(),
         model::Provider::External(external) => external.forward.clone(),
     });

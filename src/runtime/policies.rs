@@ -77,7 +77,10 @@ pub(super) fn build(
 /// The bundle of a policy whose configuration names a path, its signature checked; for asking it without serving it.
 pub fn bundle(policy: &model::Policy) -> Result<Bundle, BuildErrors> {
     let mut faults = Faults::default();
-    load(policy, None, &mut faults).ok_or(BuildErrors(faults.0))
+    let BundleSource::Path(path) = &policy.bundle else {
+        return Err(BuildErrors(vec![BuildError::Dangling(Arc::clone(&policy.name))]));
+    };
+    load(policy, Files::Path(path), &mut faults).ok_or(BuildErrors(faults.0))
 }
 
 /// What a bundle is read from.

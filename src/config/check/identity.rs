@@ -1,5 +1,7 @@
 //! Checks of identity providers.
 
+mod ldap;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ impl Check<'_> {
         match written {
             raw::Provider::Jwt(jwt) => self.jwt(place, jwt).map(Provider::Jwt),
             raw::Provider::ApiKey(api_key) => self.api_key(place, api_key).map(Provider::ApiKey),
+            raw::Provider::Ldap(ldap) => self.ldap(place, ldap).map(Provider::Ldap),
             raw::Provider::ClientCertificate(certificate) => {
                 let subject = match certificate.subject {
                     raw::CertificateSubject::SanUri => CertificateSubject::SanUri,

@@ -7,6 +7,7 @@ use http::{HeaderName, Uri};
 use jsonwebtoken::Algorithm;
 
 use super::CertificateFiles;
+use super::ldap::LdapProvider;
 
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Provider {
     ApiKey(ApiKeyProvider),
     /// `type: client_certificate`.
     ClientCertificate(ClientCertificateProvider),
+    /// `type: ldap`.
+    Ldap(LdapProvider),
     /// `type: external`.
     External(ExternalProvider),
 }

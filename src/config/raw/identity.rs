@@ -4,9 +4,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::config::raw::identity::external::External;
+use crate::config::raw::identity::ldap::Ldap;
 use crate::config::raw::quantity::Duration;
 
 pub(crate) mod external;
+pub(crate) mod ldap;
 
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -19,6 +21,8 @@ pub(crate) enum Provider {
     ApiKey(ApiKey),
     /// Client certificates, proven in the TLS handshake.
     ClientCertificate(ClientCertificate),
+    /// A directory that is asked by LDAP.
+    Ldap(Ldap),
     /// An authentication service that is asked over HTTP.
     External(External),
 }
