@@ -17,7 +17,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use postern::base::clock::ManualClock;
-use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
+use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource, TokenBinding};
 use postern::identity::api_key::ApiKeys;
 use postern::identity::api_key::keys_file;
 use postern::identity::cache::WorkerCache;
@@ -66,6 +66,8 @@ fn tokens(signers: &[&Signer]) -> Chain {
         token_type: None,
         header: AUTHORIZATION,
         forward_credential: true,
+        binding: TokenBinding::Optional,
+        dpop: None,
     };
     let (sets, _refresher) = KeySets::new(Arc::new(ManualClock::at(NOW)));
     let keys = sets.open(&config.keys).unwrap();

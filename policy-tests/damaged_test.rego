@@ -131,6 +131,9 @@ test_without_data_nothing_is_allowed if {
 		gateway.decision.allow == false with input as request.input with data.allowlist as {}
 		gateway.decision.allow == false with input as request.input with data.tiers as {}
 	}
+	every name in ["reader", "administrator", "device"] {
+		gateway.decision.allow == false with input as requests[name].input with data.revocation as null
+	}
 }
 
 test_the_response_phase_always_answers_and_never_refuses if {

@@ -50,7 +50,7 @@ impl ClientCertificates {
             expires_at: Some(until),
             ..Facts::default()
         };
-        Verdict::Proven(Box::new(Proof { facts, validity, bound_to: None, revision: 0 }))
+        Verdict::Proven(Box::new(Proof { facts, validity, binding: None, revision: 0 }))
     }
 
     fn name<'c>(&self, certificate: &'c ClientCertificate) -> Option<&'c str> {

@@ -119,7 +119,7 @@ fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<
     Ok(Role::Authenticates(match config {
         model::Provider::Jwt(config) => {
             let key_set = resources.key_sets.open(&config.keys)?;
-            Box::new(BearerTokens::new(config.clone(), key_set))
+            Box::new(BearerTokens::sharing(config.clone(), key_set, &resources.proofs))
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
         model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),

@@ -7,6 +7,7 @@ use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
+use crate::identity::jwt::dpop::DPOP;
 use crate::identity::provider::{self, Provider};
 use crate::identity::resources::Resources;
 use crate::runtime::beside::candidate::Shadow;
@@ -258,7 +259,9 @@ fn build_api(
 /// Every header that any provider takes a credential from: a client may send one to the wrong API.
 fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().flat_map(|provider| match provider {
-        model::Provider::Jwt(jwt) => vec![jwt.header.clone()],
+        model::Provider::Jwt(jwt) => {
+            std::iter::once(jwt.header.clone()).chain(jwt.dpop.as_ref().map(|_| DPOP.clone())).collect()
+        }
         model::Provider::ApiKey(key) => vec![key.header.clone()],
         model::Provider::ClientCertificate(_) => Vec::new(),
         model::Provider::External(external) => external.forward.clone(),

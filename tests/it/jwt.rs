@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use postern::base::clock::ManualClock;
-use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
+use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource, TokenBinding};
 use postern::contract::identity::Identity;
 use postern::contract::request::{ClientCertificate, TlsFacts};
 use postern::identity::api_key::ApiKeys;
@@ -59,6 +59,8 @@ pub(crate) fn config(keys: KeySetSource) -> JwtProvider {
         token_type: None,
         header: AUTHORIZATION,
         forward_credential: true,
+        binding: TokenBinding::Optional,
+        dpop: None,
     }
 }
 

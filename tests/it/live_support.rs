@@ -277,10 +277,14 @@ impl H2Client {
     }
 }
 
+/// The SHA-256 of `bytes`.
+pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().to_vec()
+}
+
 /// The SHA-256 of `bytes` in lower-case hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+    sha256(bytes).iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
     })

@@ -14,6 +14,7 @@ mod bundles;
 mod bundles_remote;
 mod config;
 mod demo;
+mod dpop;
 mod edge_attacks;
 mod edge_bodies;
 mod edge_drain;

@@ -14,13 +14,14 @@ use crate::cli::demo::token::{Claims, Issuer};
 use crate::identity::api_key::mint::{self, Grant};
 
 /// The starter policies, `policies/` of the repository.
-const POLICIES: [(&str, &str); 7] = [
+const POLICIES: [(&str, &str); 8] = [
     ("allowlist.rego", include_str!("../../../policies/allowlist.rego")),
     ("data.yaml", include_str!("../../../policies/data.yaml")),
     ("federation.rego", include_str!("../../../policies/federation.rego")),
     ("gateway.rego", include_str!("../../../policies/gateway.rego")),
     ("paths.rego", include_str!("../../../policies/paths.rego")),
     ("rbac.rego", include_str!("../../../policies/rbac.rego")),
+    ("revocation.rego", include_str!("../../../policies/revocation.rego")),
     ("tiers.rego", include_str!("../../../policies/tiers.rego")),
 ];
 const CONFIG: &str = include_str!("gateway.yaml");

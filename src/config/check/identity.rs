@@ -9,8 +9,8 @@ use jsonwebtoken::Algorithm;
 use super::Check;
 use super::value::{bare_host, is_loopback_host};
 use crate::config::model::{
-    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource,
-    Provider,
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, JwtProvider,
+    KeySetSource, Provider, TokenBinding,
 };
 use crate::config::place::Place;
 use crate::config::raw::identity as raw;
@@ -19,6 +19,7 @@ use crate::config::report::Reported;
 mod external;
 
 const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+const PROOF_LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(5);
 const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 
 impl Check<'_> {
@@ -51,6 +52,7 @@ impl Check<'_> {
         let claims = self.claims(&place.key("claims"), &written.claims);
         let leeway = self.duration(&place.key("leeway"), &written.leeway, LEEWAY);
         let header = self.credential_header(&place.key("header"), &written.header);
+        let dpop = written.dpop.as_ref().map(|dpop| self.dpop(place, written, dpop)).transpose();
         Ok(JwtProvider {
             issuer: written.issuer.clone(),
             audiences: written.audiences.clone(),
@@ -61,7 +63,30 @@ impl Check<'_> {
             token_type: written.token_type.clone(),
             header: header?,
             forward_credential: written.forward_credential,
+            binding: match written.binding {
+                raw::TokenBinding::Optional => TokenBinding::Optional,
+                raw::TokenBinding::Required => TokenBinding::Required,
+            },
+            dpop: dpop?,
         })
+    }
+
+    fn dpop(&mut self, provider: &Place, jwt: &raw::Jwt, written: &raw::Dpop) -> Result<Dpop, Reported> {
+        let place = provider.key("dpop");
+        if !jwt.header.eq_ignore_ascii_case("authorization") {
+            let message = "`dpop` needs the `Authorization` header";
+            let help = "the scheme is written there (RFC 9449 section 7.1); take `header` out";
+            return Err(self.together(provider, &place, message, help));
+        }
+        let proof_lifetime =
+            self.duration(&place.key("proof_lifetime"), &written.proof_lifetime, PROOF_LIFETIME);
+        let algorithms: Vec<Algorithm> = written.algorithms.iter().copied().map(algorithm).collect();
+        if algorithms.iter().copied().any(is_hmac) {
+            let message = "a proof cannot be made with an HMAC algorithm";
+            let help = "its key is public; write algorithms such as `ES256`";
+            return Err(self.report.error_with(&place.key("algorithms"), message, help));
+        }
+        Ok(Dpop { proof_lifetime: proof_lifetime?, algorithms })
     }
 
     fn key_set(&mut self, place: &Place, written: &raw::Jwt) -> Result<KeySetSource, Reported> {

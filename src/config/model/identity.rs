@@ -41,8 +41,33 @@ pub struct JwtProvider {
     pub token_type: Option<String>,
     /// The header that carries the token; `Authorization` takes the `Bearer` scheme, others the bare token.
     pub header: HeaderName,
-    /// Whether the upstream gets that header.
+    /// Whether the upstream gets that header, and that of the proof.
     pub forward_credential: bool,
+    /// Whether a token must be bound to its holder.
+    pub binding: TokenBinding,
+    /// Proofs of possession, where the `DPoP` scheme is spoken: only with [`AUTHORIZATION`].
+    ///
+    /// [`AUTHORIZATION`]: http::header::AUTHORIZATION
+    pub dpop: Option<Dpop>,
+}
+
+/// Whether a token must be bound to its holder by `cnf` (RFC 7800). One that is bound is never accepted from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TokenBinding {
+    /// Bearers' tokens are accepted too.
+    #[default]
+    Optional,
+    /// Only tokens bound to a certificate or a key.
+    Required,
+}
+
+/// Proofs of possession (RFC 9449).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dpop {
+    /// How old a proof may be.
+    pub proof_lifetime: Duration,
+    /// Allowed algorithms of proofs, all asymmetric.
+    pub algorithms: Vec<Algorithm>,
 }
 
 /// Where a JSON Web Key Set comes from.
