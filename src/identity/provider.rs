@@ -122,7 +122,7 @@ fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<
             Box::new(BearerTokens::sharing(config.clone(), key_set, &resources.proofs))
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
-        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
+        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(config.clone())),
         model::Provider::External(config) => Box::new(External::open(name, config, &resources.remotes)?),
     }))
 }

@@ -14,6 +14,7 @@ use crate::runtime::beside::candidate::Shadow;
 use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::Candidates;
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::forwarded_certificate::ForwardedCertificates;
 use crate::runtime::policies;
 use crate::runtime::router::Router;
 use crate::runtime::snapshot::{
@@ -213,8 +214,13 @@ fn build_listener(
         let built = ServerTls::build(tls, listener.protocols, running);
         built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
     });
-    let tls = faults.take(tls.transpose())?;
-    Some(Listener { config: listener.clone(), router, tls })
+    let tls = faults.take(tls.transpose());
+    let forwarded = listener.forwarded_certificates.as_ref().map(|settings| {
+        let built = ForwardedCertificates::build(settings).map(Arc::new);
+        built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
+    });
+    let forwarded_certificates = faults.take(forwarded.transpose())?;
+    Some(Listener { config: listener.clone(), router, tls: tls?, forwarded_certificates })
 }
 
 fn build_api(

@@ -16,9 +16,11 @@ use postern::identity::provider::Provider;
 use postern::identity::{Presented, Target};
 use serde_json::{Value, json};
 
+use crate::gateway::TestGateway;
 use crate::jwt::{LEEWAY, NOW, World, claims_with, config, ec, key_set, rsa, verdict};
-use crate::live_support::sha256;
+use crate::live_support::{plain_config, sha256};
 use crate::token::{Signer, base64url, hs256, jwks};
+use crate::wire::{RecordingUpstream, get};
 
 const URI: &str = "https://gw.test/pay";
 
@@ -301,4 +303,58 @@ fn a_proof_is_kept_from_the_upstream_like_its_token() {
         headers.len()
     };
     assert_eq!((left(&chain(true)), left(&chain(false))), (2, 0));
+}
+
+#[test]
+fn a_running_gateway_asks_for_a_proof_with_each_request() {
+    let upstream = RecordingUpstream::start();
+    let (issuer, now) = (Signer::es256("k1"), crate::live_identity::now());
+    let config = plain_config(
+        &upstream.url(),
+        "identity: {corp: {type: jwt, issuer: \"https://idp.test\", audiences: [gw], jwks_file: jwks.json, algorithms: [ES256], \
+         dpop: {}, binding: required, forward_credential: false}}\nreload: {watch: false}",
+    );
+    let config = config.replace("upstream: up}]", "upstream: up, identity: [corp]}]");
+    let policy =
+        "package gateway\n\ndecision := {\"allow\": input.identity.authenticated, \"status\": 401}\n";
+    let files = [("policy/main.rego", policy), ("jwks.json", &jwks(&[issuer.jwk()]))];
+    let gateway = TestGateway::start(&config, &files);
+    let key = Signer::es256("unused");
+    let claims = json!({"iss": "https://idp.test", "aud": "gw", "sub": "alice", "exp": now + 300, "iat": now,
+        "cnf": {"jkt": thumbprint(&key.bare_jwk())}});
+    let holder = Holder { token: issuer.sign(&claims), key, algorithm: "ES256" };
+    let proof = |id: &str, path: &str| {
+        let uri = format!("http://gw.test{path}");
+        holder.changed(id, &json!({}), &json!({"htm": "GET", "htu": uri, "iat": now}))
+    };
+    let ask = |path: &str, proof: &str| {
+        let headers = format!("Authorization: DPoP {}\r\nDPoP: {proof}\r\n", holder.token);
+        get(gateway.address("public"), path, &headers)
+    };
+    let first = proof("1", "/a");
+    assert_eq!(ask("/a?page=2", &first).status, 200);
+    assert_eq!(ask("/a", &first).status, 401);
+    // What was shown stays shown over a reload, and on all workers.
+    gateway.running().reloader().reload().unwrap();
+    let refused = ask("/a", &first);
+    assert_eq!(refused.status, 401);
+    let challenge = refused.header("www-authenticate").unwrap();
+    assert!(challenge.starts_with("DPoP error=\"invalid_dpop_proof\""), "{challenge}");
+    assert_eq!(ask("/b", &proof("2", "/a")).status, 401);
+    assert_eq!(ask("/b", &proof("3", "/b")).status, 200);
+    assert_eq!(
+        get(gateway.address("public"), "/b", &format!("Authorization: Bearer {}\r\n", holder.token)).status,
+        401
+    );
+    let nobody = get(gateway.address("public"), "/b", "");
+    assert_eq!(nobody.status, 401);
+    assert!(nobody.header("www-authenticate").unwrap().contains("DPoP algs="), "{}", nobody.head);
+
+    let events = gateway.events(7);
+    assert_eq!(events[2]["gateway"]["reason"], "dpop_proof_replayed");
+    let log = std::fs::read_to_string(gateway.path("decisions.jsonl")).unwrap();
+    assert!(!log.contains(&first) && !log.contains(&holder.token), "neither token nor proof is written down");
+    let received = upstream.received().to_ascii_lowercase();
+    assert_eq!(upstream.requests(), 2);
+    assert!(!received.contains("dpop") && !received.contains("authorization"), "{received}");
 }

@@ -12,6 +12,7 @@
 
 mod bundles;
 mod bundles_remote;
+mod client_cert;
 mod config;
 mod demo;
 mod dpop;
@@ -65,6 +66,7 @@ mod rego_v0;
 mod run_command;
 mod schema;
 mod tidy;
+mod tls_attacks;
 mod token;
 mod upstream;
 mod wire;

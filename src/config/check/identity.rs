@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::Uri;
 use jsonwebtoken::Algorithm;
 
-use super::Check;
 use super::value::{bare_host, is_loopback_host};
+use super::{Check, all};
 use crate::config::model::{
     ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, JwtProvider,
     KeySetSource, Provider, TokenBinding,
@@ -15,6 +15,7 @@ use crate::config::model::{
 use crate::config::place::Place;
 use crate::config::raw::identity as raw;
 use crate::config::report::Reported;
+use crate::contract::request::is_trust_domain;
 
 mod external;
 
@@ -28,15 +29,43 @@ impl Check<'_> {
             raw::Provider::Jwt(jwt) => self.jwt(place, jwt).map(Provider::Jwt),
             raw::Provider::ApiKey(api_key) => self.api_key(place, api_key).map(Provider::ApiKey),
             raw::Provider::ClientCertificate(certificate) => {
-                let subject = match certificate.subject {
-                    raw::CertificateSubject::SanUri => CertificateSubject::SanUri,
-                    raw::CertificateSubject::SanDns => CertificateSubject::SanDns,
-                    raw::CertificateSubject::CommonName => CertificateSubject::CommonName,
-                };
-                Ok(Provider::ClientCertificate(ClientCertificateProvider { subject }))
+                self.client_certificate(place, certificate).map(Provider::ClientCertificate)
             }
             raw::Provider::External(external) => self.external(place, external).map(Provider::External),
         }
+    }
+
+    fn client_certificate(
+        &mut self,
+        provider: &Place,
+        written: &raw::ClientCertificate,
+    ) -> Result<ClientCertificateProvider, Reported> {
+        let subject = match written.subject {
+            raw::CertificateSubject::SanUri => CertificateSubject::SanUri,
+            raw::CertificateSubject::SanDns => CertificateSubject::SanDns,
+            raw::CertificateSubject::SanEmail => CertificateSubject::SanEmail,
+            raw::CertificateSubject::SpiffeId => CertificateSubject::SpiffeId,
+            raw::CertificateSubject::CommonName => CertificateSubject::CommonName,
+        };
+        let place = provider.key("trust_domains");
+        let written = written.trust_domains.as_deref().unwrap_or_default();
+        if !written.is_empty() && subject != CertificateSubject::SpiffeId {
+            let message = "`trust_domains` has no effect on this subject";
+            return Err(self.together(provider, &place, message, "say `subject: spiffe_id`, or take it out"));
+        }
+        let trust_domains = all(written.iter().enumerate().map(|(index, name)| {
+            let place = place.index(index);
+            if is_trust_domain(name) {
+                return Ok(name.clone());
+            }
+            let message = format!("`{}` is not a SPIFFE trust domain", self.shown(&place));
+            Err(self.report.error_with(
+                &place,
+                message,
+                "write `example.org`, in lower case and without `spiffe://`",
+            ))
+        }));
+        Ok(ClientCertificateProvider { subject, trust_domains: trust_domains? })
     }
 
     fn api_key(&mut self, place: &Place, written: &raw::ApiKey) -> Result<ApiKeyProvider, Reported> {

@@ -111,10 +111,12 @@ pub struct ApiKeyProvider {
 }
 
 /// Client certificates proven in the TLS handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificateProvider {
     /// Which name is the subject.
     pub subject: CertificateSubject,
+    /// The trust domains of which a SPIFFE id must be; empty means any.
+    pub trust_domains: Vec<String>,
 }
 
 /// The name of a certificate that identifies its holder.
@@ -124,6 +126,10 @@ pub enum CertificateSubject {
     SanUri,
     /// The first DNS subject alternative name.
     SanDns,
+    /// The first e-mail address among the subject alternative names.
+    SanEmail,
+    /// The SPIFFE id: the only URI name, and well-formed.
+    SpiffeId,
     /// The subject's common name.
     CommonName,
 }

@@ -176,6 +176,11 @@ pub(crate) struct ClientCertificate {
     /// The name in the certificate that is the subject. Default `san_uri`.
     #[serde(default)]
     pub(crate) subject: CertificateSubject,
+    /// The SPIFFE trust domains accepted, with `subject: spiffe_id`. Default any that the issuers vouch for. Example:
+    /// `[example.org]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub(crate) trust_domains: Option<Vec<String>>,
 }
 
 /// A name in a certificate.
@@ -187,6 +192,10 @@ pub(crate) enum CertificateSubject {
     SanUri,
     /// The first DNS name among the subject alternative names.
     SanDns,
+    /// The first e-mail address among the subject alternative names.
+    SanEmail,
+    /// The SPIFFE id: the only URI among the subject alternative names, and a well-formed id.
+    SpiffeId,
     /// The common name of the subject.
     CommonName,
 }
