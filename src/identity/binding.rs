@@ -7,6 +7,9 @@ use crate::identity::jwt::dpop::HolderKey;
 use crate::identity::jwt::fault::{Fault, Scheme};
 use crate::identity::{Presented, Rejection};
 
+/// About what a key weighs that was read once.
+const HOLDER_KEY_BYTES: usize = 2 * 1024;
+
 /// What a proof is bound to (RFC 7800).
 #[derive(Debug)]
 pub enum Binding {
@@ -26,6 +29,14 @@ pub enum NotHeld {
 }
 
 impl Binding {
+    /// What it weighs in a memory, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Certificate(fingerprint) => fingerprint.len(),
+            Self::Key(_) => HOLDER_KEY_BYTES,
+        }
+    }
+
     /// Whether the client shows with this request what the credential is bound to. To be asked once for a request: a proof
     /// counts once.
     pub(super) fn check(&self, presented: &Presented<'_>) -> Result<(), NotHeld> {

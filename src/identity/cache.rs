@@ -1,6 +1,7 @@
 //! What one worker has proven already.
 //!
-//! Each worker has its own cache and builds its own identities: no lock, and no reference count that two cores write.
+//! Each worker has its own cache and builds its own identities: no lock, and no reference count that two cores write. What
+//! it does not have may be on the [`shelf`](crate::identity::shelf) that all share.
 //! The key is the SHA-256 of the credential, so the cache holds no credential, and comparing keys tells nothing about
 //! one. Only good credentials get in: a stranger can fill neither the cache nor a chosen place in it.
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use crate::contract::identity::Identity;
 use crate::identity::binding::Binding;
 use crate::identity::digest::Sha256;
+use crate::identity::shelf::Shelf;
 use crate::identity::{Proof, Validity};
 
 /// Bytes of credentials that one generation of the cache stands for: about 4 000 tokens of 1 KiB.
@@ -25,6 +27,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 512;
 #[derive(Debug)]
 pub struct WorkerCache {
     generations: RefCell<Generations>,
+    shelf: Arc<Shelf>,
 }
 
 /// A credential as shown to one provider of one snapshot: a reload makes new providers, and so forgets.
@@ -62,20 +65,25 @@ struct Generations {
 }
 
 impl WorkerCache {
-    /// An empty cache.
+    /// An empty cache, on its own.
     pub fn new() -> Self {
-        Self::bounded(GENERATION_BYTES)
+        Self::before(Arc::default())
+    }
+
+    /// An empty cache that looks on `shelf` for what it does not have.
+    pub fn before(shelf: Arc<Shelf>) -> Self {
+        Self::bounded(GENERATION_BYTES, shelf)
     }
 
     /// An empty cache whose two generations each stand for `generation_bytes` of credentials.
-    fn bounded(generation_bytes: usize) -> Self {
+    fn bounded(generation_bytes: usize, shelf: Arc<Shelf>) -> Self {
         let generations = Generations {
             young: HashMap::default(),
             old: HashMap::default(),
             young_bytes: 0,
             generation_bytes,
         };
-        Self { generations: RefCell::new(generations) }
+        Self { generations: RefCell::new(generations), shelf }
     }
 
     /// Credentials remembered, expired ones included.
@@ -101,14 +109,41 @@ impl WorkerCache {
         })
     }
 
+    /// What any worker has proven before, under the same conditions as [`WorkerCache::get`]; it is remembered here too.
+    pub(super) fn find(
+        &self,
+        key: &Key,
+        revision: u64,
+        now: Duration,
+        provider: &Arc<str>,
+        length: usize,
+    ) -> Option<Remembered> {
+        let mut proof = self.shelf.get(key)?;
+        if proof.revision != revision || !proof.validity.contains(now) {
+            return None;
+        }
+        let mut facts = mem::take(&mut proof.facts);
+        facts.provider = Some(Arc::clone(provider));
+        let identity = Arc::new(Identity::authenticated(facts));
+        let (validity, binding) = (proof.validity, proof.binding.clone());
+        self.insert(*key, &identity, proof, length);
+        Some(Remembered { identity, validity, binding })
+    }
+
+    /// Remembers a proof here and for all workers.
+    pub(super) fn keep(&self, key: Key, identity: &Arc<Identity>, proof: Proof, length: usize) {
+        self.shelf.put(key, identity.facts(), &proof);
+        self.insert(key, identity, proof, length);
+    }
+
     /// Remembers a proof of a credential of `length` bytes.
     pub(super) fn insert(&self, key: Key, identity: &Arc<Identity>, proof: Proof, length: usize) {
         let entry = Entry {
             identity: Arc::clone(identity),
             validity: proof.validity,
+            weight: length.saturating_add(ENTRY_OVERHEAD_BYTES + proof.binding_weight()),
             binding: proof.binding,
             revision: proof.revision,
-            weight: length.saturating_add(ENTRY_OVERHEAD_BYTES),
         };
         self.generations.borrow_mut().insert(key, entry);
     }
@@ -187,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_are_evicted() {
-        let cache = WorkerCache::bounded(4 * (100 + ENTRY_OVERHEAD_BYTES));
+        let cache = WorkerCache::bounded(4 * (100 + ENTRY_OVERHEAD_BYTES), Arc::default());
         for number in 0..100 {
             remember(&cache, key(number), proof(0, 20));
             check(&cache, key(0), 0, 15, true);

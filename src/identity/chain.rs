@@ -238,9 +238,11 @@ impl Attempt<'_> {
         }
         let key = Key { provider: link.id, digest };
         let revision = authenticator.revision();
-        if let Some(Remembered { identity, validity, binding }) =
-            self.cache.get(&key, revision, self.presented.now)
-        {
+        let now = self.presented.now;
+        let remembered = self.cache.get(&key, revision, now);
+        let remembered =
+            remembered.or_else(|| self.cache.find(&key, revision, now, &provider.name, credential.len()));
+        if let Some(Remembered { identity, validity, binding }) = remembered {
             return match self.check_held(provider, binding.as_deref()) {
                 Ok(()) => Found::Proven(Proven { identity, validity, digest, revision }),
                 Err(outcome) => Found::Ended(outcome),
@@ -274,7 +276,7 @@ impl Attempt<'_> {
         let (validity, revision) = (proof.validity, proof.revision);
         // One that is good for this request only is not worth the place.
         if validity.contains(self.presented.now) {
-            self.cache.insert(key, &identity, *proof, credential.len());
+            self.cache.keep(key, &identity, *proof, credential.len());
         }
         Found::Proven(Proven { identity, validity, digest, revision })
     }

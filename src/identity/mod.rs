@@ -36,6 +36,7 @@ pub mod jwt;
 pub mod provider;
 pub mod remote;
 pub mod resources;
+pub mod shelf;
 
 /// What a client presented with one request, and when.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +167,13 @@ pub struct Proof {
     pub binding: Option<Arc<Binding>>,
     /// The provider's [`Authenticator::revision`] it rests on.
     pub revision: u64,
+}
+
+impl Proof {
+    /// What its binding weighs in a memory, in bytes.
+    fn binding_weight(&self) -> usize {
+        self.binding.as_ref().map_or(0, |binding| binding.weight())
+    }
 }
 
 /// A span of time since the Unix epoch; the end is not in it.

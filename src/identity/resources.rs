@@ -7,6 +7,7 @@ use crate::identity::jwt::key_sets::{self, KeySets};
 use crate::identity::jwt::replay::SeenProofs;
 use crate::identity::remote::remotes::Remotes;
 use crate::identity::remote::tasks::Runner;
+use crate::identity::shelf::Shelf;
 
 /// What outlives a reload.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Resources {
     pub remotes: Remotes,
     /// Proofs of possession that were shown.
     pub proofs: Arc<SeenProofs>,
+    /// What all workers have proven.
+    pub shelf: Arc<Shelf>,
 }
 
 /// What must be run for it on the control runtime.
@@ -31,7 +34,8 @@ impl Resources {
     pub fn new(clock: Arc<dyn Clock>) -> (Self, Keeper) {
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
         let (remotes, runner) = Remotes::new(clock);
-        (Self { key_sets, remotes, proofs: Arc::default() }, Keeper { refresher, runner })
+        let (proofs, shelf) = Default::default();
+        (Self { key_sets, remotes, proofs, shelf }, Keeper { refresher, runner })
     }
 }
 
