@@ -131,8 +131,8 @@ test_without_data_nothing_is_allowed if {
 		gateway.decision.allow == false with input as request.input with data.allowlist as {}
 		gateway.decision.allow == false with input as request.input with data.tiers as {}
 	}
-	every name in ["reader", "administrator", "device"] {
-		gateway.decision.allow == false with input as requests[name].input with data.revocation as null
+	every request in [reader, administrator, device] {
+		gateway.decision.allow == false with input as request.input with data.revocation as null
 	}
 }
 

@@ -28,6 +28,7 @@ mod examples;
 mod external;
 mod gateway;
 mod http_send;
+mod jwks_chaos;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
