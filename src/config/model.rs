@@ -313,8 +313,8 @@ pub struct Sampling {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shadow {
     /// Where its bundle comes from.
-    pub bundle: PathBuf,
-    /// As it is written in the file, for messages.
+    pub bundle: BundleSource,
+    /// As it is written in the file, without the query of a URL, for messages.
     pub shown: String,
     /// How often it is evaluated, and at what cost.
     pub sampling: Sampling,

@@ -11,6 +11,7 @@ pub mod outside;
 pub mod policies;
 pub mod promotion;
 pub mod router;
+pub mod shadow;
 pub mod shared;
 pub mod snapshot;
 pub(crate) mod tls;

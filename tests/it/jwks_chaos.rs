@@ -105,7 +105,8 @@ fn serve(mut stream: TcpStream, mode: &Mutex<Mode>, asked: &AtomicUsize) {
     // The gateway may hang up at any time, which is its good right.
     drop(match now {
         Mode::Keys(keys) => {
-            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", keys.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", keys.len());
             stream.write_all((head + &keys).as_bytes())
         }
         Mode::Stall => stream.read(&mut byte).map(drop),
@@ -131,7 +132,9 @@ fn serve(mut stream: TcpStream, mode: &Mutex<Mode>, asked: &AtomicUsize) {
 
 fn answer(status: &str, headers: &str, body: &str) -> Mode {
     let length = body.len();
-    Mode::Wrong(format!("HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"))
+    Mode::Wrong(format!(
+        "HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    ))
 }
 
 fn gateway(upstream: &RecordingUpstream, server: &KeyServer) -> TestGateway {
@@ -204,7 +207,8 @@ fn no_failure_of_the_key_server_lets_anyone_in_or_keeps_a_holder_out() {
     let address = gateway.address("public");
     assert_eq!(ask(address, &token(&keys[0], 0)), 200);
 
-    let secret = json!({"keys": [{"kty": "oct", "kid": "k1", "k": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]});
+    let secret =
+        json!({"keys": [{"kty": "oct", "kid": "k1", "k": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]});
     let modes = [
         None,
         Some(Mode::Stall),
@@ -214,7 +218,11 @@ fn no_failure_of_the_key_server_lets_anyone_in_or_keeps_a_holder_out() {
         Some(answer("500 Oops", "", &set(&evil))),
         Some(answer("200 OK", "content-type: text/html\r\n", "<html>under maintenance</html>")),
         Some(answer("200 OK", "", "{\"keys\": [{\"kty\": \"EC\"")),
-        Some(answer("302 Found", &format!("location: http://127.0.0.1:{}/jwks\r\n", elsewhere.address.port()), "")),
+        Some(answer(
+            "302 Found",
+            &format!("location: http://127.0.0.1:{}/jwks\r\n", elsewhere.address.port()),
+            "",
+        )),
         Some(answer("200 OK", "", &format!("{}{}", set(&evil), set(&evil)))),
     ];
     let mut slowest = Duration::ZERO;
@@ -247,7 +255,11 @@ fn no_failure_of_the_key_server_lets_anyone_in_or_keeps_a_holder_out() {
     }
     // A set of a secret that anyone can read is a set without keys.
     server.become_(Mode::Keys(secret.to_string()));
-    let forged = crate::token::hs256(&[0; 32], r#"{"alg":"HS256","kid":"k1"}"#, &json!({"iss": "https://idp.test", "aud": "gw", "exp": now() + 600}).to_string());
+    let forged = crate::token::hs256(
+        &[0; 32],
+        r#"{"alg":"HS256","kid":"k1"}"#,
+        &json!({"iss": "https://idp.test", "aud": "gw", "exp": now() + 600}).to_string(),
+    );
     eventually("the keys are gone", || (ask(address, &token(&keys[0], 1)) == 401).then_some(()));
     assert_eq!(ask(address, &forged), 401);
     eprintln!("slowest recovery: {slowest:?}");
