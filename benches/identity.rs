@@ -20,7 +20,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use postern::base::clock::ManualClock;
-use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
+use postern::config::model::{ClaimPaths, Dpop, JwtProvider, KeySetSource, TokenBinding};
 use postern::identity::api_key::ApiKeys;
 use postern::identity::api_key::keys_file;
 use postern::identity::cache::WorkerCache;
@@ -75,6 +75,8 @@ fn tokens(signers: &[&Signer]) -> Chain {
         token_type: None,
         header: AUTHORIZATION,
         forward_credential: true,
+        binding: TokenBinding::Optional,
+        dpop: Some(Dpop { proof_lifetime: Duration::from_secs(60), algorithms: vec![Algorithm::ES256] }),
     };
     let (sets, _refresher) = KeySets::new(Arc::new(ManualClock::at(NOW)));
     let keys = sets.open(&config.keys).unwrap();
@@ -198,6 +200,7 @@ fn identity(criterion: &mut Criterion) {
             );
         });
     }
+    bound(criterion, &ec);
     let text = "keys: [{id: k1, owner: acme, roles: [partner], sha256: \
                 2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683}]";
     let keys =

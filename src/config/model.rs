@@ -20,8 +20,8 @@ use crate::base::share::Share;
 use crate::base::size::ByteLimit;
 
 pub use self::identity::{
-    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, ExternalAsked,
-    ExternalProvider, JwtProvider, KeyPart, KeySetSource, Memory, Provider,
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, ExternalAsked,
+    ExternalProvider, JwtProvider, KeyPart, KeySetSource, Memory, Provider, TokenBinding,
 };
 
 mod identity;
@@ -86,6 +86,8 @@ pub struct Listener {
     pub protocols: Protocols,
     /// Peers whose `X-Forwarded-For` / `Forwarded` are believed.
     pub trusted_proxies: NetworkSet,
+    /// Client certificates that those peers show in `Client-Cert` (RFC 9440); `None` where they may not.
+    pub forwarded_certificates: Option<ForwardedCertificates>,
     /// Peers that may connect at all; empty means all.
     pub allow_from: NetworkSet,
     /// The APIs reachable here, by name.
@@ -94,6 +96,15 @@ pub struct Listener {
     pub path_rules: PathRules,
     /// Bounds and timeouts.
     pub limits: ListenerLimits,
+}
+
+/// Whose certificates count when a trusted proxy shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardedCertificates {
+    /// Trusted issuers, PEM.
+    pub ca: PathBuf,
+    /// Revocation lists, PEM.
+    pub crl: Option<PathBuf>,
 }
 
 /// Which HTTP versions a listener speaks.
@@ -194,6 +205,8 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// `Host` as the client sent it, or the endpoint's authority.
     pub preserve_host: bool,
+    /// It is told the client's certificate in `Client-Cert` (RFC 9440).
+    pub forward_client_certificate: bool,
 }
 
 /// One upstream server.

@@ -124,10 +124,10 @@ fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<
     Ok(Role::Authenticates(match config {
         model::Provider::Jwt(config) => {
             let key_set = resources.key_sets.open(&config.keys)?;
-            Box::new(BearerTokens::new(config.clone(), key_set))
+            Box::new(BearerTokens::sharing(config.clone(), key_set, &resources.proofs))
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
-        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
+        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(config.clone())),
         model::Provider::Ldap(config) => return Ok(ldap::open(name, config, &resources.remotes)?),
         model::Provider::External(config) => Box::new(External::open(name, config, &resources.remotes)?),
     }))

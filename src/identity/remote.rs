@@ -335,7 +335,7 @@ impl<I: Inquiry> Remote<I> {
         let mut facts = known.facts.clone();
         facts.stale = is_stale;
         let validity = Validity { from: Duration::ZERO, until };
-        Verdict::Proven(Box::new(Proof { facts, validity, bound_to: None, revision: 0 }))
+        Verdict::Proven(Box::new(Proof { facts, validity, binding: None, revision: 0 }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -7,6 +7,7 @@ use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
+use crate::identity::jwt::dpop::DPOP;
 use crate::identity::provider::{self, Provider};
 use crate::identity::resources::Resources;
 use crate::runtime::beside::candidate::{Candidate, Shadow};
@@ -14,6 +15,7 @@ use crate::runtime::build_error::{BuildError, BuildErrors};
 use crate::runtime::bundles::Archives;
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::bundles::key::Key;
+use crate::runtime::forwarded_certificate::ForwardedCertificates;
 use crate::runtime::policies;
 use crate::runtime::router::Router;
 use crate::runtime::shadow;
@@ -252,8 +254,13 @@ fn build_listener(
         let built = ServerTls::build(tls, listener.protocols, running);
         built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
     });
-    let tls = faults.take(tls.transpose())?;
-    Some(Listener { config: listener.clone(), router, tls })
+    let tls = faults.take(tls.transpose());
+    let forwarded = listener.forwarded_certificates.as_ref().map(|settings| {
+        let built = ForwardedCertificates::build(settings).map(Arc::new);
+        built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
+    });
+    let forwarded_certificates = faults.take(forwarded.transpose())?;
+    Some(Listener { config: listener.clone(), router, tls: tls?, forwarded_certificates })
 }
 
 fn build_api(
@@ -298,7 +305,9 @@ fn build_api(
 /// Every header that any provider takes a credential from: a client may send one to the wrong API.
 fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().flat_map(|provider| match provider {
-        model::Provider::Jwt(jwt) => vec![jwt.header.clone()],
+        model::Provider::Jwt(jwt) => {
+            std::iter::once(jwt.header.clone()).chain(jwt.dpop.as_ref().map(|_| DPOP.clone())).collect()
+        }
         model::Provider::ApiKey(key) => vec![key.header.clone()],
         model::Provider::Ldap(ldap) if ldap.enrich.is_some() => Vec::new(),
         model::Provider::Ldap(_) => vec![http::header::AUTHORIZATION],

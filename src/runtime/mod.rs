@@ -6,6 +6,7 @@ pub mod build_error;
 pub mod bundles;
 pub mod control;
 pub mod explain;
+pub mod forwarded_certificate;
 pub mod outside;
 pub mod policies;
 pub mod promotion;

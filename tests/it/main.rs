@@ -12,8 +12,10 @@
 
 mod bundles;
 mod bundles_remote;
+mod client_cert;
 mod config;
 mod demo;
+mod dpop;
 mod edge_attacks;
 mod edge_bodies;
 mod edge_drain;
@@ -26,6 +28,7 @@ mod examples;
 mod external;
 mod gateway;
 mod http_send;
+mod jwks_chaos;
 mod jwt;
 mod jwt_attacks;
 mod jwt_key_set;
@@ -72,6 +75,7 @@ mod run_command;
 mod schema;
 mod shadow_remote;
 mod tidy;
+mod tls_attacks;
 mod token;
 mod upstream;
 mod wire;

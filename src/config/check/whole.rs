@@ -164,10 +164,11 @@ impl Check<'_> {
                 self.report.warning(&place, message, "add it to the `apis` of a listener");
             }
             let asks = |listener: &&Listener| {
-                listener.tls.as_ref().is_some_and(|tls| match tls.client_auth {
-                    ClientAuth::None => false,
-                    ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
-                })
+                listener.forwarded_certificates.is_some()
+                    || listener.tls.as_ref().is_some_and(|tls| match tls.client_auth {
+                        ClientAuth::None => false,
+                        ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
+                    })
             };
             let by_certificate = api
                 .identity
