@@ -23,8 +23,12 @@ pub use self::identity::{
     ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource,
     Provider,
 };
+pub use self::oauth::{
+    ClientAuthentication, IntrospectionProvider, OAuthClient, OidcPaths, OidcProvider, OidcSession,
+};
 
 mod identity;
+mod oauth;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
 pub type Name = Arc<str>;

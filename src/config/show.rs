@@ -32,7 +32,7 @@ impl Effective {
         }
         for provider in written.identity.get_mut().into_iter().flat_map(|map| map.values_mut()) {
             if let Some(Provider::Jwt(jwt)) = provider.get_mut()
-                && jwt.jwks_uri.is_some()
+                && (jwt.jwks_uri.is_some() || jwt.discovery)
             {
                 jwt.refresh.get_or_insert_with(default_refresh);
             }

@@ -16,8 +16,8 @@ struct Unbuilt {
 const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
         path: &["identity", "*", "type"],
-        values: &["ldap", "introspection", "oidc", "external"],
-        instead: "use `jwt`, `api_key` or `client_certificate`",
+        values: &["ldap", "external"],
+        instead: "use `jwt`, `api_key`, `client_certificate`, `introspection` or `oidc`",
     },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {

@@ -260,7 +260,9 @@ fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().filter_map(|provider| match provider {
         model::Provider::Jwt(jwt) => Some(jwt.header.clone()),
         model::Provider::ApiKey(key) => Some(key.header.clone()),
-        model::Provider::ClientCertificate(_) => None,
+        model::Provider::Introspection(tokens) => Some(tokens.header.clone()),
+        // A browser's cookies never stay in a request.
+        model::Provider::ClientCertificate(_) | model::Provider::Oidc(_) => None,
     });
     headers.collect()
 }

@@ -40,6 +40,7 @@ impl Check<'_> {
             );
         }
         self.unused(config);
+        self.oidc_without_tls(config);
         self.unreachable(config);
         self.trusted_by_all(config);
     }
@@ -170,7 +171,10 @@ impl Check<'_> {
             };
             let by_certificate = api.identity.iter().find(|name| match config.identity.get(*name) {
                 Some(Provider::ClientCertificate(_)) => true,
-                Some(Provider::Jwt(_) | Provider::ApiKey(_)) | None => false,
+                Some(
+                    Provider::Jwt(_) | Provider::ApiKey(_) | Provider::Introspection(_) | Provider::Oidc(_),
+                )
+                | None => false,
             });
             if by_certificate.is_some() && !listeners.iter().any(asks) {
                 let message = "no listener of this API asks for client certificates, though it accepts them";

@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use jsonwebtoken::Algorithm;
 
+use super::{IntrospectionProvider, OidcProvider};
+
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
@@ -16,6 +18,10 @@ pub enum Provider {
     ApiKey(ApiKeyProvider),
     /// `type: client_certificate`.
     ClientCertificate(ClientCertificateProvider),
+    /// `type: introspection`.
+    Introspection(IntrospectionProvider),
+    /// `type: oidc`.
+    Oidc(OidcProvider),
 }
 
 /// Bearer JWTs of one issuer.
@@ -53,6 +59,17 @@ pub enum KeySetSource {
         /// Trusted issuers for the server's certificate; `None` uses the system's.
         ca: Option<PathBuf>,
         /// How often it is fetched again.
+        refresh: Duration,
+    },
+    /// Where the issuer's discovery document says, fetched in the background.
+    Discovered {
+        /// The issuer: `https`, or `http` on loopback.
+        issuer: String,
+        /// Hosts on which its endpoints may be beside its own and public names, lower case.
+        hosts: Vec<String>,
+        /// Trusted issuers for the servers' certificates; `None` uses the system's.
+        ca: Option<PathBuf>,
+        /// How often document and keys are fetched again.
         refresh: Duration,
     },
 }

@@ -3,6 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::config::raw::oauth::{Introspection, Oidc};
 use crate::config::raw::quantity::Duration;
 
 /// A way to learn who sends a request.
@@ -16,6 +17,10 @@ pub(crate) enum Provider {
     ApiKey(ApiKey),
     /// Client certificates, proven in the TLS handshake.
     ClientCertificate(ClientCertificate),
+    /// Bearer tokens that the authorization server is asked about (RFC 7662).
+    Introspection(Introspection),
+    /// Browsers that log in at an OpenID provider.
+    Oidc(Oidc),
 }
 
 /// JSON Web Tokens of one issuer.
@@ -28,14 +33,22 @@ pub(crate) struct Jwt {
     /// Values of which the `aud` claim must hold one. Example: `[orders]`.
     #[schemars(length(min = 1), inner(length(min = 1)))]
     pub(crate) audiences: Vec<String>,
-    /// Where the issuer publishes its keys; `http` is allowed on loopback only. Either this or `jwks_file` is needed.
+    /// Where the issuer publishes its keys; `http` is allowed on loopback only. One of this, `discovery` and
+    /// `jwks_file` is needed.
     /// Example: `https://idp.example/jwks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) jwks_uri: Option<String>,
-    /// A file with the issuer's keys as a JSON Web Key Set (RFC 7517). Either this or `jwks_uri` is needed.
+    /// Whether the issuer's discovery document says where its keys are (OpenID Connect Discovery 1.0). `jwks_ca` and `refresh`
+    /// are for it, too. Default `false`.
+    #[serde(default)]
+    pub(crate) discovery: bool,
+    /// Hosts on which the keys may be, beside the issuer's own host and public names; for `discovery`. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) endpoint_hosts: Vec<String>,
+    /// A file with the issuer's keys as a JSON Web Key Set (RFC 7517).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) jwks_file: Option<String>,
-    /// A PEM file with the issuers trusted for the certificate of `jwks_uri`. Default those of the system.
+    /// A PEM file with the issuers trusted for the certificate of `jwks_uri` or of the issuer. Default those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) jwks_ca: Option<String>,
     /// How often `jwks_uri` is fetched again, at least `1s`. Default `5m`.
@@ -174,20 +187,20 @@ impl Default for Claims {
     }
 }
 
-fn default_algorithms() -> Vec<Algorithm> {
+pub(super) fn default_algorithms() -> Vec<Algorithm> {
     vec![Algorithm::RS256, Algorithm::ES256]
 }
 
-fn default_leeway() -> Duration {
+pub(super) fn default_leeway() -> Duration {
     Duration::new("30s")
 }
 
-fn default_token_header() -> String {
+pub(super) fn default_token_header() -> String {
     "Authorization".to_owned()
 }
 
 /// The upstream may want to know, too, and an option that takes something away is asked for.
-fn default_forward_credential() -> bool {
+pub(super) fn default_forward_credential() -> bool {
     true
 }
 

@@ -19,7 +19,7 @@ use crate::identity::jwt::jws::{Jws, TOKEN_BYTES_MAX};
 use crate::identity::jwt::key_set::KeySet;
 use crate::identity::{Answer, Authenticator, Presented, Proof, Rejection, Verdict};
 
-mod claims;
+pub(in crate::identity) mod claims;
 pub mod fault;
 pub mod jwk;
 pub mod jws;
