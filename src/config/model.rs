@@ -20,8 +20,8 @@ use crate::base::share::Share;
 use crate::base::size::ByteLimit;
 
 pub use self::identity::{
-    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource,
-    Provider,
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, ExternalAsked,
+    ExternalProvider, JwtProvider, KeyPart, KeySetSource, Memory, Provider,
 };
 pub use self::oauth::{
     ClientAuthentication, IntrospectionProvider, OAuthClient, OidcPaths, OidcProvider, OidcSession,

@@ -16,8 +16,8 @@ struct Unbuilt {
 const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
         path: &["identity", "*", "type"],
-        values: &["ldap", "external"],
-        instead: "use `jwt`, `api_key`, `client_certificate`, `introspection` or `oidc`",
+        values: &["ldap"],
+        instead: "use `external` with a service that asks the directory",
     },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {

@@ -93,11 +93,8 @@ impl WorkerCache {
         is_good.then(|| (Arc::clone(&entry.identity), entry.validity))
     }
 
-    /// Remembers a proof of a credential of `length` bytes, unless it holds for one request only.
+    /// Remembers a proof of a credential of `length` bytes.
     pub(super) fn insert(&self, key: Key, identity: &Arc<Identity>, proof: Proof, length: usize) {
-        if proof.validity.until.is_zero() {
-            return;
-        }
         let entry = Entry {
             identity: Arc::clone(identity),
             validity: proof.validity,

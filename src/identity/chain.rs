@@ -17,6 +17,7 @@ use crate::contract::decision::FoldedNames;
 use crate::contract::identity::{Facts, Failure, Identity};
 use crate::identity::cache::{Key, WorkerCache};
 use crate::identity::digest::{Sha256, sha256};
+use crate::identity::oidc::party::RelyingParty;
 use crate::identity::provider::{Provider, Role, next_id};
 use crate::identity::{
     Answer, Authenticator, Enricher, Presented, Proof, Rejection, Reply, Validity, Verdict,
@@ -138,6 +139,12 @@ impl Chain {
     /// The headers that the upstream does not get: those of providers that say so, whichever proves the identity.
     pub fn withheld_headers(&self) -> &FoldedNames {
         &self.withheld
+    }
+
+    /// Who logs browsers in here: the first that can.
+    pub fn relying_party(&self) -> Option<&Arc<RelyingParty>> {
+        let mut authenticators = self.links.iter().filter_map(|link| link.provider.authenticator());
+        authenticators.find_map(Authenticator::relying_party)
     }
 
     /// Finds out who asks. Returns without waiting unless a provider has to wait for another machine.
@@ -265,7 +272,10 @@ impl Attempt<'_> {
         facts.provider = Some(Arc::clone(&provider.name));
         let identity = Arc::new(Identity::authenticated(facts));
         let (validity, revision) = (proof.validity, proof.revision);
-        self.cache.insert(key, &identity, *proof, credential.len());
+        // One that is good for this request only is not worth the place.
+        if validity.contains(self.presented.now) {
+            self.cache.insert(key, &identity, *proof, credential.len());
+        }
         Found::Proven(Proven { identity, validity, digest, revision })
     }
 

@@ -3,8 +3,6 @@
 //! One form, one answer: JSON with its content type, in full, within a deadline and a size. Redirects are not followed. What is
 //! not such an answer is no answer; nothing is read out of a broken one.
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -18,6 +16,7 @@ use crate::base::pem::{self, PemError};
 use crate::config::model::{ClientAuthentication, OAuthClient};
 use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing, Trust};
 use crate::fetch::{ClientCertificate, TrustError};
+use crate::identity::digest::sha256;
 
 /// Largest answer read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -68,26 +67,38 @@ pub(super) struct Client {
 // === impl Client ===
 
 impl Client {
-    /// As configured. `with_tls` is false where it only ever asks on loopback without TLS.
-    pub(super) fn new(config: &OAuthClient, with_tls: bool) -> Result<Self, ClientFault> {
+    /// As configured.
+    pub(super) fn new(config: &OAuthClient) -> Result<Self, ClientFault> {
         let issuers = config.ca.as_deref().map(pem::certificates).transpose()?;
         let certificate = config.certificate.as_ref().map(|files| {
             let chain = pem::certificates(&files.cert)?;
             Ok::<_, PemError>(ClientCertificate { chain, key: pem::private_key(&files.key)? })
         });
         let certificate = certificate.transpose()?;
-        let trust = if with_tls { Trust::new(issuers, certificate)? } else { Trust::nobody()? };
+        let trust = match Trust::new(issuers, certificate) {
+            // Who asks without TLS on loopback needs no issuers; a TLS server is then not trusted.
+            Err(TrustError::NoSystemRoots) => Trust::nobody()?,
+            trust => trust?,
+        };
         Ok(Self { config: config.clone(), exchanger: Exchanger::new(&trust) })
+    }
+
+    /// What the files that it is made of hold, to tell one from another.
+    pub(super) fn files(config: &OAuthClient) -> Result<Vec<Vec<u8>>, PemError> {
+        let mut files: Vec<Vec<u8>> = Vec::new();
+        if let Some(ca) = &config.ca {
+            files.extend(pem::certificates(ca)?.iter().map(|issuer| issuer.to_vec()));
+        }
+        if let Some(certificate) = &config.certificate {
+            files.extend(pem::certificates(&certificate.cert)?.iter().map(|link| link.to_vec()));
+            files.push(sha256(pem::private_key(&certificate.key)?.secret_der()).to_vec());
+        }
+        Ok(files)
     }
 
     /// The client's id.
     pub(super) fn id(&self) -> &str {
         &self.config.id
-    }
-
-    /// The longest that an answer may take.
-    pub(super) fn timeout(&self) -> Duration {
-        self.config.timeout
     }
 
     /// Sends a form, with the client's authentication (RFC 6749 section 2.3).

@@ -9,8 +9,12 @@ use crate::config::model::{self, Name};
 use crate::identity::api_key::ApiKeys;
 use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
+use crate::identity::external::{External, ExternalFault};
+use crate::identity::introspection::Introspection;
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::OpenError;
+use crate::identity::oauth::ClientFault;
+use crate::identity::oidc::{Oidc, OidcFault};
 use crate::identity::resources::Resources;
 use crate::identity::{Authenticator, Enricher};
 
@@ -43,6 +47,15 @@ pub enum ProviderFault {
     /// Its keys file is not usable.
     #[error(transparent)]
     KeysFile(#[from] KeysFileErrors),
+    /// The way to its service cannot be made.
+    #[error(transparent)]
+    External(#[from] ExternalFault),
+    /// It cannot ask its authorization server.
+    #[error(transparent)]
+    Introspection(#[from] ClientFault),
+    /// It cannot log browsers in.
+    #[error(transparent)]
+    Oidc(#[from] OidcFault),
 }
 
 /// All providers that cannot run, at least one.
@@ -99,7 +112,11 @@ pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
             let exposure = keys_file::exposure(&config.keys)?;
             Some(format!("identity provider `{name}`: {exposure}"))
         }
-        model::Provider::Jwt(_) | model::Provider::ClientCertificate(_) => None,
+        model::Provider::Jwt(_)
+        | model::Provider::ClientCertificate(_)
+        | model::Provider::External(_)
+        | model::Provider::Introspection(_)
+        | model::Provider::Oidc(_) => None,
     };
     configured.iter().filter_map(warning).collect()
 }
@@ -109,7 +126,7 @@ pub(super) fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-fn role(_name: &Name, config: &model::Provider, resources: &Resources) -> Result<Role, ProviderFault> {
+fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<Role, ProviderFault> {
     Ok(Role::Authenticates(match config {
         model::Provider::Jwt(config) => {
             let key_set = resources.key_sets.open(&config.keys)?;
@@ -117,6 +134,11 @@ fn role(_name: &Name, config: &model::Provider, resources: &Resources) -> Result
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
         model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
+        model::Provider::External(config) => Box::new(External::open(name, config, &resources.remotes)?),
+        model::Provider::Introspection(config) => {
+            Box::new(Introspection::open(name, config, &resources.remotes)?)
+        }
+        model::Provider::Oidc(config) => Box::new(Oidc::open(name, config, resources)?),
     }))
 }
 

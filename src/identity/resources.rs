@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::{self, KeySets};
+use crate::identity::oidc::state::Sessions;
 use crate::identity::remote::remotes::Remotes;
 use crate::identity::remote::tasks::Runner;
 
@@ -14,6 +15,8 @@ pub struct Resources {
     pub key_sets: KeySets,
     /// Servers that are asked.
     pub remotes: Remotes,
+    /// What is known of browsers' sessions.
+    pub sessions: Sessions,
 }
 
 /// What must be run for it on the control runtime.
@@ -28,7 +31,7 @@ impl Resources {
     pub fn new(clock: Arc<dyn Clock>) -> (Self, Keeper) {
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
         let (remotes, runner) = Remotes::new(clock);
-        (Self { key_sets, remotes }, Keeper { refresher, runner })
+        (Self { key_sets, remotes, sessions: Sessions::default() }, Keeper { refresher, runner })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use http::Uri;
 use jsonwebtoken::Algorithm;
 
 use super::Check;
@@ -14,6 +15,8 @@ use crate::config::model::{
 use crate::config::place::Place;
 use crate::config::raw::identity as raw;
 use crate::config::report::Reported;
+
+mod external;
 
 pub(super) const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 pub(super) const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
@@ -35,6 +38,7 @@ impl Check<'_> {
                 self.introspection(place, written).map(Provider::Introspection)
             }
             raw::Provider::Oidc(written) => self.oidc(place, written).map(Provider::Oidc),
+            raw::Provider::External(external) => self.external(place, external).map(Provider::External),
         }
     }
 
@@ -121,19 +125,23 @@ impl Check<'_> {
         url: &str,
     ) -> Result<KeySetSource, Reported> {
         let at = place.key("jwks_uri");
-        let url = self.web_url(&at, url, "write `https://host/path`").and_then(|url| {
-            let local = url.host().is_some_and(|host| is_loopback_host(bare_host(host)));
-            if url.scheme_str() == Some("https") || local {
-                return Ok(url);
-            }
-            let message = format!("keys cannot be fetched from `{}`", self.shown(&at));
-            let help = "who can change them on the way can forge every token; use `https`";
-            Err(self.report.error_with(&at, message, help))
-        });
+        let why = "who can change the keys on the way can forge every token; use `https`";
+        let url = self.protected_url(&at, url, why);
         let ca = written.jwks_ca.as_ref().map(|ca| self.authorities(&place.key("jwks_ca"), ca)).transpose();
         let refresh = written.refresh.clone().unwrap_or_else(raw::default_refresh);
         let refresh = self.duration(&place.key("refresh"), &refresh, REFRESH);
         Ok(KeySetSource::Url { url: url?, ca: ca?, refresh: refresh? })
+    }
+
+    /// A URL whose answers nobody can change on the way: `https`, or on loopback. `why` says what else could happen.
+    pub(super) fn protected_url(&mut self, place: &Place, url: &str, why: &str) -> Result<Uri, Reported> {
+        let url = self.web_url(place, url, "write `https://host/path`")?;
+        let local = url.host().is_some_and(|host| is_loopback_host(bare_host(host)));
+        if url.scheme_str() == Some("https") || local {
+            return Ok(url);
+        }
+        let message = format!("`{}` is not protected on its way", self.shown(place));
+        Err(self.report.error_with(place, message, why))
     }
 
     fn algorithms(&mut self, provider: &Place, written: &raw::Jwt) -> Result<Vec<Algorithm>, Reported> {

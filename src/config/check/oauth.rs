@@ -50,7 +50,7 @@ impl Check<'_> {
         place: &Place,
         written: &raw::Introspection,
     ) -> Result<IntrospectionProvider, Reported> {
-        let endpoint = self.endpoint(&place.key("endpoint"), &written.endpoint);
+        let endpoint = self.secret_url(&place.key("endpoint"), &written.endpoint);
         let client = self.oauth_client(
             place,
             &Client {
@@ -173,7 +173,7 @@ impl Check<'_> {
     }
 
     pub(super) fn issuer(&mut self, place: &Place, text: &str) -> Result<String, Reported> {
-        let url = self.endpoint(place, text)?;
+        let url = self.secret_url(place, text)?;
         if url.query().is_some() {
             let message = format!("the issuer `{}` has a query", self.shown(place));
             return Err(self.report.error_with(place, message, "write it as its discovery document does"));
@@ -182,7 +182,7 @@ impl Check<'_> {
     }
 
     /// A URL to which secrets are sent.
-    pub(super) fn endpoint(&mut self, place: &Place, text: &str) -> Result<Uri, Reported> {
+    pub(super) fn secret_url(&mut self, place: &Place, text: &str) -> Result<Uri, Reported> {
         let url = self.web_url(place, text, "write `https://host/path`")?;
         let local = url.host().is_some_and(|host| is_loopback_host(bare_host(host)));
         if url.scheme_str() == Some("https") || local {

@@ -172,7 +172,11 @@ impl Check<'_> {
             let by_certificate = api.identity.iter().find(|name| match config.identity.get(*name) {
                 Some(Provider::ClientCertificate(_)) => true,
                 Some(
-                    Provider::Jwt(_) | Provider::ApiKey(_) | Provider::Introspection(_) | Provider::Oidc(_),
+                    Provider::Jwt(_)
+                    | Provider::ApiKey(_)
+                    | Provider::External(_)
+                    | Provider::Introspection(_)
+                    | Provider::Oidc(_),
                 )
                 | None => false,
             });

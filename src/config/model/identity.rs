@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use jsonwebtoken::Algorithm;
 
-use super::{IntrospectionProvider, OidcProvider};
+use super::{CertificateFiles, IntrospectionProvider, OidcProvider};
 
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Provider {
     Introspection(IntrospectionProvider),
     /// `type: oidc`.
     Oidc(OidcProvider),
+    /// `type: external`.
+    External(ExternalProvider),
 }
 
 /// Bearer JWTs of one issuer.
@@ -114,4 +116,76 @@ pub enum CertificateSubject {
     SanDns,
     /// The subject's common name.
     CommonName,
+}
+
+/// A service that is asked over HTTP who sends a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalProvider {
+    /// Where: `https`, or on loopback.
+    pub url: Uri,
+    /// The request's path and query follow that of `url`.
+    pub append_path: bool,
+    /// Headers of the request that the service gets, at least one.
+    pub forward: Vec<HeaderName>,
+    /// Which requests it is asked about.
+    pub asked: ExternalAsked,
+    /// The longest wait for an answer.
+    pub timeout: Duration,
+    /// The answer's header with the subject.
+    pub subject: Option<HeaderName>,
+    /// The answer's header with the roles.
+    pub roles: Option<HeaderName>,
+    /// The answer's header with the groups.
+    pub groups: Option<HeaderName>,
+    /// The answer's header with the scopes.
+    pub scopes: Option<HeaderName>,
+    /// Headers of the answer that become attributes.
+    pub attributes: Vec<HeaderName>,
+    /// Headers of a refusal that the client gets.
+    pub client_headers: Vec<HeaderName>,
+    /// Which answers are remembered; none without it.
+    pub memory: Option<Memory>,
+    /// Trusted issuers for the service's certificate; `None` uses the system's.
+    pub ca: Option<PathBuf>,
+    /// The gateway's own certificate (mTLS).
+    pub client: Option<CertificateFiles>,
+    /// Whether the upstream gets the first header of `forward`.
+    pub forward_credential: bool,
+}
+
+/// Which requests a service is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExternalAsked {
+    /// Those with one of the headers that it gets.
+    Credential,
+    /// Each.
+    Always,
+}
+
+/// Which answers of a service are remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// All that an answer depends on, at least one.
+    pub key: Vec<KeyPart>,
+    /// How long a good answer is remembered.
+    pub ttl: Duration,
+    /// How long a refusal is remembered.
+    pub negative_ttl: Duration,
+    /// How much longer a good answer serves while the service is down.
+    pub stale: Duration,
+    /// Answers remembered.
+    pub entries: usize,
+}
+
+/// A part of a request that an answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyPart {
+    /// The method.
+    Method,
+    /// Host and port.
+    Authority,
+    /// Path and query.
+    Path,
+    /// A header.
+    Header(HeaderName),
 }

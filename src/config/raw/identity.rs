@@ -3,8 +3,11 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::config::raw::identity::external::External;
 use crate::config::raw::oauth::{Introspection, Oidc};
 use crate::config::raw::quantity::Duration;
+
+pub(crate) mod external;
 
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -21,6 +24,8 @@ pub(crate) enum Provider {
     Introspection(Introspection),
     /// Browsers that log in at an OpenID provider.
     Oidc(Oidc),
+    /// An authentication service that is asked over HTTP.
+    External(External),
 }
 
 /// JSON Web Tokens of one issuer.

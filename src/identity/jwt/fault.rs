@@ -72,7 +72,7 @@ impl Fault {
     }
 
     /// The rejection, with its challenge (RFC 6750 section 3).
-    pub(super) fn rejection(self) -> Rejection {
+    pub(in crate::identity) fn rejection(self) -> Rejection {
         Rejection::plain(self.reason(), self.challenge())
     }
 

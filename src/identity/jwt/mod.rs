@@ -61,26 +61,6 @@ impl BearerTokens {
     pub fn new(config: JwtProvider, key_set: Arc<KeySet>) -> Self {
         Self { verifier: Arc::new(Verifier { config, key_set }) }
     }
-
-    /// Looks at as little of the token as can be: one seen before is known by its hash, whatever is in it.
-    fn token<'r>(&self, presented: &Presented<'r>) -> Result<Option<&'r [u8]>, Fault> {
-        let name = &self.verifier.config.header;
-        let value = match header::only(presented.headers, name) {
-            Ok(None) => return Ok(None),
-            Ok(Some(value)) => value,
-            Err(Ambiguous) => return Err(Fault::SeveralCredentials),
-        };
-        let token = if name == AUTHORIZATION { bearer(value)? } else { Some(value) };
-        let Some(token) = token else { return Ok(None) };
-        // RFC 6750 section 2: not more than one way to send a token in one request.
-        if header::query_has(presented.query, "access_token") {
-            return Err(Fault::SeveralCredentials);
-        }
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Fault::TooLarge);
-        }
-        Ok(Some(token))
-    }
 }
 
 impl Authenticator for BearerTokens {
@@ -97,7 +77,7 @@ impl Authenticator for BearerTokens {
     }
 
     fn find<'r>(&self, presented: &Presented<'r>) -> Result<Option<Cow<'r, [u8]>>, Rejection> {
-        match self.token(presented) {
+        match token(&self.verifier.config.header, presented) {
             Ok(token) => Ok(token.map(Cow::Borrowed)),
             Err(fault) => Err(fault.rejection()),
         }
@@ -154,7 +134,7 @@ impl Verifier {
         if bound_to.is_some() && bound_to.as_deref() != holder {
             return Err(Denial::Fault(Fault::HolderNotProven));
         }
-        let facts = claims.into_facts(&self.config.claims, audience, expires_at)?;
+        let facts = claims.into_facts("jwt", &self.config.claims, audience, Some(expires_at))?;
         Ok(Proof { facts, validity, bound_to, revision: keys.revision() })
     }
 }
@@ -167,6 +147,25 @@ impl Denial {
             Self::NoKeys => Verdict::Unavailable(NO_KEYS),
         }
     }
+}
+
+/// The token in the header `name`. Looks at as little of it as can be: one seen before is known by its hash, whatever is in it.
+pub(super) fn token<'r>(name: &HeaderName, presented: &Presented<'r>) -> Result<Option<&'r [u8]>, Fault> {
+    let value = match header::only(presented.headers, name) {
+        Ok(None) => return Ok(None),
+        Ok(Some(value)) => value,
+        Err(Ambiguous) => return Err(Fault::SeveralCredentials),
+    };
+    let token = if name == AUTHORIZATION { bearer(value)? } else { Some(value) };
+    let Some(token) = token else { return Ok(None) };
+    // RFC 6750 section 2: not more than one way to send a token in one request.
+    if header::query_has(presented.query, "access_token") {
+        return Err(Fault::SeveralCredentials);
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Fault::TooLarge);
+    }
+    Ok(Some(token))
 }
 
 /// The token of an `Authorization` value, `None` for another scheme (RFC 9110 section 11.4, RFC 6750 section 2.1).
@@ -185,7 +184,7 @@ fn bearer(value: &[u8]) -> Result<Option<&[u8]>, Fault> {
 }
 
 /// RFC 9110 section 11.2.
-fn check_token68(token: &[u8]) -> Result<(), Fault> {
+pub(super) fn check_token68(token: &[u8]) -> Result<(), Fault> {
     if memchr::memchr(b',', token).is_some() {
         return Err(Fault::SeveralCredentials);
     }

@@ -55,7 +55,7 @@ impl Sealer {
     /// numbers.
     pub(super) fn new(secrets: &[Secret<String>]) -> Result<Self, Unspecified> {
         let keys: Result<Vec<_>, _> = if secrets.is_empty() {
-            [process_secret()?].iter().map(|secret| key(secret)).collect()
+            [key(process_secret()?)].into_iter().collect()
         } else {
             secrets.iter().map(|secret| key(secret.expose().as_bytes())).collect()
         };
