@@ -25,13 +25,10 @@ use crate::config::yaml::quotable;
 const NAME_MAX: usize = 64;
 
 /// Headers that frame a message, or that the connection owns: no credential is in them.
-const CONNECTION_HEADERS: [&str; 14] = [
+const CONNECTION_HEADERS: [&str; 10] = [
     "host",
     "connection",
     "content-length",
-    "content-type",
-    "content-encoding",
-    "cookie",
     "expect",
     "keep-alive",
     "proxy-connection",
@@ -39,8 +36,10 @@ const CONNECTION_HEADERS: [&str; 14] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "set-cookie",
 ];
+
+/// Headers that are about a message or a browser's state, and whose whole value is no credential.
+const MESSAGE_HEADERS: [&str; 4] = ["content-type", "content-encoding", "cookie", "set-cookie"];
 
 impl Check<'_> {
     /// The text at `place` as a message may quote it: references are not replaced in it.
@@ -190,9 +189,19 @@ impl Check<'_> {
     /// A header that carries a credential.
     pub(super) fn credential_header(&mut self, place: &Place, text: &str) -> Result<HeaderName, Reported> {
         let header = self.header(place, text)?;
-        if CONNECTION_HEADERS.contains(&header.as_str()) {
+        if CONNECTION_HEADERS.iter().chain(&MESSAGE_HEADERS).any(|name| *name == header) {
             let message = format!("a credential cannot be in the header `{}`", self.shown(place));
             return Err(self.report.error_with(place, message, "use `Authorization` or one of your own"));
+        }
+        Ok(header)
+    }
+
+    /// A header that is passed on to another server or back.
+    pub(super) fn end_to_end_header(&mut self, place: &Place, text: &str) -> Result<HeaderName, Reported> {
+        let header = self.header(place, text)?;
+        if CONNECTION_HEADERS.iter().any(|name| *name == header) {
+            let message = format!("the header `{}` belongs to one connection", self.shown(place));
+            return Err(self.report.error_with(place, message, "take it out"));
         }
         Ok(header)
     }

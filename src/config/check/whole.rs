@@ -169,18 +169,11 @@ impl Check<'_> {
                     ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
                 })
             };
-            let by_certificate = api.identity.iter().find(|name| match config.identity.get(*name) {
-                Some(Provider::ClientCertificate(_)) => true,
-                Some(
-                    Provider::Jwt(_)
-                    | Provider::ApiKey(_)
-                    | Provider::External(_)
-                    | Provider::Introspection(_)
-                    | Provider::Oidc(_),
-                )
-                | None => false,
-            });
-            if by_certificate.is_some() && !listeners.iter().any(asks) {
+            let by_certificate = api
+                .identity
+                .iter()
+                .any(|name| matches!(config.identity.get(name), Some(Provider::ClientCertificate(_))));
+            if by_certificate && !listeners.iter().any(asks) {
                 let message = "no listener of this API asks for client certificates, though it accepts them";
                 self.report.warning(&place.key("identity"), message, "set `tls.client_auth` on a listener");
             }

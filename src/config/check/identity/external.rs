@@ -103,7 +103,7 @@ impl Check<'_> {
         all(written
             .iter()
             .enumerate()
-            .map(|(index, header)| self.credential_header(&place.index(index), header)))
+            .map(|(index, header)| self.end_to_end_header(&place.index(index), header)))
     }
 
     fn answer_header(
