@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::gateway::TestGateway;
-use crate::live_support::*;
 use crate::oidc_support::*;
 use crate::token::base64url;
 use crate::wire::RecordingUpstream;

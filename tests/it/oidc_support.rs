@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
@@ -277,5 +277,3 @@ pub(crate) fn ready(gateway: &TestGateway) {
     eventually("the provider is known", || (Browser::at(gateway).visit("/private").status == 302).then_some(()));
 }
 
-/// Longer than the gateway waits for an answer of the tests' providers.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(8);

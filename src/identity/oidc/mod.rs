@@ -16,10 +16,9 @@ use http::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 
 use crate::config::model::{Name, OidcProvider};
-use crate::identity::jwt::claims::Claims;
 use crate::identity::jwt::key_sets::OpenError;
 use crate::identity::oauth::ClientFault;
-use crate::identity::oidc::party::RelyingParty;
+use crate::identity::oidc::party::{Failure, RelyingParty};
 use crate::identity::oidc::session::Session;
 use crate::identity::oidc::state::{Renewal, Step};
 use crate::identity::oidc::visit::{Setter, Visit};
@@ -208,16 +207,13 @@ impl Bearer {
             until = until.min(self.now.saturating_add(RECHECK));
         }
         let ends = session.ends(lifetimes);
-        let claims = Claims::new(session.claims);
-        let facts = claims.audiences().and_then(|audience| {
-            claims.into_facts("oidc", &self.party.config().claims, audience.unwrap_or_default(), Some(ends))
-        });
+        let facts = self.party.facts(session.claims, Some(ends));
         match facts {
             Ok(facts) => {
                 let validity = Validity { until: until.max(self.now.saturating_add(Duration::from_nanos(1))), ..validity };
                 Verdict::Proven(Box::new(Proof { facts, validity, bound_to: None, revision }))
             }
-            Err(fault) => Verdict::Refused(rejection(fault.reason())),
+            Err(Failure::Refused(reason) | Failure::Unavailable(reason)) => Verdict::Refused(rejection(reason)),
         }
     }
 }

@@ -22,8 +22,10 @@ use super::visit::Visit;
 use super::{BAD, ENDED, EXPIRED, OidcFault};
 use crate::base::clock::Clock;
 use crate::config::model::{KeySetSource, Name, OidcProvider};
+use crate::contract::identity::Facts;
 use crate::contract::input::form_pairs;
 use crate::identity::discovery::Metadata;
+use crate::identity::jwt::claims::Claims;
 use crate::identity::jwt::fault::Fault;
 use crate::identity::jwt::jwk::Keys;
 use crate::identity::jwt::key_set::KeySet;
@@ -39,6 +41,9 @@ const REDEEM_MAX: Duration = Duration::from_secs(10);
 
 /// The provider has not been reached yet, or not for long.
 const UNAVAILABLE: &str = "oidc_unavailable";
+
+/// The login was completed before.
+const REPLAYED: &str = "oidc_replayed_state";
 
 /// One client of one OpenID provider.
 #[derive(Debug)]
@@ -333,6 +338,7 @@ impl RelyingParty {
         let redirect_uri = visit.url(self.config.paths.redirect.as_str());
         let mut session = match self.redeemed(login, code, redirect_uri).await {
             Ok(session) => session,
+            Err(Failure::Refused(REPLAYED)) => return no(Kind::BadRequest, REPLAYED),
             Err(Failure::Refused(reason)) => return no(Kind::BadCredential, reason),
             Err(Failure::Unavailable(reason)) => return no(Kind::Unavailable, reason),
         };
@@ -398,8 +404,9 @@ impl RelyingParty {
         if self.config.user_info {
             claims = self.user_info(&tokens.access_token, &claims).await?;
         }
+        self.facts(claims.clone(), None)?;
         if !self.state.revocations.complete_login(&login.state) {
-            return Err(Failure::Refused("oidc_replayed_state"));
+            return Err(Failure::Refused(REPLAYED));
         }
         let now = self.clock.now();
         let renew_at = now.saturating_add(tokens.lifetime).as_secs();
@@ -413,6 +420,16 @@ impl RelyingParty {
             claims,
             id_token: tokens.id_token,
         })
+    }
+
+    /// The identity that `claims` say; an error where one that is asked for is of the wrong kind.
+    pub(super) fn facts(&self, claims: Map<String, Value>, ends: Option<Duration>) -> Result<Facts, Failure> {
+        let claims = Claims::new(claims);
+        let audience = claims.audiences();
+        let facts = audience.and_then(|audience| {
+            claims.into_facts("oidc", &self.config.claims, audience.unwrap_or_default(), ends)
+        });
+        facts.map_err(|fault| Failure::Refused(fault.reason()))
     }
 
     // --- logout ---

@@ -82,6 +82,7 @@ impl RelyingParty {
                 }
             }
         }
+        self.facts(next.claims.clone(), None)?;
         if tokens.refresh_token.is_some() {
             next.refresh_token = tokens.refresh_token;
         }
