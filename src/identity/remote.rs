@@ -346,3 +346,179 @@ fn challenged(verdict: Verdict, challenge: &HeaderValue) -> Verdict {
         Verdict::Proven(_) | Verdict::Foreign(_) | Verdict::Unavailable(_) => verdict,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::base::clock::ManualClock;
+    use crate::identity::remote::tasks::Runner;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    /// A server that gives its answers in turn; without one it never answers.
+    #[derive(Debug, Default)]
+    struct Scripted(Mutex<VecDeque<Result<&'static str, &'static str>>>);
+
+    impl Inquiry for Scripted {
+        type Question = ();
+
+        fn ask<'a>(&'a self, (): &'a ()) -> Asking<'a> {
+            Box::pin(async {
+                let next = self.0.lock().unwrap().pop_front();
+                match next {
+                    Some(Ok("no")) => Ok(Finding::Refused(Refused::plain("no"))),
+                    Some(Ok(subject)) => {
+                        let facts = Facts { subject: Some(subject.to_owned()), ..Facts::default() };
+                        Ok(Finding::Proven { facts, until: None })
+                    }
+                    Some(Err(reason)) => Err(Outage { reason }),
+                    None => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    struct World {
+        remote: Arc<Remote<Scripted>>,
+        clock: Arc<ManualClock>,
+    }
+
+    impl World {
+        fn new(stale: u64) -> (Self, Runner) {
+            let clock = Arc::new(ManualClock::at(NOW));
+            let (tasks, runner) = Tasks::new();
+            let seconds = Duration::from_secs;
+            let patience = Patience {
+                timeout: seconds(1),
+                ttl: seconds(10),
+                negative_ttl: seconds(5),
+                stale: seconds(stale),
+                entries: 100,
+            };
+            let remote =
+                Remote::new(Scripted::default(), patience, Arc::clone(&clock) as Arc<dyn Clock>, tasks);
+            (Self { remote: Arc::new(remote), clock }, runner)
+        }
+
+        fn script(&self, answers: &[Result<&'static str, &'static str>]) {
+            self.remote.inquiry.0.lock().unwrap().extend(answers);
+        }
+
+        async fn ask(&self, who: u8) -> String {
+            let challenge = HeaderValue::from_static("Test");
+            let verdict = match self.remote.verify([who; 32], (), challenge, self.clock.now()) {
+                Answer::Settled(verdict) => verdict,
+                Answer::Pending(future) => future.await,
+            };
+            match verdict {
+                Verdict::Proven(proof) => {
+                    let mark = if proof.facts.stale { " (stale)" } else { "" };
+                    proof.facts.subject.unwrap() + mark
+                }
+                Verdict::Refused(rejection) | Verdict::Foreign(rejection) => {
+                    assert_eq!(rejection.challenge, "Test");
+                    rejection.reason.to_owned()
+                }
+                Verdict::Unavailable(reason) => format!("503 {reason}"),
+            }
+        }
+    }
+
+    fn block_on(test: impl Future<Output = ()>) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(test);
+    }
+
+    #[test]
+    fn equal_questions_are_asked_once_and_remembered() {
+        block_on(async {
+            let (world, runner) = World::new(0);
+            tokio::spawn(runner.run());
+            world.script(&[Ok("alice"), Ok("bob"), Ok("alice again")]);
+            let (first, second) = tokio::join!(world.ask(1), world.ask(1));
+            assert_eq!((first.as_str(), second.as_str()), ("alice", "alice"));
+            assert_eq!(world.ask(2).await, "bob");
+            assert_eq!(world.ask(1).await, "alice");
+            world.clock.advance(Duration::from_secs(10));
+            assert_eq!(world.ask(1).await, "alice again");
+            assert_eq!(world.remote.status().asked, 3);
+        });
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_for_its_own_question_alone() {
+        block_on(async {
+            let (world, runner) = World::new(0);
+            tokio::spawn(runner.run());
+            world.script(&[Ok("no"), Ok("alice"), Ok("late")]);
+            assert_eq!(world.ask(1).await, "no");
+            assert_eq!(world.ask(2).await, "alice");
+            assert_eq!(world.ask(1).await, "no");
+            world.clock.advance(Duration::from_secs(5));
+            assert_eq!(world.ask(1).await, "late");
+        });
+    }
+
+    #[test]
+    fn an_outage_lets_nobody_in_and_is_not_waited_for_again() {
+        block_on(async {
+            let (world, runner) = World::new(0);
+            tokio::spawn(runner.run());
+            world.script(&[Ok("alice")]);
+            assert_eq!(world.ask(1).await, "alice");
+            world.clock.advance(Duration::from_secs(10));
+            for _ in 0..5 {
+                assert_eq!(world.ask(1).await, "503 provider_timeout");
+            }
+            assert_eq!(world.ask(1).await, "503 provider_circuit_open");
+            assert_eq!(world.remote.status().circuit, "open");
+            world.clock.advance(Duration::from_secs(1));
+            world.script(&[Ok("alice")]);
+            assert_eq!(world.ask(1).await, "alice");
+            assert_eq!(world.remote.status().circuit, "closed");
+        });
+    }
+
+    #[test]
+    fn a_good_answer_serves_while_the_server_is_down_and_only_then() {
+        block_on(async {
+            let (world, runner) = World::new(100);
+            tokio::spawn(runner.run());
+            world.script(&[Ok("alice"), Err("down"), Ok("no"), Err("down")]);
+            assert_eq!(world.ask(1).await, "alice");
+            world.clock.advance(Duration::from_secs(10));
+            assert_eq!(world.ask(1).await, "alice (stale)");
+            assert_eq!(world.ask(1).await, "no");
+            world.clock.advance(Duration::from_secs(5));
+            assert_eq!(world.ask(1).await, "503 down");
+            assert_eq!(world.ask(2).await, "503 provider_timeout");
+        });
+    }
+
+    #[test]
+    fn stale_answers_end() {
+        block_on(async {
+            let (world, runner) = World::new(100);
+            tokio::spawn(runner.run());
+            world.script(&[Ok("alice"), Err("down"), Err("down")]);
+            assert_eq!(world.ask(1).await, "alice");
+            world.clock.advance(Duration::from_secs(109));
+            assert_eq!(world.ask(1).await, "alice (stale)");
+            world.clock.advance(Duration::from_secs(1));
+            assert_eq!(world.ask(1).await, "503 down");
+        });
+    }
+
+    #[test]
+    fn without_anybody_to_ask_nobody_gets_in() {
+        block_on(async {
+            let (world, runner) = World::new(0);
+            drop(runner);
+            assert_eq!(world.ask(1).await, "503 provider_stopped");
+            assert_eq!(world.ask(1).await, "503 provider_stopped");
+        });
+    }
+}

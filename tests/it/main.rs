@@ -32,6 +32,7 @@ mod jwt_attacks;
 mod jwt_key_set;
 mod jwt_wycheproof;
 mod live_admin;
+mod live_combining;
 mod live_events;
 mod live_explain;
 mod live_identity;
