@@ -1,9 +1,10 @@
 // An OpenID provider for the example and the tests: https://github.com/panva/node-oidc-provider with accounts that need no
-// password, in memory. Nothing of it is fit for anything but trying things out.
+// password, in memory; and below /shop the shop that the gateway protects. Fit for trying things out, and for nothing else.
 //
 //   node provider.mjs [ADDRESS] [GATEWAY]
 //
 // ADDRESS is where it listens, GATEWAY where browsers reach the gateway.
+import http from 'node:http';
 import Provider from 'oidc-provider';
 
 const address = process.argv[2] ?? '127.0.0.1:3000';
@@ -21,7 +22,7 @@ const provider = new Provider(issuer, {
       client_id: 'postern',
       client_secret: 'a-secret-of-the-example-and-of-nothing-else',
       redirect_uris: [`${gateway}/oauth2/callback`],
-      post_logout_redirect_uris: [`${gateway}/`],
+      post_logout_redirect_uris: [`${gateway}/`, `${gateway}/shop`],
       backchannel_logout_uri: `${gateway}/oauth2/backchannel-logout`,
       backchannel_logout_session_required: true,
       grant_types: ['authorization_code', 'refresh_token', 'client_credentials'],
@@ -63,6 +64,20 @@ const provider = new Provider(issuer, {
   cookies: { keys: ['not-a-secret'] },
 });
 
+// The shop knows its customers from the gateway, and never sees a cookie or a token.
+function shop(request, response) {
+  const user = request.headers['x-user'];
+  const links = user
+    ? `<p>Hello ${user}. <a href="/shop/orders">Your orders</a> <a href="/shop/figures">Figures</a> <a href="/oauth2/logout">Log out</a></p>`
+    : '<p><a href="/oauth2/login?return_to=/shop">Log in</a></p>';
+  response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' });
+  response.end(`<!doctype html><title>Shop</title><h1>The shop</h1><p>${new URL(request.url, issuer).pathname}</p>${links}\n`);
+}
+
 provider.on('server_error', (ctx, error) => console.error(error));
+const answer = provider.callback();
 const [host, port] = address.split(':');
-provider.listen(Number(port), host, () => console.log(`OpenID provider at ${issuer}`));
+const server = http.createServer((request, response) => {
+  (/^\/shop([/?]|$)/.test(request.url) ? shop : answer)(request, response);
+});
+server.listen(Number(port), host, () => console.log(`OpenID provider at ${issuer}`));

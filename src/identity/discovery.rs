@@ -56,7 +56,9 @@ pub enum DiscoveryFault {
     #[error("`{0}` is not `https`")]
     Plaintext(&'static str),
     /// A URL on a host that is not the issuer's and not public.
-    #[error("`{name}` is on `{host}`, which is neither the issuer's host nor a public name; list it in `endpoint_hosts` if it is meant")]
+    #[error(
+        "`{name}` is on `{host}`, which is neither the issuer's host nor a public name; list it in `endpoint_hosts` if it is meant"
+    )]
     Host {
         /// The member.
         name: &'static str,
@@ -110,12 +112,7 @@ fn text<'d>(document: &'d Map<String, Value>, name: &'static str) -> Result<Opti
     }
 }
 
-fn endpoint(
-    name: &'static str,
-    url: &str,
-    issuer: &Uri,
-    hosts: &[String],
-) -> Result<Uri, DiscoveryFault> {
+fn endpoint(name: &'static str, url: &str, issuer: &Uri, hosts: &[String]) -> Result<Uri, DiscoveryFault> {
     let plain = url.len() <= URL_BYTES_MAX && !url.contains(['#', '\\']);
     let parsed = url.parse::<Uri>().ok().filter(|parsed| {
         plain && parsed.authority().is_some_and(|authority| !authority.as_str().contains('@'))
@@ -150,8 +147,18 @@ fn is_loopback_host(host: &str) -> bool {
 /// in any spelling.
 fn is_public_name(host: &str) -> bool {
     const PRIVATE: [&str; 12] = [
-        "local", "localhost", "internal", "intranet", "lan", "home", "corp", "private", "localdomain", "arpa",
-        "onion", "svc",
+        "local",
+        "localhost",
+        "internal",
+        "intranet",
+        "lan",
+        "home",
+        "corp",
+        "private",
+        "localdomain",
+        "arpa",
+        "onion",
+        "svc",
     ];
     let name = host.strip_suffix('.').unwrap_or(host);
     match name.rsplit_once('.') {
@@ -218,9 +225,26 @@ mod tests {
 
     #[test]
     fn endpoints_have_tls() {
-        for name in ["jwks_uri", "authorization_endpoint", "token_endpoint", "userinfo_endpoint", "end_session_endpoint"] {
-            assert!(matches!(parse(&json!({name: "http://idp.example/x"})), Err(DiscoveryFault::Plaintext(_))));
-            for bad in ["", "/x", "idp.example", "ftp://idp.example/x", "https://u:p@idp.example/", "https://idp.example/#x", "https://idp.example\\@evil/"] {
+        for name in [
+            "jwks_uri",
+            "authorization_endpoint",
+            "token_endpoint",
+            "userinfo_endpoint",
+            "end_session_endpoint",
+        ] {
+            assert!(matches!(
+                parse(&json!({name: "http://idp.example/x"})),
+                Err(DiscoveryFault::Plaintext(_))
+            ));
+            for bad in [
+                "",
+                "/x",
+                "idp.example",
+                "ftp://idp.example/x",
+                "https://u:p@idp.example/",
+                "https://idp.example/#x",
+                "https://idp.example\\@evil/",
+            ] {
                 assert!(matches!(parse(&json!({name: bad})), Err(DiscoveryFault::Url(_))), "{bad}");
             }
             assert!(matches!(parse(&json!({name: 1})), Err(DiscoveryFault::Member(_))));
@@ -231,11 +255,23 @@ mod tests {
     #[test]
     fn a_document_cannot_point_into_the_network() {
         for bad in [
-            "https://127.0.0.1/x", "https://localhost/x", "https://169.254.169.254/latest", "https://[::1]/x", "https://10.0.0.1/x",
-            "https://metadata/x", "https://vault.internal/x", "https://db.local./x", "https://2130706433/x", "https://0x7f.1/x",
-            "https://kubernetes.default.svc/x", "https://8.8.8.8/x",
+            "https://127.0.0.1/x",
+            "https://localhost/x",
+            "https://169.254.169.254/latest",
+            "https://[::1]/x",
+            "https://10.0.0.1/x",
+            "https://metadata/x",
+            "https://vault.internal/x",
+            "https://db.local./x",
+            "https://2130706433/x",
+            "https://0x7f.1/x",
+            "https://kubernetes.default.svc/x",
+            "https://8.8.8.8/x",
         ] {
-            assert!(matches!(parse(&json!({"token_endpoint": bad})), Err(DiscoveryFault::Host { .. })), "{bad}");
+            assert!(
+                matches!(parse(&json!({"token_endpoint": bad})), Err(DiscoveryFault::Host { .. })),
+                "{bad}"
+            );
         }
         for good in ["https://idp.example:8443/x", "https://oauth2.example.com/x", "https://sso.corp/x"] {
             assert!(parse(&json!({"token_endpoint": good})).is_ok(), "{good}");

@@ -245,7 +245,10 @@ mod tests {
         }
     }
 
-    fn ask(config: &IntrospectionProvider, answer: &Value) -> Result<(Facts, Option<Duration>), &'static str> {
+    fn ask(
+        config: &IntrospectionProvider,
+        answer: &Value,
+    ) -> Result<(Facts, Option<Duration>), &'static str> {
         match read(config, answer.as_object().unwrap().clone(), NOW) {
             Finding::Proven { facts, until } => Ok((facts, until)),
             Finding::Refused(refused) => Err(refused.reason),
@@ -260,7 +263,8 @@ mod tests {
     #[test]
     fn only_true_is_true() {
         check(&config(), &json!({"active": true}), Ok(()));
-        for active in [json!("true"), json!(1), json!(false), json!(null), json!([true]), json!({"a": true})] {
+        for active in [json!("true"), json!(1), json!(false), json!(null), json!([true]), json!({"a": true})]
+        {
             check(&config(), &json!({"active": active}), Err("inactive_token"));
         }
         check(&config(), &json!({}), Err("inactive_token"));
@@ -299,9 +303,17 @@ mod tests {
         let good = json!({"active": true, "iss": "https://idp.test", "aud": ["other", "orders"]});
         check(&strict, &good, Ok(()));
         check(&strict, &json!({"active": true, "aud": "orders"}), Err("missing_claim"));
-        check(&strict, &json!({"active": true, "iss": "https://evil.test", "aud": "orders"}), Err("wrong_issuer"));
+        check(
+            &strict,
+            &json!({"active": true, "iss": "https://evil.test", "aud": "orders"}),
+            Err("wrong_issuer"),
+        );
         check(&strict, &json!({"active": true, "iss": "https://idp.test"}), Err("missing_claim"));
-        check(&strict, &json!({"active": true, "iss": "https://idp.test", "aud": "x"}), Err("wrong_audience"));
+        check(
+            &strict,
+            &json!({"active": true, "iss": "https://idp.test", "aud": "x"}),
+            Err("wrong_audience"),
+        );
     }
 
     #[test]
@@ -310,7 +322,10 @@ mod tests {
             "iss": "https://idp.test", "aud": "orders", "exp": 2_000});
         let (facts, until) = ask(&config(), &answer).unwrap();
         assert_eq!((facts.subject.as_deref(), facts.kind), (Some("alice"), Some("introspection")));
-        assert_eq!((facts.scopes, facts.roles), (vec!["read".to_owned(), "write".to_owned()], vec!["admin".to_owned()]));
+        assert_eq!(
+            (facts.scopes, facts.roles),
+            (vec!["read".to_owned(), "write".to_owned()], vec!["admin".to_owned()])
+        );
         assert_eq!(facts.issuer.as_deref(), Some("https://idp.test"));
         assert_eq!(facts.expires_at, Some(Duration::from_secs(2_000)));
         assert_eq!(until, Some(Duration::from_secs(2_030)));

@@ -149,7 +149,9 @@ impl Client {
         let received = match tokio::time::timeout(self.config.timeout, asked).await {
             Err(_) => return Err(NoAnswer::Timeout),
             Ok(Ok(received)) => received,
-            Ok(Err(ExchangeError::TooLarge(_) | ExchangeError::Request(_))) => return Err(NoAnswer::Malformed),
+            Ok(Err(ExchangeError::TooLarge(_) | ExchangeError::Request(_))) => {
+                return Err(NoAnswer::Malformed);
+            }
             Ok(Err(ExchangeError::Unreachable(_) | ExchangeError::Body(_))) => {
                 return Err(NoAnswer::Unreachable);
             }

@@ -29,9 +29,7 @@ const FORM_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Instead {
     /// The browser is sent to log in.
-    Login {
-        location: HeaderValue,
-    },
+    Login { location: HeaderValue },
     /// A program is told that it is not logged in.
     Unauthorized,
 }
@@ -149,7 +147,8 @@ fn methods(page: Page) -> &'static str {
 
 async fn visited(exchange: &Exchange, party: &Arc<RelyingParty>, page: Page, form: &[u8]) -> BrowserAnswer {
     let takes = |method: &&str| *method == exchange.head.method.as_str();
-    let Some(visit) = exchange.visit.as_deref().filter(|_| methods(page).split(", ").any(|method| takes(&method)))
+    let Some(visit) =
+        exchange.visit.as_deref().filter(|_| methods(page).split(", ").any(|method| takes(&method)))
     else {
         return BrowserAnswer::no(Kind::BadMethod, "method_not_allowed");
     };

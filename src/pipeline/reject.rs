@@ -301,10 +301,8 @@ impl Cause {
                 ..
             }
         );
-        let is_identity = matches!(
-            self,
-            Self::IdentityUnavailable { .. } | Self::Browser { kind: Kind::Unavailable, .. }
-        );
+        let is_identity =
+            matches!(self, Self::IdentityUnavailable { .. } | Self::Browser { kind: Kind::Unavailable, .. });
         let is_unavailable = matches!(self, Self::UpstreamUnavailable { .. });
         let is_failed = matches!(self, Self::UpstreamFailed { .. });
         let is_timeout = matches!(self, Self::UpstreamTimeout { .. });
@@ -543,7 +541,9 @@ fn browser_status(kind: Kind, is_redirect: bool) -> StatusCode {
 fn browser_message(kind: Kind) -> &'static str {
     match kind {
         Kind::Done => "done",
-        Kind::BadRequest => "this is no login of this browser that is still open; begin again at the page you want",
+        Kind::BadRequest => {
+            "this is no login of this browser that is still open; begin again at the page you want"
+        }
         Kind::BadCredential => "the login was not successful; begin again at the page you want",
         Kind::Forbidden => "a page of another site may have sent this request",
         Kind::BadMethod => "the method is not allowed here",

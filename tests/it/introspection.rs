@@ -7,7 +7,11 @@ use crate::live_support::*;
 use crate::oidc_support::{CLIENT, FakeProvider, POLICY, Reply, SECRET, now};
 use crate::wire::{RawResponse, RecordingUpstream, get};
 
-pub(crate) fn introspecting(upstream: &RecordingUpstream, provider: &FakeProvider, more: &str) -> TestGateway {
+pub(crate) fn introspecting(
+    upstream: &RecordingUpstream,
+    provider: &FakeProvider,
+    more: &str,
+) -> TestGateway {
     let endpoint = format!("http://{}/introspect", provider.address);
     let identity = format!(
         "identity:\n  tokens: {{type: introspection, endpoint: \"{endpoint}\", client_id: {CLIENT}, client_secret: {SECRET}, timeout: 500ms, \

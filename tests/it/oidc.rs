@@ -37,7 +37,10 @@ fn a_browser_logs_in_and_comes_back_to_where_it_was() {
     assert!(!browser.cookies.keys().any(|name| name.contains(".login.")), "the login is over");
 
     let got = &world.provider.got("/token")[0];
-    assert_eq!((got.form["grant_type"].as_str(), got.form["code"].as_str()), ("authorization_code", "the+code"));
+    assert_eq!(
+        (got.form["grant_type"].as_str(), got.form["code"].as_str()),
+        ("authorization_code", "the+code")
+    );
     assert_eq!(base64url(&sha256(got.form["code_verifier"].as_bytes())), asked["code_challenge"]);
     assert!(got.head.contains("authorization: Basic "), "{}", got.head);
     assert!(!got.form.contains_key("client_secret"));
@@ -49,12 +52,23 @@ fn a_browser_logs_in_and_comes_back_to_where_it_was() {
     let events = world.gateway.events(before + 2);
     let fields = &events[before]["gateway"]["fields"];
     assert_eq!((&fields["who"]["subject"], &fields["who"]["type"]), (&json!("alice"), &json!("oidc")));
-    assert_eq!((&fields["who"]["groups"], &fields["who"]["provider"]), (&json!(["staff"]), &json!("browser")));
+    assert_eq!(
+        (&fields["who"]["groups"], &fields["who"]["provider"]),
+        (&json!(["staff"]), &json!("browser"))
+    );
     let received = world.upstream.received();
-    assert!(received.contains("cookie: theme=dark\r\n") || received.contains("Cookie: theme=dark\r\n"), "{received}");
+    assert!(
+        received.contains("cookie: theme=dark\r\n") || received.contains("Cookie: theme=dark\r\n"),
+        "{received}"
+    );
     assert!(!received.contains("postern."), "{received}");
     let told = events.iter().map(Value::to_string).collect::<String>();
-    for secret in [browser.cookies["postern.session.browser.0"].as_str(), "the+code", "an-access-token", asked["state"].as_str()] {
+    for secret in [
+        browser.cookies["postern.session.browser.0"].as_str(),
+        "the+code",
+        "an-access-token",
+        asked["state"].as_str(),
+    ] {
         assert!(!told.contains(secret), "{secret}");
     }
     let reasons: Vec<_> = events.iter().map(|event| event["gateway"]["reason"].clone()).collect();
@@ -80,7 +94,11 @@ fn the_policy_stays_in_charge() {
     world.gateway.write("policy/main.rego", policy);
     world.gateway.running().reloader().reload().unwrap();
     let denied = browser.visit("/private");
-    assert_eq!((denied.status, denied.header("location")), (403, None), "who is known is not sent to log in again");
+    assert_eq!(
+        (denied.status, denied.header("location")),
+        (403, None),
+        "who is known is not sent to log in again"
+    );
 }
 
 #[test]
@@ -101,10 +119,14 @@ fn a_login_can_be_asked_for() {
     let asked = browser.visit("/oauth2/login?return_to=%2Fpublic%3Fa%3Db");
     assert_eq!(asked.status, 303, "{}", asked.text());
     let asked = parameters(asked.header("location").unwrap());
-    world.provider.reply("/token", Reply::Json(200, FakeProvider::tokens(&world.provider.claims(&asked["nonce"]))));
+    world
+        .provider
+        .reply("/token", Reply::Json(200, FakeProvider::tokens(&world.provider.claims(&asked["nonce"]))));
     let back = browser.visit(&format!("/oauth2/callback?code=c&state={}", asked["state"]));
     assert_eq!(back.header("location"), Some("/public?a=b"));
-    for elsewhere in ["//evil.test", "https://evil.test", "/%5Cevil.test", "%2F%2Fevil.test", "/a%0d%0ab", "x"] {
+    for elsewhere in
+        ["//evil.test", "https://evil.test", "/%5Cevil.test", "%2F%2Fevil.test", "/a%0d%0ab", "x"]
+    {
         let answer = browser.visit(&format!("/oauth2/login?return_to={elsewhere}"));
         assert_eq!((answer.status, answer.header("location")), (400, None), "{elsewhere}");
     }
@@ -262,7 +284,9 @@ fn a_large_session_takes_several_cookies_and_too_large_a_one_is_refused() {
 #[test]
 fn claims_of_the_user_info_endpoint() {
     let world = world(", user_info: true", "");
-    world.provider.reply("/me", Reply::Json(200, json!({"sub": "alice", "email": "a@shop.test", "groups": ["more"]})));
+    world
+        .provider
+        .reply("/me", Reply::Json(200, json!({"sub": "alice", "email": "a@shop.test", "groups": ["more"]})));
     let mut browser = Browser::at(&world.gateway);
     assert_eq!(browser.log_in(&world.provider).status, 303);
     assert!(world.provider.got("/me")[0].head.contains("authorization: Bearer an-access-token"));

@@ -28,7 +28,12 @@ fn attempt(case: &str) -> Option<Vec<u16>> {
             Reply::Raw(json_response(200, "true")),
         ]),
         "AUTH-027" => {
-            let outages = [Reply::Close, Reply::Stall, Reply::Json(500, json!({"active": true})), Reply::Json(503, json!({}))];
+            let outages = [
+                Reply::Close,
+                Reply::Stall,
+                Reply::Json(500, json!({"active": true})),
+                Reply::Json(503, json!({})),
+            ];
             introspection_answers(&outages)
         }
         "AUTH-029" => token_twins(),
@@ -73,7 +78,10 @@ fn every_case_ends_as_expected() {
 }
 
 fn html(text: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    )
 }
 
 fn introspection_answers(replies: &[Reply]) -> Vec<u16> {
@@ -152,7 +160,9 @@ fn foreign_states() -> Vec<u16> {
     got.push(stranger.visit(&callback).status);
     let of_stranger = stranger.begin("/private");
     got.push(stranger.visit(&callback).status);
-    got.push(browser.clone().visit(&format!("/oauth2/callback?code=c&state={}", of_stranger["state"])).status);
+    got.push(
+        browser.clone().visit(&format!("/oauth2/callback?code=c&state={}", of_stranger["state"])).status,
+    );
     // Missing, cut, changed, doubled.
     for query in [
         "code=c".to_owned(),
@@ -186,11 +196,13 @@ fn other_issuers() -> Vec<u16> {
         let asked = browser.begin("/private");
         provider.reply("/token", Reply::Json(200, FakeProvider::tokens(&provider.claims(&asked["nonce"]))));
         let issuer = issuer.map_or(String::new(), |issuer| format!("&iss={issuer}"));
-        let status = browser.visit(&format!("/oauth2/callback?code=c&state={}{issuer}", asked["state"])).status;
+        let status =
+            browser.visit(&format!("/oauth2/callback?code=c&state={}{issuer}", asked["state"])).status;
         assert_eq!(browser.session().is_empty(), status != 303);
         status
     };
-    let got = vec![attempt(Some("https%3A%2F%2Fevil.test")), attempt(Some(&format!("{}/", provider.issuer())))];
+    let got =
+        vec![attempt(Some("https%3A%2F%2Fevil.test")), attempt(Some(&format!("{}/", provider.issuer())))];
     assert!(provider.got("/token").is_empty(), "the code is shown to nobody");
     assert_eq!(attempt(Some(&provider.issuer())), 303);
     assert_eq!(attempt(None), 303, "the provider does not say that it names itself");
@@ -200,7 +212,8 @@ fn other_issuers() -> Vec<u16> {
 fn foreign_sessions() -> Vec<u16> {
     let (upstream, provider) = (RecordingUpstream::start(), FakeProvider::start());
     let (old, new) = ("o".repeat(32), "n".repeat(32));
-    let config = |keys: &str| config(&upstream, &provider.issuer(), &format!(", session: {{keys: [{keys}]}}"), "");
+    let config =
+        |keys: &str| config(&upstream, &provider.issuer(), &format!(", session: {{keys: [{keys}]}}"), "");
     let gateway = TestGateway::start(&config(&old), &[("policy/main.rego", POLICY)]);
     ready(&gateway);
     let mut browser = Browser::at(&gateway);
@@ -253,8 +266,14 @@ fn hostile_discovery() -> Vec<u16> {
     for (change, told) in [
         (json!({"issuer": "https://evil.test"}), "not the configured one"),
         (json!({"token_endpoint": "http://idp.example/token"}), "not `https`"),
-        (json!({"jwks_uri": "https://169.254.169.254/latest/meta-data"}), "neither the issuer's host nor a public name"),
-        (json!({"userinfo_endpoint": "https://vault.internal/v1/secret"}), "neither the issuer's host nor a public name"),
+        (
+            json!({"jwks_uri": "https://169.254.169.254/latest/meta-data"}),
+            "neither the issuer's host nor a public name",
+        ),
+        (
+            json!({"userinfo_endpoint": "https://vault.internal/v1/secret"}),
+            "neither the issuer's host nor a public name",
+        ),
     ] {
         let (upstream, provider) = (RecordingUpstream::start(), FakeProvider::start());
         let mut document = provider.discovery();
@@ -319,15 +338,24 @@ fn an_id_token_has_the_providers_signature() {
         ("unknown_key", |claims| Signer::es256("k2").sign(&serde_json::from_str(claims).unwrap())),
         ("algorithm_not_allowed", |claims| hs256(SECRET.as_bytes(), r#"{"alg":"HS256"}"#, claims)),
         ("algorithm_not_allowed", |claims| {
-            format!("{}.{}.", crate::token::base64url(br#"{"alg":"none"}"#), crate::token::base64url(claims.as_bytes()))
+            format!(
+                "{}.{}.",
+                crate::token::base64url(br#"{"alg":"none"}"#),
+                crate::token::base64url(claims.as_bytes())
+            )
         }),
-        ("wrong_token_type", |claims| signer().sign_parts(r#"{"alg":"ES256","kid":"k1","typ":"logout+jwt"}"#, claims)),
+        ("wrong_token_type", |claims| {
+            signer().sign_parts(r#"{"alg":"ES256","kid":"k1","typ":"logout+jwt"}"#, claims)
+        }),
     ];
     for (reason, forge) in forged {
-        let (status, told) = login(|_| {}, |answer| {
-            let claims = payload(answer);
-            answer["id_token"] = json!(forge(&claims));
-        });
+        let (status, told) = login(
+            |_| {},
+            |answer| {
+                let claims = payload(answer);
+                answer["id_token"] = json!(forge(&claims));
+            },
+        );
         assert_eq!((status, told.contains(reason)), (401, true), "{reason}: {told}");
     }
 }
@@ -337,8 +365,16 @@ fn a_token_endpoint_that_does_not_answer_makes_no_session() {
     let (upstream, provider, gateway) = world("");
     let good = |nonce: &str| FakeProvider::tokens(&provider.claims(nonce)).to_string();
     for (index, (reason, status)) in [
-        ("oidc_failed", 503), ("oidc_malformed", 503), ("oidc_failed", 503), ("oidc_timeout", 503), ("oidc_unreachable", 503),
-        ("oidc_token_refused", 503), ("oidc_code_refused", 401), ("oidc_no_id_token", 401), ("oidc_malformed", 503), ("oidc_malformed", 503),
+        ("oidc_failed", 503),
+        ("oidc_malformed", 503),
+        ("oidc_failed", 503),
+        ("oidc_timeout", 503),
+        ("oidc_unreachable", 503),
+        ("oidc_token_refused", 503),
+        ("oidc_code_refused", 401),
+        ("oidc_no_id_token", 401),
+        ("oidc_malformed", 503),
+        ("oidc_malformed", 503),
     ]
     .into_iter()
     .enumerate()
@@ -346,20 +382,28 @@ fn a_token_endpoint_that_does_not_answer_makes_no_session() {
         let mut browser = Browser::at(&gateway);
         let asked = browser.begin("/private");
         let good = good(&asked["nonce"]);
-        provider.reply("/token", match index {
-            0 => Reply::Raw(json_response(500, &good)),
-            1 => Reply::Raw(html(&good)),
-            2 => Reply::Raw(json_response(201, &good)),
-            3 => Reply::Stall,
-            4 => Reply::Close,
-            5 => Reply::Json(401, json!({"error": "invalid_client"})),
-            6 => Reply::Json(400, json!({"error": "invalid_grant"})),
-            7 => Reply::Json(200, json!({"access_token": "a", "token_type": "Bearer"})),
-            8 => Reply::Json(200, json!({"access_token": "a", "token_type": "DPoP", "id_token": "x"})),
-            _ => Reply::Raw(json_response(200, &good.replacen('{', "{\"token_type\":\"Bearer\",", 1))),
-        });
+        provider.reply(
+            "/token",
+            match index {
+                0 => Reply::Raw(json_response(500, &good)),
+                1 => Reply::Raw(html(&good)),
+                2 => Reply::Raw(json_response(201, &good)),
+                3 => Reply::Stall,
+                4 => Reply::Close,
+                5 => Reply::Json(401, json!({"error": "invalid_client"})),
+                6 => Reply::Json(400, json!({"error": "invalid_grant"})),
+                7 => Reply::Json(200, json!({"access_token": "a", "token_type": "Bearer"})),
+                8 => Reply::Json(200, json!({"access_token": "a", "token_type": "DPoP", "id_token": "x"})),
+                _ => Reply::Raw(json_response(200, &good.replacen('{', "{\"token_type\":\"Bearer\",", 1))),
+            },
+        );
         let answer = browser.visit(&format!("/oauth2/callback?code=c&state={}", asked["state"]));
-        assert_eq!((answer.status, answer.text().contains(reason)), (status, true), "{index}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.text().contains(reason)),
+            (status, true),
+            "{index}: {}",
+            answer.text()
+        );
         assert!(browser.session().is_empty());
     }
     let mut browser = Browser::at(&gateway);

@@ -24,7 +24,8 @@ impl Drop for Chromium {
     fn drop(&mut self) {
         let session = std::mem::take(&mut self.session);
         if !session.is_empty() {
-            let request = format!("DELETE {session} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+            let request =
+                format!("DELETE {session} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
             drop(wire::ask(self.address, request));
         }
         drop(self.driver.kill());
@@ -35,7 +36,8 @@ impl Drop for Chromium {
 impl Chromium {
     /// `None` where it is not installed.
     fn start() -> Option<Self> {
-        let found = |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|ran| ran.status.success());
+        let found =
+            |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|ran| ran.status.success());
         if !found("chromium") || !found("chromedriver") {
             eprintln!("skipped: chromium and chromium-driver are not installed");
             return None;
@@ -52,13 +54,22 @@ impl Chromium {
         eventually("the driver listens", || TcpStream::connect(address).ok());
         let profile = format!("--user-data-dir={}", chromium._profile.path().display());
         let flags = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", &profile,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            &profile,
         ];
         let options = json!({"args": flags});
         let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}});
         let made = chromium.call("POST", "/session", &wanted);
-        chromium.session = format!("/session/{}", made["sessionId"].as_str().unwrap_or_else(|| panic!("{made}")));
+        chromium.session =
+            format!("/session/{}", made["sessionId"].as_str().unwrap_or_else(|| panic!("{made}")));
         let timeouts = json!({"implicit": 5_000, "pageLoad": 9_000, "script": 9_000});
         chromium.command("POST", "/timeouts", &timeouts);
         Some(chromium)
@@ -110,7 +121,8 @@ impl Chromium {
     /// The status of a script's request.
     fn fetch(&self, path: &str, method: &str) -> u64 {
         let script = "const [path, method, done] = arguments; fetch(path, {method}).then(answer => done(answer.status), () => done(0))";
-        let status = self.command("POST", "/execute/async", &json!({"script": script, "args": [path, method]}));
+        let status =
+            self.command("POST", "/execute/async", &json!({"script": script, "args": [path, method]}));
         status.as_u64().unwrap()
     }
 
@@ -123,6 +135,8 @@ impl Chromium {
 
     fn is_at(&self, url: &str) {
         eventually(url, || (self.url() == url).then_some(()));
+        // The address is there before the page is.
+        self.find("#page");
     }
 }
 
@@ -146,7 +160,6 @@ fn a_person_logs_in_works_and_logs_out() {
     assert!(chromium.url().starts_with(&at_provider), "{}", chromium.url());
     chromium.log_in("alice");
     chromium.is_at(&format!("{own}/deep/link?x=1"));
-    chromium.find("#page");
     assert_eq!(chromium.run("return document.cookie"), json!(""), "scripts see no session");
     assert_eq!(chromium.fetch("/private", "GET"), 200);
     assert_eq!(chromium.fetch("/private", "POST"), 200, "a page of the same origin may change something");
@@ -154,7 +167,8 @@ fn a_person_logs_in_works_and_logs_out() {
     // A page of another origin, of the same site even, may not.
     let issued = |gateway: &crate::gateway::TestGateway| {
         let events = gateway.events(1);
-        let last = events.iter().rev().find_map(|event| event["gateway"]["fields"]["who"]["claims"]["iat"].as_u64());
+        let last =
+            events.iter().rev().find_map(|event| event["gateway"]["fields"]["who"]["claims"]["iat"].as_u64());
         last.unwrap()
     };
     let first = issued(&gateway);
@@ -163,7 +177,9 @@ fn a_person_logs_in_works_and_logs_out() {
         (issued(&gateway) > first).then_some(())
     });
     chromium.go(&at_provider);
-    let script = format!("const done = arguments[0]; fetch('{own}/private', {{method: 'POST', mode: 'no-cors', credentials: 'include'}}).then(() => done(1), () => done(0))");
+    let script = format!(
+        "const done = arguments[0]; fetch('{own}/private', {{method: 'POST', mode: 'no-cors', credentials: 'include'}}).then(() => done(1), () => done(0))"
+    );
     chromium.command("POST", "/execute/async", &json!({"script": script, "args": []}));
     eventually("the other page's request is refused", || {
         gateway.events(1).iter().any(|event| event["gateway"]["reason"] == "cross_site_request").then_some(())
@@ -185,7 +201,11 @@ fn a_person_logs_in_works_and_logs_out() {
     chromium.go(&format!("{at_provider}session/end"));
     chromium.click("button[name=logout][value=yes]");
     eventually("the gateway is told", || {
-        gateway.events(1).iter().any(|event| event["gateway"]["reason"] == "oidc_backchannel_logout").then_some(())
+        gateway
+            .events(1)
+            .iter()
+            .any(|event| event["gateway"]["reason"] == "oidc_backchannel_logout")
+            .then_some(())
     });
     chromium.go(&format!("{own}/"));
     assert_eq!(chromium.fetch("/private", "GET"), 401);

@@ -92,7 +92,8 @@ impl Provider {
         let mut next = authorize.to_owned();
         let own = format!("http://{}", self.address);
         for _ in 0..10 {
-            let Some(path) = next.strip_prefix(&own).map(str::to_owned).or(next.starts_with('/').then(|| next.clone()))
+            let Some(path) =
+                next.strip_prefix(&own).map(str::to_owned).or(next.starts_with('/').then(|| next.clone()))
             else {
                 return next;
             };
@@ -153,7 +154,11 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 /// A gateway at `address` whose APIs accept browsers and tokens of `provider`.
-pub(crate) fn gateway_at(address: SocketAddr, upstream: &RecordingUpstream, provider: SocketAddr) -> TestGateway {
+pub(crate) fn gateway_at(
+    address: SocketAddr,
+    upstream: &RecordingUpstream,
+    provider: SocketAddr,
+) -> TestGateway {
     let identity = format!(
         "identity:\n  browser: {{type: oidc, issuer: \"http://{provider}\", client_id: postern, client_secret: {SECRET}, scopes: [openid, email], \
          timeout: 1s, claims: {{groups: groups}}, backchannel_logout_path: /oauth2/backchannel-logout}}\n  \
@@ -176,7 +181,12 @@ fn logged_in(gateway: &TestGateway, provider: &Provider, user: &str) -> Browser 
     let back = provider.log_in(response.header("location").unwrap(), user);
     let path = back.strip_prefix(&format!("http://{}", browser.host)).unwrap_or_else(|| panic!("{back}"));
     let response = browser.visit(path);
-    assert_eq!((response.status, response.header("location")), (303, Some("/deep?x=1")), "{}", response.text());
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/deep?x=1")),
+        "{}",
+        response.text()
+    );
     browser
 }
 
@@ -198,9 +208,15 @@ fn a_certified_provider_logs_in_and_knows_its_tokens() {
     assert_eq!(ask_with(&gateway, "no-token-of-anybody"), 401);
     let events = gateway.events(before + 3);
     let who = |index: usize| events[before + index]["gateway"]["fields"]["who"].clone();
-    assert_eq!((&who(0)["subject"], &who(0)["groups"]), (&Value::from("alice"), &serde_json::json!(["staff", "managers"])));
+    assert_eq!(
+        (&who(0)["subject"], &who(0)["groups"]),
+        (&Value::from("alice"), &serde_json::json!(["staff", "managers"]))
+    );
     assert_eq!(who(0)["claims"]["email"], "alice@shop.example");
-    assert_eq!((&who(1)["subject"], &who(1)["type"]), (&Value::from("postern"), &Value::from("introspection")));
+    assert_eq!(
+        (&who(1)["subject"], &who(1)["type"]),
+        (&Value::from("postern"), &Value::from("introspection"))
+    );
     assert_eq!(events[before + 2]["gateway"]["reason"], "inactive_token");
 }
 
@@ -253,10 +269,18 @@ fn nobody_is_let_in_while_the_provider_is_away_and_all_is_well_soon_after() {
             let name = browser.session()[0].clone();
             let mut forger = browser.clone();
             forger.cookies.insert(name.clone(), format!("{}A", &browser.cookies[&name][..200]));
-            let got = [nobody.fetch("/private").status, forger.fetch("/private").status, ask_with(gateway, "a-token-of-nobody")];
-            tally.wrong_allows.fetch_add(got.iter().filter(|status| **status == 200).count(), Ordering::Relaxed);
+            let got = [
+                nobody.fetch("/private").status,
+                forger.fetch("/private").status,
+                ask_with(gateway, "a-token-of-nobody"),
+            ];
+            tally
+                .wrong_allows
+                .fetch_add(got.iter().filter(|status| **status == 200).count(), Ordering::Relaxed);
         });
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| disturb(&gateway, &mut provider, &token, &browser)));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            disturb(&gateway, &mut provider, &token, &browser)
+        }));
         tally.is_over.store(true, Ordering::Relaxed);
         if let Err(panic) = ended {
             std::panic::resume_unwind(panic);

@@ -124,7 +124,9 @@ impl FakeProvider {
 
 pub(crate) fn json_response(status: u16, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    format!(
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
 }
 
 fn serve(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, got: &Mutex<Vec<Got>>) {
@@ -138,7 +140,8 @@ fn serve(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, got: &M
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let length = head.to_ascii_lowercase();
-        let length = length.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+        let length =
+            length.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
         if body.len() >= length.unwrap_or(0) {
             break (head.to_owned(), body.to_owned());
         }
@@ -148,12 +151,16 @@ fn serve(mut stream: TcpStream, replies: &Mutex<HashMap<String, Reply>>, got: &M
     got.lock().unwrap().push(Got { path: path.clone(), head, form: query(&body) });
     let reply = replies.lock().unwrap().get(&path).cloned();
     match reply {
-        Some(Reply::Json(status, body)) => drop(stream.write_all(json_response(status, &body.to_string()).as_bytes())),
+        Some(Reply::Json(status, body)) => {
+            drop(stream.write_all(json_response(status, &body.to_string()).as_bytes()))
+        }
         Some(Reply::Raw(text)) => drop(stream.write_all(text.as_bytes())),
         // Until the gateway gives up.
         Some(Reply::Stall) => drop(stream.read(&mut buffer)),
         Some(Reply::Close) => {}
-        None => drop(stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")),
+        None => drop(
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        ),
     }
 }
 
@@ -201,7 +208,12 @@ impl Browser {
 
     /// A navigation.
     pub(crate) fn visit(&mut self, path: &str) -> RawResponse {
-        self.send("GET", path, "Accept: text/html,*/*\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: none\r\n", "")
+        self.send(
+            "GET",
+            path,
+            "Accept: text/html,*/*\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: none\r\n",
+            "",
+        )
     }
 
     /// A script's request.
@@ -211,7 +223,8 @@ impl Browser {
 
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &str, body: &str) -> RawResponse {
         let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let cookie = if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) };
+        let cookie =
+            if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) };
         let (host, length) = (&self.host, body.len());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n{cookie}{headers}\r\n{body}"
@@ -269,11 +282,15 @@ impl Browser {
 
 pub(crate) fn set_cookies(response: &RawResponse) -> Vec<String> {
     let lines = response.head.lines().filter_map(|line| line.split_once(": "));
-    lines.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).map(|(_, value)| value.to_owned()).collect()
+    lines
+        .filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"))
+        .map(|(_, value)| value.to_owned())
+        .collect()
 }
 
 /// Waits until the gateway knows the provider.
 pub(crate) fn ready(gateway: &TestGateway) {
-    eventually("the provider is known", || (Browser::at(gateway).visit("/private").status == 302).then_some(()));
+    eventually("the provider is known", || {
+        (Browser::at(gateway).visit("/private").status == 302).then_some(())
+    });
 }
-

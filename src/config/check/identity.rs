@@ -95,7 +95,8 @@ impl Check<'_> {
                 Err(self.together(place, &place.key("jwks_file"), message, "keep one of them"))
             }
             (None, None) => {
-                let help = "write `discovery: true`: the issuer's discovery document then says where its keys are";
+                let help =
+                    "write `discovery: true`: the issuer's discovery document then says where its keys are";
                 Err(self.together(place, place, "neither `jwks_uri` nor `jwks_file` is given", help))
             }
         }

@@ -189,15 +189,15 @@ impl Check<'_> {
             return Ok(url);
         }
         let message = format!("`{}` is not `https`", self.shown(place));
-        let help = "secrets and tokens are sent there, which anyone on the way could read or change; use `https`";
+        let help =
+            "secrets and tokens are sent there, which anyone on the way could read or change; use `https`";
         Err(self.report.error_with(place, message, help))
     }
 
     fn oauth_client(&mut self, place: &Place, written: &Client<'_>) -> Result<OAuthClient, Reported> {
         let authentication = self.client_authentication(place, written);
         let ca = written.ca.map(|ca| self.authorities(&place.key("ca"), ca)).transpose();
-        let certificate =
-            written.tls.map(|tls| self.client(&place.key("client_tls"), tls)).transpose();
+        let certificate = written.tls.map(|tls| self.client(&place.key("client_tls"), tls)).transpose();
         let timeout = self.duration(&place.key("timeout"), written.timeout, TIMEOUT);
         Ok(OAuthClient {
             id: written.id.to_owned(),
@@ -252,7 +252,11 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn endpoint_hosts(&mut self, place: &Place, written: &[String]) -> Result<Vec<String>, Reported> {
+    pub(super) fn endpoint_hosts(
+        &mut self,
+        place: &Place,
+        written: &[String],
+    ) -> Result<Vec<String>, Reported> {
         super::all(written.iter().enumerate().map(|(index, text)| {
             if is_host(text) {
                 return Ok(text.to_ascii_lowercase());
@@ -325,7 +329,8 @@ impl Check<'_> {
             }
             // The text is not quoted: it is a secret, if a bad one.
             let message = format!("a session key has less than {SESSION_KEY_MIN} characters");
-            let help = "make one with `openssl rand -hex 32 > session.key`, and write `\"${file:session.key}\"`";
+            let help =
+                "make one with `openssl rand -hex 32 > session.key`, and write `\"${file:session.key}\"`";
             Err(self.report.error_with(&at.index(index), message, help))
         }));
         let lifetime = self.duration(&place.key("lifetime"), &written.lifetime, LIFETIME);

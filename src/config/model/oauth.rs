@@ -126,8 +126,7 @@ impl OidcPaths {
     /// All of them with their keys in the configuration.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &CanonicalPath)> {
         let always = [("redirect_path", &self.redirect), ("logout_path", &self.logout)];
-        let optional =
-            [("login_path", &self.login), ("backchannel_logout_path", &self.backchannel_logout)];
+        let optional = [("login_path", &self.login), ("backchannel_logout_path", &self.backchannel_logout)];
         let optional = optional.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
         always.into_iter().chain(optional)
     }

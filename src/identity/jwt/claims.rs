@@ -66,7 +66,11 @@ impl Claims {
     }
 
     /// When the token holds, clock skew allowed for, and its `exp`; an error when that is not `now`.
-    pub(in crate::identity) fn validity(&self, now: Duration, leeway: Duration) -> Result<(Validity, Duration), Fault> {
+    pub(in crate::identity) fn validity(
+        &self,
+        now: Duration,
+        leeway: Duration,
+    ) -> Result<(Validity, Duration), Fault> {
         let expires_at = self.time("exp")?.ok_or(Fault::MissingClaim)?;
         let not_before = self.time("nbf")?.unwrap_or_default().saturating_sub(leeway);
         let issued_at = self.time("iat")?.unwrap_or_default().saturating_sub(leeway);

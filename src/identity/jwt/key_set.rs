@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::fetch::FetchError;
-use crate::identity::discovery::{DiscoveryFault, Metadata};
 use crate::identity::digest::{Sha256, sha256};
+use crate::identity::discovery::{DiscoveryFault, Metadata};
 use crate::identity::jwt::jwk::{KeySetFault, Keys, Origin};
 
 /// Between two fetches that tokens with unknown keys ask for, whatever keys they name.
@@ -177,7 +177,10 @@ impl KeySet {
 
     /// Asks for newer keys because a token names one that is not there. `None` if there is no point in waiting: the
     /// last demand was too recent, or too many wait already.
-    pub(in crate::identity) fn demand(self: &Arc<Self>, now: Duration) -> Option<impl Future<Output = ()> + use<>> {
+    pub(in crate::identity) fn demand(
+        self: &Arc<Self>,
+        now: Duration,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         let permit = Arc::clone(&self.waiters).try_acquire_owned().ok()?;
         let mut attempts = self.attempts.subscribe();
         {

@@ -85,10 +85,7 @@ enum Location {
     /// At this URL.
     Keys(Uri),
     /// Where the issuer's discovery document says.
-    Issuer {
-        issuer: String,
-        hosts: Vec<String>,
-    },
+    Issuer { issuer: String, hosts: Vec<String> },
 }
 
 /// All key sets that are open. Survives reloads.

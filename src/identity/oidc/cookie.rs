@@ -255,8 +255,10 @@ mod tests {
     #[test]
     fn of_two_cookies_with_one_name_neither_counts() {
         let jar = Jar::new("b", false);
-        let twice =
-            vec![("postern.session.b.0".to_owned(), "x".to_owned()), ("postern.session.b.0".to_owned(), "y".to_owned())];
+        let twice = vec![
+            ("postern.session.b.0".to_owned(), "x".to_owned()),
+            ("postern.session.b.0".to_owned(), "y".to_owned()),
+        ];
         assert_eq!(jar.session(&twice), Err(Repeated));
     }
 

@@ -114,11 +114,7 @@ pub(super) fn id_token(
 }
 
 /// Whom a logout token logs out.
-pub(super) fn logout_token(
-    token: &str,
-    keys: &Keys,
-    expected: &Expected<'_>,
-) -> Result<Logout, TokenFault> {
+pub(super) fn logout_token(token: &str, keys: &Keys, expected: &Expected<'_>) -> Result<Logout, TokenFault> {
     let (_, claims) = verified(token, keys, expected, &["logout+jwt", "jwt"])?;
     claims.audience(&[expected.client_id.to_owned()])?;
     let latest = expected.now.saturating_add(expected.leeway);

@@ -186,8 +186,21 @@ mod tests {
         }
         let long = format!("/{}", "a".repeat(RETURN_BYTES_MAX));
         for bad in [
-            "", "//evil.test", "///evil.test", "https://evil.test", "a", "/\\evil.test", "\\/evil.test", "/a\\b", "/a b", "/\tevil", "/a\r\nSet-Cookie: x",
-            "/\u{e9}", "javascript:alert(1)", "/a#b", &long,
+            "",
+            "//evil.test",
+            "///evil.test",
+            "https://evil.test",
+            "a",
+            "/\\evil.test",
+            "\\/evil.test",
+            "/a\\b",
+            "/a b",
+            "/\tevil",
+            "/a\r\nSet-Cookie: x",
+            "/\u{e9}",
+            "javascript:alert(1)",
+            "/a#b",
+            &long,
         ] {
             assert_eq!(return_path(bad), None, "{bad:?}");
         }
@@ -235,10 +248,20 @@ mod tests {
         };
         let parse = Callback::parse;
         assert_eq!(parse("code=c&state=s"), callback("s", None, Some("c")));
-        assert_eq!(parse("code=c%2B&state=s&iss=https%3A%2F%2Fi&session_state=x"), callback("s", Some("https://i"), Some("c+")));
+        assert_eq!(
+            parse("code=c%2B&state=s&iss=https%3A%2F%2Fi&session_state=x"),
+            callback("s", Some("https://i"), Some("c+"))
+        );
         assert_eq!(parse("error=access_denied&error_description=no&state=s"), callback("s", None, None));
         for bad in [
-            "", "code=c", "state=s", "code=&state=s", "code=c&state=", "code=c&state=s&state=s", "code=c&code=d&state=s", "code=c&state=s&iss=a&iss=b",
+            "",
+            "code=c",
+            "state=s",
+            "code=&state=s",
+            "code=c&state=",
+            "code=c&state=s&state=s",
+            "code=c&code=d&state=s",
+            "code=c&state=s&iss=a&iss=b",
             "code=c&error=e&state=s",
         ] {
             assert_eq!(parse(bad), Err(Malformed), "{bad}");

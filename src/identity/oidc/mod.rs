@@ -127,7 +127,12 @@ impl Authenticator for Oidc {
             Ok(session) => session,
             Err(reason) => return refused(reason),
         };
-        let bearer = Bearer { party: Arc::clone(&self.party), place: self.party.place(visit), setter: visit.setter(), now };
+        let bearer = Bearer {
+            party: Arc::clone(&self.party),
+            place: self.party.place(visit),
+            setter: visit.setter(),
+            now,
+        };
         if !session.is_renewal_due(now) {
             return Answer::Settled(bearer.conclude(session, false, None));
         }
@@ -210,10 +215,15 @@ impl Bearer {
         let facts = self.party.facts(session.claims, Some(ends));
         match facts {
             Ok(facts) => {
-                let validity = Validity { until: until.max(self.now.saturating_add(Duration::from_nanos(1))), ..validity };
+                let validity = Validity {
+                    until: until.max(self.now.saturating_add(Duration::from_nanos(1))),
+                    ..validity
+                };
                 Verdict::Proven(Box::new(Proof { facts, validity, bound_to: None, revision }))
             }
-            Err(Failure::Refused(reason) | Failure::Unavailable(reason)) => Verdict::Refused(rejection(reason)),
+            Err(Failure::Refused(reason) | Failure::Unavailable(reason)) => {
+                Verdict::Refused(rejection(reason))
+            }
         }
     }
 }

@@ -192,7 +192,8 @@ impl RelyingParty {
             return Ok(None);
         }
         let cookie = visit.jar(&self.name).session(&visit.cookies)?;
-        let place = |cookie: String| format!("{}\0{}\0{}\0{cookie}", visit.listener, visit.host, visit.scheme());
+        let place =
+            |cookie: String| format!("{}\0{}\0{}\0{cookie}", visit.listener, visit.host, visit.scheme());
         Ok(cookie.map(|cookie| place(cookie).into_bytes()))
     }
 
@@ -329,7 +330,9 @@ impl RelyingParty {
         };
         // RFC 9207: the answer is of the provider that was asked, and not of another one.
         match &callback.issuer {
-            Some(issuer) if *issuer != self.config.issuer => return no(Kind::BadRequest, "oidc_wrong_issuer"),
+            Some(issuer) if *issuer != self.config.issuer => {
+                return no(Kind::BadRequest, "oidc_wrong_issuer");
+            }
             None if metadata.names_issuer => return no(Kind::BadRequest, "oidc_missing_issuer"),
             Some(_) | None => {}
         }
@@ -481,7 +484,12 @@ impl RelyingParty {
             (None, None) => return BrowserAnswer::no(Kind::BadRequest, "oidc_no_logout_token"),
         };
         self.state.revocations.end(whose, now, self.config.session.lifetime);
-        BrowserAnswer { kind: Kind::Done, reason: "oidc_backchannel_logout", location: None, cookies: Vec::new() }
+        BrowserAnswer {
+            kind: Kind::Done,
+            reason: "oidc_backchannel_logout",
+            location: None,
+            cookies: Vec::new(),
+        }
     }
 
     // --- what the provider says ---

@@ -43,7 +43,10 @@ pub(super) struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("started", &self.started).field("turn", &self.turn).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("started", &self.started)
+            .field("turn", &self.turn)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,17 +133,28 @@ mod tests {
             turn: 3,
             renew_at: Some(1_300),
             refresh_token: Some("r".to_owned()),
-            claims: json!({"sub": "alice", "sid": "s1", "nested": {"a": [1, null]}}).as_object().unwrap().clone(),
+            claims: json!({"sub": "alice", "sid": "s1", "nested": {"a": [1, null]}})
+                .as_object()
+                .unwrap()
+                .clone(),
             id_token: Some("a.b.c".to_owned()),
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        for session in [session(), Session { renew_at: None, refresh_token: None, id_token: None, ..session() }] {
+        for session in
+            [session(), Session { renew_at: None, refresh_token: None, id_token: None, ..session() }]
+        {
             assert_eq!(Session::decode(&session.encode()), Some(session));
         }
-        for text in ["", "{}", "[]", r#"{"id":"a","at":1,"seen":1,"turn":0}"#, r#"{"id":"a","at":-1,"seen":1,"turn":0,"claims":{}}"#] {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"id":"a","at":1,"seen":1,"turn":0}"#,
+            r#"{"id":"a","at":-1,"seen":1,"turn":0,"claims":{}}"#,
+        ] {
             assert_eq!(Session::decode(text.as_bytes()), None, "{text}");
         }
     }
@@ -148,7 +162,8 @@ mod tests {
     #[test]
     fn a_session_ends_idle_or_old() {
         let at = |seconds| Duration::from_secs(seconds);
-        let until = |session: &Session, now| session.validity(LIFETIMES, at(now)).map(|validity| validity.until);
+        let until =
+            |session: &Session, now| session.validity(LIFETIMES, at(now)).map(|validity| validity.until);
         assert_eq!(until(&session(), 1_599), Ok(at(1_600)));
         assert_eq!(until(&session(), 1_600), Err(Ended));
         let busy = Session { seen: 4_500, ..session() };

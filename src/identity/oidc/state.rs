@@ -147,7 +147,10 @@ mod tests {
         let state = Sessions::default().open("i", "c");
         let Step::Ask(sender, _) = state.renewal(&session(0), at(0)) else { panic!() };
         assert!(matches!(state.renewal(&session(0), at(1)), Step::Join(_)));
-        assert!(matches!(state.renewal(&session(1), at(1)), Step::Ask(..)), "a later turn is another renewal");
+        assert!(
+            matches!(state.renewal(&session(1), at(1)), Step::Ask(..)),
+            "a later turn is another renewal"
+        );
         sender.send(Some(Renewal::Renewed(Arc::new(session(1))))).unwrap();
         assert!(matches!(state.renewal(&session(0), at(500)), Step::Done(Renewal::Renewed(_))));
     }

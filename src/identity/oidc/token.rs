@@ -73,7 +73,8 @@ mod tests {
     use super::*;
 
     fn read(change: &Value) -> Result<Tokens, Malformed> {
-        let mut answer = json!({"access_token": "a", "token_type": "Bearer", "expires_in": 60, "id_token": "i"});
+        let mut answer =
+            json!({"access_token": "a", "token_type": "Bearer", "expires_in": 60, "id_token": "i"});
         for (name, value) in change.as_object().unwrap() {
             answer[name] = value.clone();
         }
@@ -89,8 +90,14 @@ mod tests {
         assert_eq!(read(&json!({"expires_in": u64::MAX})).unwrap().lifetime, LIFETIME_MAX);
         assert!(read(&json!({"token_type": "bearer"})).is_ok());
         for bad in [
-            json!({"token_type": "DPoP"}), json!({"token_type": null}), json!({"access_token": ""}), json!({"access_token": 1}),
-            json!({"access_token": "a\r\nb"}), json!({"id_token": ["x"]}), json!({"expires_in": "60"}), json!({"expires_in": -1}),
+            json!({"token_type": "DPoP"}),
+            json!({"token_type": null}),
+            json!({"access_token": ""}),
+            json!({"access_token": 1}),
+            json!({"access_token": "a\r\nb"}),
+            json!({"id_token": ["x"]}),
+            json!({"expires_in": "60"}),
+            json!({"expires_in": -1}),
             json!({"refresh_token": "r".repeat(9_000)}),
         ] {
             assert_eq!(read(&bad).err(), Some(Malformed), "{bad}");

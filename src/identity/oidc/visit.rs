@@ -65,8 +65,8 @@ pub(super) struct Setter(Rc<RefCell<Vec<HeaderValue>>>);
 impl Visit {
     /// Takes the gateway's own cookies out of `headers`: neither policy nor upstream nor event sees them.
     pub fn take(headers: &mut HeaderMap, arrival: &Arrival<'_>) -> Self {
-        let is_unsafe = arrival.is_websocket
-            || ![Method::GET, Method::HEAD, Method::OPTIONS].contains(arrival.method);
+        let is_unsafe =
+            arrival.is_websocket || ![Method::GET, Method::HEAD, Method::OPTIONS].contains(arrival.method);
         Self {
             listener: Name::clone(arrival.listener),
             host: arrival.host.to_owned(),
@@ -187,7 +187,14 @@ mod tests {
         at(&[("sec-fetch-site", "same-site")], Sender::Other);
         at(&[("sec-fetch-site", "cross-site")], Sender::Other);
         at(&[("origin", "https://shop.test")], Sender::Same);
-        for other in ["http://shop.test", "https://shop.test.evil", "https://evil", "null", "https://shop.test:8443", ""] {
+        for other in [
+            "http://shop.test",
+            "https://shop.test.evil",
+            "https://evil",
+            "null",
+            "https://shop.test:8443",
+            "",
+        ] {
             at(&[("origin", other)], Sender::Other);
             at(&[("origin", other), ("sec-fetch-site", "same-origin")], Sender::Other);
         }
