@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "a benchmark that cannot run fails"
 )]
 
@@ -25,6 +26,7 @@ use postern::identity::chain::{Chain, Outcome};
 use postern::identity::jwt::BearerTokens;
 use postern::identity::jwt::key_sets::KeySets;
 use postern::identity::provider::Provider;
+use postern::identity::shelf::Shelf;
 use postern::identity::{Presented, Target};
 use serde_json::json;
 
@@ -37,9 +39,13 @@ use token::{Signer, jwks};
 const NOW: Duration = Duration::from_hours(500_000);
 
 fn bearer(signer: &Signer) -> HeaderMap {
+    bearer_of(signer, "7c4c0f0e-5f0b-4b0e-9b5e-0b8f1d2c3a4e")
+}
+
+fn bearer_of(signer: &Signer, subject: &str) -> HeaderMap {
     let roles: Vec<_> = (0..8).map(|number| format!("role-{number}")).collect();
     let claims = json!({
-        "iss": "https://idp.example", "aud": ["orders", "billing"], "sub": "7c4c0f0e-5f0b-4b0e-9b5e-0b8f1d2c3a4e",
+        "iss": "https://idp.example", "aud": ["orders", "billing"], "sub": subject,
         "exp": NOW.as_secs() + 300, "iat": NOW.as_secs() - 5, "nbf": NOW.as_secs() - 5, "jti": "a1b2c3d4e5f6",
         "realm_access": {"roles": roles}, "scope": "openid profile email", "email": "alice@example.com",
     });
@@ -114,5 +120,34 @@ fn identity(criterion: &mut Criterion) {
     criterion.bench_function("api key seen before", |bencher| bencher.iter(|| ask(&chain, &cache, &headers)));
 }
 
-criterion_group!(benches, identity);
+/// What 100 000 callers take in memory, who all come to two workers; printed, for it is no time.
+fn memory(criterion: &mut Criterion) {
+    const CALLERS: usize = 100_000;
+    let ec = Signer::es256("e1");
+    let chain = tokens(&[&ec]);
+    let shelf = Arc::new(Shelf::new());
+    let workers = [(); 2].map(|()| WorkerCache::before(Arc::clone(&shelf)));
+    let before = resident_bytes();
+    for number in 0..CALLERS {
+        let headers = bearer_of(&ec, &format!("{number:08x}-5f0b-4b0e-9b5e-0b8f1d2c3a4e"));
+        workers.iter().for_each(|cache| ask(&chain, cache, &headers));
+    }
+    let mebibytes = (resident_bytes().saturating_sub(before)) >> 20;
+    println!("{CALLERS} callers: {} remembered, {mebibytes} MiB", shelf.len());
+    let early = bearer_of(&ec, "00000001-5f0b-4b0e-9b5e-0b8f1d2c3a4e");
+    criterion.bench_function("es256 seen by another worker", |bencher| {
+        bencher.iter_batched_ref(
+            || WorkerCache::before(Arc::clone(&shelf)),
+            |cache| ask(&chain, cache, &early),
+            criterion::BatchSize::SmallInput,
+        );
+    });
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+criterion_group!(benches, identity, memory);
 criterion_main!(benches);

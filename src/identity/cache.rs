@@ -1,6 +1,7 @@
 //! What one worker has proven already.
 //!
-//! Each worker has its own cache and builds its own identities: no lock, and no reference count that two cores write.
+//! Each worker has its own cache and builds its own identities: no lock, and no reference count that two cores write. What
+//! it does not have may be on the [`shelf`](crate::identity::shelf) that all share.
 //! The key is the SHA-256 of the credential, so the cache holds no credential, and comparing keys tells nothing about
 //! one. Only good credentials get in: a stranger can fill neither the cache nor a chosen place in it.
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use crate::contract::identity::Identity;
 use crate::identity::digest::Sha256;
+use crate::identity::shelf::Shelf;
 use crate::identity::{Presented, Proof, Validity};
 
 /// Bytes of credentials that one generation of the cache stands for: about 4 000 tokens of 1 KiB.
@@ -23,6 +25,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 512;
 #[derive(Debug)]
 pub struct WorkerCache {
     generations: RefCell<Generations>,
+    shelf: Arc<Shelf>,
 }
 
 /// A credential as shown to one provider of one snapshot: a reload makes new providers, and so forgets.
@@ -52,20 +55,25 @@ struct Generations {
 }
 
 impl WorkerCache {
-    /// An empty cache.
+    /// An empty cache, on its own.
     pub fn new() -> Self {
-        Self::bounded(GENERATION_BYTES)
+        Self::before(Arc::default())
+    }
+
+    /// An empty cache that looks on `shelf` for what it does not have.
+    pub fn before(shelf: Arc<Shelf>) -> Self {
+        Self::bounded(GENERATION_BYTES, shelf)
     }
 
     /// An empty cache whose two generations each stand for `generation_bytes` of credentials.
-    fn bounded(generation_bytes: usize) -> Self {
+    fn bounded(generation_bytes: usize, shelf: Arc<Shelf>) -> Self {
         let generations = Generations {
             young: HashMap::default(),
             old: HashMap::default(),
             young_bytes: 0,
             generation_bytes,
         };
-        Self { generations: RefCell::new(generations) }
+        Self { generations: RefCell::new(generations), shelf }
     }
 
     /// Credentials remembered, expired ones included.
@@ -91,6 +99,35 @@ impl WorkerCache {
         let holds = entry.revision == revision && entry.validity.contains(presented.now);
         let is_good = holds && is_bound(entry.bound_to.as_deref(), presented);
         is_good.then(|| (Arc::clone(&entry.identity), entry.validity))
+    }
+
+    /// The identity that any worker has proven before, under the same conditions as [`WorkerCache::get`]; it is remembered
+    /// here too.
+    pub(super) fn find(
+        &self,
+        key: &Key,
+        revision: u64,
+        presented: &Presented<'_>,
+        provider: &Arc<str>,
+        length: usize,
+    ) -> Option<(Arc<Identity>, Validity)> {
+        let mut proof = self.shelf.get(key)?;
+        let holds = proof.revision == revision && proof.validity.contains(presented.now);
+        if !holds || !is_bound(proof.bound_to.as_deref(), presented) {
+            return None;
+        }
+        let mut facts = mem::take(&mut proof.facts);
+        facts.provider = Some(Arc::clone(provider));
+        let identity = Arc::new(Identity::authenticated(facts));
+        let validity = proof.validity;
+        self.insert(*key, &identity, proof, length);
+        Some((identity, validity))
+    }
+
+    /// Remembers a proof here and for all workers.
+    pub(super) fn keep(&self, key: Key, identity: &Arc<Identity>, proof: Proof, length: usize) {
+        self.shelf.put(key, identity.facts(), &proof);
+        self.insert(key, identity, proof, length);
     }
 
     /// Remembers a proof of a credential of `length` bytes.
@@ -193,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_are_evicted() {
-        let cache = WorkerCache::bounded(4 * (100 + ENTRY_OVERHEAD_BYTES));
+        let cache = WorkerCache::bounded(4 * (100 + ENTRY_OVERHEAD_BYTES), Arc::default());
         for number in 0..100 {
             remember(&cache, key(number), proof(0, 20));
             check(&cache, key(0), 0, 15, true);

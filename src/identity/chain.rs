@@ -249,6 +249,10 @@ impl Attempt<'_> {
         if let Some((identity, validity)) = self.cache.get(&key, revision, self.presented) {
             return Found::Proven(Proven { identity, validity, digest, revision });
         }
+        let found = self.cache.find(&key, revision, self.presented, &provider.name, credential.len());
+        if let Some((identity, validity)) = found {
+            return Found::Proven(Proven { identity, validity, digest, revision });
+        }
         let answer = authenticator.verify(&credential, self.presented);
         let mut proof = match self.settle(answer).await {
             Verdict::Proven(proof) => proof,
@@ -274,7 +278,7 @@ impl Attempt<'_> {
         let (validity, revision) = (proof.validity, proof.revision);
         // One that is good for this request only is not worth the place.
         if validity.contains(self.presented.now) {
-            self.cache.insert(key, &identity, *proof, credential.len());
+            self.cache.keep(key, &identity, *proof, credential.len());
         }
         Found::Proven(Proven { identity, validity, digest, revision })
     }

@@ -40,6 +40,7 @@ pub mod oidc;
 pub mod provider;
 pub mod remote;
 pub mod resources;
+pub mod shelf;
 
 /// What a client presented with one request, and when.
 #[derive(Debug, Clone, Copy)]

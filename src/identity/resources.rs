@@ -7,6 +7,7 @@ use crate::identity::jwt::key_sets::{self, KeySets};
 use crate::identity::oidc::state::Sessions;
 use crate::identity::remote::remotes::Remotes;
 use crate::identity::remote::tasks::Runner;
+use crate::identity::shelf::Shelf;
 
 /// What outlives a reload.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Resources {
     pub remotes: Remotes,
     /// What is known of browsers' sessions.
     pub sessions: Sessions,
+    /// What all workers have proven.
+    pub shelf: Arc<Shelf>,
 }
 
 /// What must be run for it on the control runtime.
@@ -31,7 +34,8 @@ impl Resources {
     pub fn new(clock: Arc<dyn Clock>) -> (Self, Keeper) {
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
         let (remotes, runner) = Remotes::new(clock);
-        (Self { key_sets, remotes, sessions: Sessions::default() }, Keeper { refresher, runner })
+        let resources = Self { key_sets, remotes, sessions: Sessions::default(), shelf: Arc::default() };
+        (resources, Keeper { refresher, runner })
     }
 }
 

@@ -72,7 +72,7 @@ impl<B: RequestBody> Worker<B> {
             outbox: Outbox::new(Arc::clone(&shared.beside)),
             metrics: shared.metrics.worker(),
             pools: Pools::new(),
-            identities: WorkerCache::new(),
+            identities: WorkerCache::before(Arc::clone(&shared.resources.shelf)),
             ids: RefCell::new(DecisionIds::new()),
             local: RefCell::new(local),
             draining: Cell::new(false),

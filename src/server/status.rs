@@ -68,6 +68,7 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
         "policies": policies.collect::<Map<_, _>>(),
         "upstreams": upstreams.collect::<Map<_, _>>(),
         "bundles": bundles.collect::<Map<_, _>>(),
+        "identities_remembered": shared.resources.shelf.len(),
         "identity_servers": servers.collect::<Map<_, _>>(),
         "key_sets": key_sets.collect::<Vec<_>>(),
         "decision_logs": logs.collect::<Vec<_>>(),
