@@ -207,15 +207,14 @@ fn refused_browser(reject: &Reject) -> Option<(Arc<RelyingParty>, bool)> {
     let is_over = of_party.is_some_and(|failure| RelyingParty::is_over(failure.reason));
     let is_anonymous =
         exchange.evidence.identity.as_ref().is_none_or(|identity| !identity.is_authenticated());
-    let is_refused = match reject.cause() {
-        Cause::CredentialRequired => true,
-        Cause::BadCredential { .. } => is_over,
-        Cause::Denied(deny) => {
-            is_anonymous
-                && (failure.is_none() || is_over)
-                && matches!(deny.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-        }
-        _ => false,
+    let is_refused = if let Cause::Denied(deny) = reject.cause() {
+        is_anonymous
+            && (failure.is_none() || is_over)
+            && matches!(deny.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    } else if let Cause::BadCredential { .. } = reject.cause() {
+        is_over
+    } else {
+        matches!(reject.cause(), Cause::CredentialRequired)
     };
     is_refused.then(|| (Arc::clone(party), is_over))
 }

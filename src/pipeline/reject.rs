@@ -354,13 +354,16 @@ impl Cause {
             | Self::BodyBroken
             | Self::Limited { .. }
             | Self::Denied(_)
-            | Self::ResponseDenied(_) => Fault::Client,
+            | Self::ResponseDenied(_)
+            | Self::Browser {
+                kind: Kind::Done | Kind::BadRequest | Kind::BadCredential | Kind::Forbidden | Kind::BadMethod,
+                ..
+            } => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
             Self::Browser { kind: Kind::Unavailable, .. }
             | Self::Draining
             | Self::IdentityUnavailable { .. }
             | Self::Internal => Fault::Gateway,
-            Self::Browser { .. } => Fault::Client,
             Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
                 Fault::Upstream
             }
@@ -398,12 +401,12 @@ impl Cause {
             | Self::BodyMalformed
             | Self::BodyUnsupported
             | Self::BodyTimeout
-            | Self::BodyBroken => Outcome::Refused,
-            Self::Browser { kind: Kind::Done, .. } => Outcome::Allowed,
-            Self::Browser {
+            | Self::BodyBroken
+            | Self::Browser {
                 kind: Kind::BadRequest | Kind::BadCredential | Kind::Forbidden | Kind::BadMethod,
                 ..
             } => Outcome::Refused,
+            Self::Browser { kind: Kind::Done, .. } => Outcome::Allowed,
             Self::Browser { kind: Kind::Unavailable, .. }
             | Self::IdentityUnavailable { .. }
             | Self::PolicyFailed(_)

@@ -15,6 +15,12 @@ use crate::wire::RecordingUpstream;
 
 const CASES: &str = "../shared/data/attacks/cases.jsonl";
 
+/// Changes claims.
+type Change = fn(&mut Value);
+
+/// Makes a token of these claims.
+type Forge = fn(&str) -> String;
+
 /// What each case came to: statuses, none of which may be another than expected.
 fn attempt(case: &str) -> Option<Vec<u16>> {
     Some(match case {
@@ -298,7 +304,7 @@ fn hostile_discovery() -> Vec<u16> {
 
 #[test]
 fn an_id_token_is_believed_only_where_all_of_it_is_right() {
-    let checks: [(fn(&mut Value), &str); 14] = [
+    let checks: [(Change, &str); 14] = [
         (|claims| claims["iss"] = json!("https://evil.test"), "wrong_issuer"),
         (|claims| claims["aud"] = json!("other"), "wrong_audience"),
         (|claims| claims["aud"] = json!([CLIENT, "other"]), "oidc_wrong_client"),
@@ -333,7 +339,7 @@ fn an_id_token_has_the_providers_signature() {
         use base64::Engine;
         String::from_utf8(base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
     };
-    let forged: [(&str, fn(&str) -> String); 5] = [
+    let forged: [(&str, Forge); 5] = [
         ("bad_signature", |claims| Signer::es256("k1").sign(&serde_json::from_str(claims).unwrap())),
         ("unknown_key", |claims| Signer::es256("k2").sign(&serde_json::from_str(claims).unwrap())),
         ("algorithm_not_allowed", |claims| hs256(SECRET.as_bytes(), r#"{"alg":"HS256"}"#, claims)),

@@ -82,22 +82,17 @@ fn a_session_is_renewed_once_for_all_requests() {
 
 #[test]
 fn a_provider_that_says_no_ends_the_session() {
-    for (reply, what) in [
-        (Reply::Json(400, json!({"error": "invalid_grant"})), "refused"),
-        (Reply::Raw(String::new()), "another user"),
-    ] {
+    let refused = |_: &FakeProvider| Reply::Json(400, json!({"error": "invalid_grant"}));
+    let another_user = |provider: &FakeProvider| {
+        let mut claims = provider.claims("any");
+        claims["sub"] = json!("mallory");
+        renewed(&claims, "refresh-2")
+    };
+    let replies: [(fn(&FakeProvider) -> Reply, &str); 2] =
+        [(refused, "refused"), (another_user, "another user")];
+    for (reply, what) in replies {
         let (_upstream, provider, gateway, mut browser) = logged_in();
-        provider.reply(
-            "/token",
-            match reply {
-                Reply::Raw(_) => {
-                    let mut claims = provider.claims("any");
-                    claims["sub"] = json!("mallory");
-                    renewed(&claims, "refresh-2")
-                }
-                reply => reply,
-            },
-        );
+        provider.reply("/token", reply(&provider));
         let answer = eventually("the session is ended", || {
             let answer = browser.clone().fetch("/private");
             (answer.status != 200).then_some(answer)

@@ -10,7 +10,6 @@ use super::{CertificateFiles, IntrospectionProvider, OidcProvider};
 
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
 pub enum Provider {
     /// `type: jwt`.
     Jwt(JwtProvider),

@@ -12,7 +12,6 @@ pub(crate) mod external;
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "there are few, and they live as long as the load")]
 pub(crate) enum Provider {
     /// JSON Web Tokens of one issuer (RFC 7519), as bearer tokens.
     Jwt(Jwt),

@@ -175,7 +175,9 @@ fn half_hash(algorithm: Algorithm, token: &str) -> String {
     let hash = match algorithm {
         Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 | Algorithm::HS384 => &digest::SHA384,
         Algorithm::RS512 | Algorithm::PS512 | Algorithm::HS512 | Algorithm::EdDSA => &digest::SHA512,
-        _ => &digest::SHA256,
+        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 | Algorithm::HS256 => &digest::SHA256,
+        // Of an algorithm that is not known here, no hash is right.
+        _ => return String::new(),
     };
     let digest = digest::digest(hash, token.as_bytes());
     let bytes = digest.as_ref();

@@ -138,7 +138,7 @@ pub(super) fn with_parameters(endpoint: &Uri, parameters: &[(&str, &str)]) -> Op
     let mut url = endpoint.to_string();
     for (name, value) in parameters {
         url.push(if url.contains('?') { '&' } else { '?' });
-        url.push_str(&format!("{}={}", encoded(name), encoded(value)));
+        url.extend([encoded(name), "=".to_owned(), encoded(value)]);
     }
     HeaderValue::try_from(url).ok()
 }
@@ -212,7 +212,7 @@ mod tests {
         let login = Login::begin("/deep?x=1", now).unwrap();
         assert_eq!(Login::decode(&login.encode()), Some(login.clone()));
         assert_eq!(login_id(&login.state), Some(login.id()));
-        assert!(login.is_current(now + LOGIN_MAX - Duration::from_secs(1)));
+        assert!(login.is_current(Duration::from_secs(1_599)));
         assert!(!login.is_current(now + LOGIN_MAX));
         assert_eq!(Login::begin("//evil", now).unwrap().return_to, "/");
         assert_ne!(Login::begin("/", now).unwrap().state, login.state);

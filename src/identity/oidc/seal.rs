@@ -167,8 +167,8 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_in_its_place_alone() {
         let sealer = sealer(&["0123456789abcdef0123456789abcdef"]);
-        let sealed = sealer.seal(&PLACE, b"hello").unwrap();
-        assert_eq!(sealer.open(&PLACE, &sealed).as_deref(), Some(&b"hello"[..]));
+        let text = sealer.seal(&PLACE, b"hello").unwrap();
+        assert_eq!(sealer.open(&PLACE, &text).as_deref(), Some(&b"hello"[..]));
         for other in [
             Place { kind: "login", ..PLACE },
             Place { provider: "browser2", ..PLACE },
@@ -180,7 +180,7 @@ mod tests {
             // The same letters, cut elsewhere.
             Place { listener: "publics", host: "hop.test", ..PLACE },
         ] {
-            assert_eq!(sealer.open(&other, &sealed), None, "{other:?}");
+            assert_eq!(sealer.open(&other, &text), None, "{other:?}");
         }
     }
 

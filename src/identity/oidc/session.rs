@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     const LIFETIMES: Lifetimes =
-        Lifetimes { absolute: Duration::from_secs(3600), idle: Duration::from_secs(600) };
+        Lifetimes { absolute: Duration::from_hours(1), idle: Duration::from_mins(10) };
 
     fn session() -> Session {
         Session {

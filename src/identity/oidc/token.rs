@@ -85,7 +85,7 @@ mod tests {
     fn answers() {
         let tokens = read(&json!({"refresh_token": "r"})).unwrap();
         assert_eq!((tokens.access_token.as_str(), tokens.refresh_token.as_deref()), ("a", Some("r")));
-        assert_eq!(tokens.lifetime, Duration::from_secs(60));
+        assert_eq!(tokens.lifetime, Duration::from_mins(1));
         assert_eq!(read(&json!({"expires_in": 0})).unwrap().lifetime, LIFETIME_MIN);
         assert_eq!(read(&json!({"expires_in": u64::MAX})).unwrap().lifetime, LIFETIME_MAX);
         assert!(read(&json!({"token_type": "bearer"})).is_ok());
