@@ -123,6 +123,8 @@ impl Authenticator for Oidc {
         let refused = |reason| Answer::Settled(Verdict::Refused(rejection(reason)));
         let Some(visit) = presented.target.visit else { return refused(BAD) };
         let now = presented.now;
+        // Before anything is judged by it: what is ended meanwhile is then judged again.
+        let revision = self.revision();
         let session = match self.judge(visit, now) {
             Ok(session) => session,
             Err(reason) => return refused(reason),
@@ -132,6 +134,7 @@ impl Authenticator for Oidc {
             place: self.party.place(visit),
             setter: visit.setter(),
             now,
+            revision,
         };
         if !session.is_renewal_due(now) {
             return Answer::Settled(bearer.conclude(session, false, None));
@@ -175,6 +178,8 @@ struct Bearer {
     place: party::Bound,
     setter: Setter,
     now: Duration,
+    /// What was ended when the session was judged.
+    revision: u64,
 }
 
 impl Bearer {
@@ -192,7 +197,7 @@ impl Bearer {
     /// The identity of a session; its cookie is set anew where it has changed or where the request is to be noted in it.
     /// `ask_at` is when a provider that did not answer is asked again.
     fn conclude(&self, mut session: Session, has_changed: bool, ask_at: Option<Duration>) -> Verdict {
-        let revision = self.party.state().revocations.revision();
+        let revision = self.revision;
         let lifetimes = self.party.lifetimes();
         let is_noted = self.now >= session.note_at(lifetimes);
         if is_noted {
