@@ -108,8 +108,11 @@ pub fn assume(provider: &Provider, said: Said, now: Duration) -> Result<Assumed,
     let facts = match provider {
         Provider::Jwt(config) => token(config, said, now)?,
         Provider::ApiKey(config) => key(config, said, now)?,
-        Provider::ClientCertificate(config) => return Ok(certificate(*config, said, now)),
+        Provider::ClientCertificate(config) => return Ok(certificate(config.clone(), said, now)),
+        Provider::Ldap(_) => plain("ldap", said),
         Provider::External(_) => plain("external", said),
+        Provider::Introspection(_) => plain("introspection", said),
+        Provider::Oidc(_) => plain("oidc", said),
     };
     Ok(Assumed { facts, certificate: None })
 }
@@ -136,8 +139,8 @@ pub fn certificate(config: ClientCertificateProvider, said: Said, now: Duration)
     let text = |name: &str| said.attributes.get(name).and_then(Value::as_str).map(str::to_owned);
     let only = |kind| if kind == config.subject { vec![said.subject.clone()] } else { Vec::new() };
     let san_uri = match config.subject {
-        CertificateSubject::SanUri => vec![said.subject.clone()],
-        CertificateSubject::SanDns | CertificateSubject::CommonName => {
+        CertificateSubject::SanUri | CertificateSubject::SpiffeId => vec![said.subject.clone()],
+        CertificateSubject::SanDns | CertificateSubject::SanEmail | CertificateSubject::CommonName => {
             text("spiffe_id").into_iter().collect()
         }
     };
@@ -149,9 +152,11 @@ pub fn certificate(config: ClientCertificateProvider, said: Said, now: Duration)
         fingerprint_sha256: text("fingerprint_sha256").unwrap_or_else(|| "0".repeat(64)),
         san_dns: only(CertificateSubject::SanDns),
         san_uri,
-        san_email: Vec::new(),
+        san_email: only(CertificateSubject::SanEmail),
         san_ip: Vec::new(),
         not_after: i64::try_from(until.as_secs()).unwrap_or(i64::MAX),
+        forwarded_by: None,
+        field: None,
     };
     let facts = match ClientCertificates::new(config).prove(&certificate, now) {
         Verdict::Proven(proof) => with(proof.facts, said),
@@ -286,7 +291,8 @@ mod tests {
 
     #[test]
     fn a_certificate_proves_what_the_provider_reads_from_it() {
-        let config = ClientCertificateProvider { subject: CertificateSubject::SanUri };
+        let config =
+            ClientCertificateProvider { subject: CertificateSubject::SanUri, trust_domains: Vec::new() };
         let id = "spiffe://example.org/device/7";
         let assumed = certificate(
             config,

@@ -146,7 +146,11 @@ impl CallerArgs {
             }
             let is_uri = said.subject.contains("://");
             let subject = if is_uri { CertificateSubject::SanUri } else { CertificateSubject::CommonName };
-            Ok(assumed::certificate(ClientCertificateProvider { subject }, said, now))
+            Ok(assumed::certificate(
+                ClientCertificateProvider { subject, trust_domains: Vec::new() },
+                said,
+                now,
+            ))
         })
     }
 
