@@ -9,6 +9,8 @@
 )]
 
 use std::hint::black_box;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,14 +20,15 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use postern::base::clock::ManualClock;
-use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
+use postern::config::model::{ClaimPaths, Dpop, JwtProvider, KeySetSource, TokenBinding};
 use postern::identity::api_key::ApiKeys;
 use postern::identity::api_key::keys_file;
 use postern::identity::cache::WorkerCache;
 use postern::identity::chain::{Chain, Outcome};
 use postern::identity::jwt::BearerTokens;
 use postern::identity::jwt::key_sets::KeySets;
-use postern::identity::provider::Provider;
+use postern::identity::provider::{self, Provider};
+use postern::identity::resources::Resources;
 use postern::identity::shelf::Shelf;
 use postern::identity::{Presented, Target};
 use serde_json::json;
@@ -72,10 +75,98 @@ fn tokens(signers: &[&Signer]) -> Chain {
         token_type: None,
         header: AUTHORIZATION,
         forward_credential: true,
+        binding: TokenBinding::Optional,
+        dpop: Some(Dpop { proof_lifetime: Duration::from_secs(60), algorithms: vec![Algorithm::ES256] }),
     };
     let (sets, _refresher) = KeySets::new(Arc::new(ManualClock::at(NOW)));
     let keys = sets.open(&config.keys).unwrap();
     Chain::new(vec![Arc::new(Provider::new("corp".into(), Box::new(BearerTokens::new(config, keys))))])
+}
+
+/// An element of BER.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82][..], &length, content].concat()
+}
+
+/// A directory that knows one user in eight groups, whatever is asked.
+fn directory() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let entry = |id: u8, dn: &str, attributes: &[(&str, &str)]| {
+        let attribute = |(name, value): &(&str, &str)| {
+            let values = element(0x31, &element(4, value.as_bytes()));
+            element(0x30, &[element(4, name.as_bytes()), values].concat())
+        };
+        let attributes: Vec<u8> = attributes.iter().flat_map(attribute).collect();
+        let found = element(0x64, &[element(4, dn.as_bytes()), element(0x30, &attributes)].concat());
+        element(0x30, &[&[2, 1, id][..], &found].concat())
+    };
+    let result =
+        |id: u8, tag: u8| element(0x30, &[&[2, 1, id][..], &element(tag, &[10, 1, 0, 4, 0, 4, 0])].concat());
+    let serve = move |mut stream: std::net::TcpStream| -> std::io::Result<()> {
+        let mut asked = [0; 1024];
+        loop {
+            let read = stream.read(&mut asked)?;
+            if read == 0 {
+                return Ok(());
+            }
+            // The head of a message of this size is two or three bytes long.
+            let head = if asked[1] < 0x80 { 2 } else { 3 };
+            let (id, operation) = (asked[head + 2], asked[head + 3]);
+            let is_for_groups = asked[..read].windows(6).any(|part| part == b"member");
+            let found = match operation {
+                0x60 => result(id, 0x61),
+                _ if is_for_groups => (0..8)
+                    .flat_map(|number| {
+                        let cn = format!("group-{number}");
+                        entry(id, &format!("cn={cn},ou=groups,dc=x"), &[("cn", &cn)])
+                    })
+                    .chain(result(id, 0x65))
+                    .collect(),
+                _ => {
+                    let known = [("uid", "alice"), ("mail", "alice@example.com"), ("departmentNumber", "7")];
+                    [entry(id, "uid=alice,ou=people,dc=x", &known), result(id, 0x65)].concat()
+                }
+            };
+            stream.write_all(&found)?;
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || serve(stream?));
+        }
+    });
+    address
+}
+
+/// A chain with a directory, and a worker's cache that knows alice.
+fn logins(headers: &HeaderMap) -> (Chain, WorkerCache) {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("policies")).unwrap();
+    let text = format!(
+        "{{version: 1, listeners: [{{name: l, address: 127.0.0.1:8080}}], policies: {{p: {{bundle: policies}}}}, \
+         upstreams: {{u: {{endpoints: [\"http://127.0.0.1:9000\"]}}}}, apis: [{{name: a, policy: p, upstream: u, identity: [d]}}], \
+         identity: {{d: {{type: ldap, url: \"ldap://{}\", users: {{base: \"ou=people,dc=x\"}}, \
+         groups: {{base: \"ou=groups,dc=x\"}}, attributes: [mail, departmentNumber]}}}}}}",
+        directory()
+    );
+    let file = root.path().join("gateway.yaml");
+    std::fs::write(&file, text).unwrap();
+    let config = postern::config::load(&file, &|_| None).unwrap().config;
+    let (resources, keeper) = Resources::new(Arc::new(ManualClock::at(NOW)));
+    let chain = Chain::new(provider::build(&config.identity, &resources).unwrap().into_values().collect());
+    let cache = WorkerCache::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        tokio::spawn(keeper.run());
+        let presented = Presented { headers, query: None, tls: None, target: Target::default(), now: NOW };
+        match chain.authenticate(&presented, &cache).await {
+            Outcome::Proven(identity) => assert_eq!(identity.facts().groups.len(), 8),
+            other => panic!("{other:?}"),
+        }
+    });
+    (chain, cache)
 }
 
 /// Asks as a worker does, whose answer is there at once.
@@ -109,6 +200,7 @@ fn identity(criterion: &mut Criterion) {
             );
         });
     }
+    bound(criterion, &ec);
     let text = "keys: [{id: k1, owner: acme, roles: [partner], sha256: \
                 2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683}]";
     let keys =
@@ -118,6 +210,10 @@ fn identity(criterion: &mut Criterion) {
         HeaderMap::from_iter([(HeaderName::from_static("x-api-key"), HeaderValue::from_static("key"))]);
     let cache = WorkerCache::new();
     criterion.bench_function("api key seen before", |bencher| bencher.iter(|| ask(&chain, &cache, &headers)));
+
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Basic YWxpY2U6c2VjcmV0"))]);
+    let (chain, cache) = logins(&headers);
+    criterion.bench_function("ldap seen before", |bencher| bencher.iter(|| ask(&chain, &cache, &headers)));
 }
 
 /// What 100 000 callers take in memory, who all come to two workers; printed, for it is no time.

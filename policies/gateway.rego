@@ -10,6 +10,7 @@ package gateway
 import data.gateway.allowlist
 import data.gateway.federation
 import data.gateway.rbac
+import data.gateway.revocation
 import data.gateway.tenants
 import data.gateway.tiers
 
@@ -31,6 +32,7 @@ decision := {
 	allowlist.path_allowed
 	allowlist.network_allowed
 	allowlist.client_allowed
+	revocation.valid
 	rbac.tenant_permitted
 	rbac.permitted
 	tier := tiers.tier
@@ -45,6 +47,8 @@ decision := {
 	not welcome
 } else := {"allow": false, "reason": "client_not_allowed"} if {
 	not allowlist.client_allowed
+} else := {"allow": false, "reason": "revoked", "expose_reason": true, "status": 401} if {
+	not revocation.valid
 } else := {"allow": false, "reason": "tenant_not_permitted", "expose_reason": true} if {
 	not rbac.tenant_permitted
 } else := {"allow": false, "reason": "role_not_permitted", "expose_reason": true} if {

@@ -195,6 +195,9 @@ test_without_data_nothing_is_allowed if {
 		gateway.decision.allow == false with input as request.input with data.allowlist as {} with data.federation as mapped
 		gateway.decision.allow == false with input as request.input with data.tiers as {} with data.federation as mapped
 	}
+	every request in [reader, administrator, device] {
+		gateway.decision.allow == false with input as request.input with data.revocation as null
+	}
 }
 
 test_the_response_phase_always_answers_and_never_refuses if {

@@ -16,6 +16,7 @@ decision(identity, failing) := result if {
 		with data.gateway.allowlist.path_allowed as object.get(failing, "path", true)
 		with data.gateway.allowlist.network_allowed as object.get(failing, "network", true)
 		with data.gateway.allowlist.client_allowed as object.get(failing, "client", true)
+		with data.gateway.revocation.valid as object.get(failing, "revocation", true)
 		with data.gateway.rbac.tenant_permitted as object.get(failing, "tenant", true)
 		with data.gateway.rbac.permitted as object.get(failing, "role", true)
 		with data.gateway.tiers.tier as "standard"
@@ -55,6 +56,12 @@ test_each_condition_is_needed_and_named if {
 	decision(alice, {"path": false}) == denied("path_not_allowed")
 	decision(alice, {"network": false}) == denied("network_not_allowed")
 	decision(alice, {"client": false}) == denied("client_not_allowed")
+	decision(alice, {"revocation": false}) == {
+		"allow": false,
+		"reason": "revoked",
+		"expose_reason": true,
+		"status": 401,
+	}
 	decision(alice, {"tenant": false}) == {"allow": false, "reason": "tenant_not_permitted", "expose_reason": true}
 	decision(alice, {"role": false}) == {"allow": false, "reason": "role_not_permitted", "expose_reason": true}
 }
@@ -62,6 +69,8 @@ test_each_condition_is_needed_and_named if {
 test_the_first_condition_that_fails_is_named if {
 	decision(alice, {"path": false, "network": false, "client": false, "role": false}).reason == "path_not_allowed"
 	decision(alice, {"network": false, "client": false, "role": false}).reason == "network_not_allowed"
+	decision(alice, {"client": false, "revocation": false, "role": false}).reason == "client_not_allowed"
+	decision(alice, {"revocation": false, "role": false}).reason == "revoked"
 	decision(alice, {"client": false, "tenant": false, "role": false}).reason == "client_not_allowed"
 	decision(alice, {"tenant": false, "role": false}).reason == "tenant_not_permitted"
 	decision(nobody, {"network": false, "role": false}).reason == "network_not_allowed"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # gcc: aws-lc and mimalloc; the others are real servers and tools that tests talk to. A tool that is there is not asked for again.
-declare -A packages=([cc]=gcc [python3]=python3 [curl]=curl [nginx]=nginx [openssl]=openssl)
+declare -A packages=([cc]=gcc [python3]=python3 [curl]=curl [nginx]=nginx [openssl]=openssl [/usr/sbin/slapd]=slapd)
 missing=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")

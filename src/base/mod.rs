@@ -7,6 +7,7 @@ pub mod hex;
 pub mod host_port;
 pub mod id;
 pub mod json;
+pub mod ldap;
 pub mod net;
 pub mod path;
 pub mod pem;

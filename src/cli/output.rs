@@ -120,9 +120,45 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that is not zero.
+pub fn parse_some_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err(format!("`{text}` is no time at all; write it as `250ms`, `5s` or `1m`")),
+        duration => Ok(duration),
+    }
+}
+
+/// A text for one line of a terminal or a file: control characters, and those that turn the direction of writing, are
+/// written as escapes.
+pub fn printable(text: &str) -> String {
+    let is_plain = |character: char| {
+        !character.is_control()
+            && !matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
+        if is_plain(character) {
+            out.push(character);
+        } else {
+            out.extend(character.escape_default());
+        }
+        out
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_printed_moves_the_cursor() {
+        assert_eq!(printable("a\u{1b}[31m\r\n\u{202e}é\u{9b}"), "a\\u{1b}[31m\\r\\n\\u{202e}é\\u{9b}");
+    }
+
+    #[test]
+    fn no_time_is_no_time_to_measure() {
+        assert!(parse_some_duration("0s").is_err() && parse_some_duration("0ns").is_err());
+        assert_eq!(parse_some_duration("1ns"), Ok(Duration::from_nanos(1)));
+    }
 
     #[test]
     fn durations_need_a_number_and_a_unit() {

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
 use crate::cli::events;
-use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::cli::output::{Exit, Paint, parse_duration, parse_some_duration};
 use crate::cli::policy_eval::EvalEngine;
 use crate::cli::policy_replay::ReplayContract;
 use crate::contract::form::Contract;
@@ -44,7 +44,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Option<EvalEngine>,
     /// How long to measure each engine.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration, conflicts_with = "count")]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_some_duration, conflicts_with = "count")]
     pub time: Duration,
     /// How many decisions of each engine to measure, instead of how long; half of them in batches, half alone.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]

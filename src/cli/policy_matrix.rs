@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use regorus::Value;
 use serde_json::{Value as Json, json};
 
-use crate::cli::output::{Exit, Paint};
+use crate::cli::output::{Exit, Paint, printable};
 use crate::cli::policy_diff::{SearchArgs, searched, searched_document};
 use crate::cli::policy_eval;
 use crate::policy::bundle::{self, Purpose};
@@ -106,7 +106,14 @@ pub fn run(args: &MatrixArgs, paint: Paint, out: &mut dyn Write) -> anyhow::Resu
         fixed: args.fix.iter().map(|(path, value)| (path.0.clone(), value.clone())).collect(),
         base,
     };
-    let matrix = matrix::matrix(&program, &entrypoint, &options)?;
+    let mut matrix = matrix::matrix(&program, &entrypoint, &options)?;
+    if args.format != MatrixFormat::Json {
+        // A policy's texts may hold what moves a terminal's cursor, or ends a line of a table.
+        let Matrix { rows, columns, row_paths, column_paths, .. } = &mut matrix;
+        for text in [rows, columns, row_paths, column_paths].into_iter().flatten() {
+            *text = printable(text);
+        }
+    }
     let legend = Legend::of(&matrix);
     match args.format {
         MatrixFormat::Pretty => pretty(&matrix, &legend, paint, out)?,
@@ -160,7 +167,7 @@ fn is_same(one: &Condition, other: &Condition) -> bool {
 fn sentence(condition: &Condition) -> String {
     let fields = |fields: &[(String, Value)]| {
         let all: Vec<String> = fields.iter().map(|(path, value)| format!("{path} = {value}")).collect();
-        all.join(", ")
+        printable(&all.join(", "))
     };
     if !condition.needs.is_empty() {
         let whoever = if condition.is_granted { "" } else { ", whatever the column" };

@@ -66,14 +66,21 @@ pub fn promote(args: &PromoteArgs, out: &mut dyn Write, notes: &mut dyn Write) -
         text("revision"),
         text("former_revision"),
     )?;
+    if !text("warning").is_empty() {
+        writeln!(notes, "warning: {}", text("warning"))?;
+    }
     writeln!(
         notes,
         "note: this holds until the policy's own bundle changes, or the gateway is started anew."
     )?;
-    writeln!(
-        notes,
-        "      to keep it, write `bundle: {bundle}` under `policies.{policy}`, or put its files there;"
-    )?;
+    let to_keep = if bundle.contains("://") {
+        format!(
+            "publish it where the policy's own bundle comes from, or write `bundle: {bundle}` under `policies.{policy}`"
+        )
+    } else {
+        format!("write `bundle: {bundle}` under `policies.{policy}`, or put its files there")
+    };
+    writeln!(notes, "      to keep it, {to_keep};")?;
     writeln!(notes, "      to undo it, `gatewayctl policy rollback`")?;
     Ok(Exit::Fine)
 }

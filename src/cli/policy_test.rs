@@ -11,7 +11,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::base::clock::{Clock, SystemClock, saturating_nanos};
-use crate::cli::output::{Exit, Paint, parse_duration};
+use crate::cli::output::{Exit, Paint, parse_duration, parse_some_duration};
 use crate::cli::rego_args::RegoArgs;
 use crate::policy::bundle::{self, Purpose};
 use crate::policy::testing::{self, Outcome, TestOptions, TestReport};
@@ -40,8 +40,11 @@ pub struct TestArgs {
     #[arg(long, conflicts_with_all = ["coverage", "threshold", "watch"])]
     pub bench: bool,
     /// How long each test is measured for.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration, requires = "bench")]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_some_duration, requires = "bench")]
     pub bench_time: Duration,
+    /// Run all of it this many times, up to the first run that fails. What is reported is the last run; with `--bench`, each.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "watch", value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
     /// Fail below this coverage, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     pub threshold: Option<f64>,
@@ -101,7 +104,7 @@ pub fn run(
         return Ok(Exit::Usage);
     }
     if !args.watch {
-        return run_once(args, paint, out, notes);
+        return run_counted(args, paint, out, notes);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -118,6 +121,9 @@ pub fn run(
 /// What no parser of arguments knows: which reports tell of what.
 fn check_format(args: &TestArgs) -> Result<(), &'static str> {
     match args.format {
+        TestFormat::Json if args.bench && args.count > 1 => {
+            Err("--count with --bench reports as pretty or gobench: choose one of them with --format")
+        }
         TestFormat::Gobench if !args.bench => Err("--format gobench reports benchmarks: add --bench"),
         TestFormat::Pretty | TestFormat::Json | TestFormat::Gobench => Ok(()),
         TestFormat::Junit
@@ -129,6 +135,28 @@ fn check_format(args: &TestArgs) -> Result<(), &'static str> {
             if args.bench { Err(fault) } else { Ok(()) }
         }
     }
+}
+
+fn run_counted(
+    args: &TestArgs,
+    paint: Paint,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    for number in 1..args.count {
+        let (mut report, mut said) = (Vec::new(), Vec::new());
+        let exit = run_once(args, paint, &mut report, &mut said)?;
+        if exit != Exit::Fine {
+            out.write_all(&report)?;
+            notes.write_all(&said)?;
+            writeln!(notes, "run {number} of {} failed", args.count)?;
+            return Ok(exit);
+        }
+        if args.bench {
+            out.write_all(&report)?;
+        }
+    }
+    run_once(args, paint, out, notes)
 }
 
 fn run_once(

@@ -20,11 +20,12 @@ use crate::base::share::Share;
 use crate::base::size::ByteLimit;
 
 pub use self::identity::{
-    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, ExternalAsked,
-    ExternalProvider, JwtProvider, KeyPart, KeySetSource, Memory, Provider,
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, ExternalAsked,
+    ExternalProvider, JwtProvider, KeyPart, KeySetSource, Memory, Provider, TokenBinding,
 };
 
 mod identity;
+pub mod ldap;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
 pub type Name = Arc<str>;
@@ -85,6 +86,8 @@ pub struct Listener {
     pub protocols: Protocols,
     /// Peers whose `X-Forwarded-For` / `Forwarded` are believed.
     pub trusted_proxies: NetworkSet,
+    /// Client certificates that those peers show in `Client-Cert` (RFC 9440); `None` where they may not.
+    pub forwarded_certificates: Option<ForwardedCertificates>,
     /// Peers that may connect at all; empty means all.
     pub allow_from: NetworkSet,
     /// The APIs reachable here, by name.
@@ -93,6 +96,15 @@ pub struct Listener {
     pub path_rules: PathRules,
     /// Bounds and timeouts.
     pub limits: ListenerLimits,
+}
+
+/// Whose certificates count when a trusted proxy shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardedCertificates {
+    /// Trusted issuers, PEM.
+    pub ca: PathBuf,
+    /// Revocation lists, PEM.
+    pub crl: Option<PathBuf>,
 }
 
 /// Which HTTP versions a listener speaks.
@@ -193,6 +205,8 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// `Host` as the client sent it, or the endpoint's authority.
     pub preserve_host: bool,
+    /// It is told the client's certificate in `Client-Cert` (RFC 9440).
+    pub forward_client_certificate: bool,
 }
 
 /// One upstream server.
@@ -300,8 +314,8 @@ pub struct Sampling {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shadow {
     /// Where its bundle comes from.
-    pub bundle: PathBuf,
-    /// As it is written in the file, for messages.
+    pub bundle: BundleSource,
+    /// As it is written in the file, without the query of a URL, for messages.
     pub shown: String,
     /// How often it is evaluated, and at what cost.
     pub sampling: Sampling,

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use saphyr::{Mapping, Scalar as YamlScalar, Yaml, YamlEmitter};
 use serde_json::Value;
 
-use crate::config::model::Config;
+use crate::config::model::ldap::{LdapProvider, SubjectFrom};
+use crate::config::model::{self, Config};
 use crate::config::place::Place;
 use crate::config::raw::Gateway;
+use crate::config::raw::identity::ldap::{Ldap, default_group_filter};
 use crate::config::raw::identity::{Provider, default_refresh};
 use crate::config::raw::part::Part;
 use crate::config::raw::policy::default_size_limit;
@@ -30,11 +32,15 @@ impl Effective {
         for listener in listeners {
             listener.apis.get_or_insert_with(|| api_names(source));
         }
-        for provider in written.identity.get_mut().into_iter().flat_map(|map| map.values_mut()) {
-            if let Some(Provider::Jwt(jwt)) = provider.get_mut()
-                && jwt.jwks_uri.is_some()
-            {
-                jwt.refresh.get_or_insert_with(default_refresh);
+        for (name, provider) in written.identity.get_mut().into_iter().flatten() {
+            match (provider.get_mut(), config.identity.get(name.0.as_str())) {
+                (Some(Provider::Jwt(jwt)), _) if jwt.jwks_uri.is_some() => {
+                    jwt.refresh.get_or_insert_with(default_refresh);
+                }
+                (Some(Provider::Ldap(ldap)), Some(model::Provider::Ldap(config))) => {
+                    fill_directory(ldap, config);
+                }
+                (_, _) => {}
             }
         }
         for policy in written.policies.get_mut().into_iter().flat_map(|map| map.values_mut()) {
@@ -63,6 +69,21 @@ impl Effective {
         let _infallible = emitter.dump(&to_yaml(&self.tree));
         let text = text.strip_prefix("---\n").unwrap_or(&text);
         format!("{text}\n")
+    }
+}
+
+fn fill_directory(written: &mut Ldap, config: &LdapProvider) {
+    if written.enrich.is_none() {
+        written.realm.get_or_insert_with(|| config.realm.clone());
+        written.forward_credential.get_or_insert(config.forward_credential);
+    }
+    written.users.subject.get_or_insert_with(|| match &config.users.subject {
+        SubjectFrom::Dn => "dn".to_owned(),
+        SubjectFrom::Attribute(name) => name.clone(),
+    });
+    if let Some(groups) = written.groups.as_mut().filter(|groups| groups.base.is_some()) {
+        groups.filter.get_or_insert_with(default_group_filter);
+        groups.scope.get_or_insert_default();
     }
 }
 

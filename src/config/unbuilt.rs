@@ -16,8 +16,8 @@ struct Unbuilt {
 const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
         path: &["identity", "*", "type"],
-        values: &["ldap", "introspection", "oidc"],
-        instead: "use `jwt`, `api_key`, `client_certificate` or `external`",
+        values: &["introspection", "oidc"],
+        instead: "use `jwt`, `api_key`, `client_certificate`, `ldap` or `external`",
     },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {

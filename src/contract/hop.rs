@@ -23,7 +23,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Who the client is, in the words of some other proxy: only the gateway says that.
+/// Who the client is, in the words of some other proxy: only the gateway says that. Where a trusted proxy may say it, that
+/// is read before.
 fn is_forwarding(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -37,6 +38,9 @@ fn is_forwarding(name: &HeaderName) -> bool {
             | "true-client-ip"
             | "cf-connecting-ip"
             | "x-cluster-client-ip"
+            | "client-cert"
+            | "client-cert-chain"
+            | "x-forwarded-client-cert"
     )
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use regorus::Value;
 
 use crate::base::path::CanonicalPath;
@@ -52,13 +52,13 @@ pub struct Source {
 /// Facts of a TLS connection.
 #[derive(Debug, Clone)]
 pub struct TlsFacts {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub version: &'static str,
-    /// IANA name of the cipher suite.
-    pub cipher: String,
+    /// `TLSv1.2` or `TLSv1.3`; `None` on plaintext behind a proxy that shows the client's certificate.
+    pub version: Option<&'static str>,
+    /// IANA name of the cipher suite, where there is a version.
+    pub cipher: Option<String>,
     /// Server name the client asked for, lower case.
     pub sni: Option<String>,
-    /// The verified client certificate.
+    /// The verified client certificate, from the handshake or from a trusted proxy.
     pub client_certificate: Option<ClientCertificate>,
     /// The document at `input.source.tls`, built once for the connection.
     pub document: Value,
@@ -69,6 +69,22 @@ impl TlsFacts {
     pub fn new(
         version: &'static str,
         cipher: String,
+        sni: Option<String>,
+        client_certificate: Option<ClientCertificate>,
+    ) -> Self {
+        Self::with_document(Some(version), Some(cipher), sni, client_certificate)
+    }
+
+    /// The facts of a request that a trusted proxy passed on over a connection with the TLS of `hop`, if any: the
+    /// certificate is the client's, and the proxy's own tells nothing of the client.
+    pub fn behind_proxy(hop: Option<&Self>, client_certificate: Option<ClientCertificate>) -> Self {
+        let (cipher, sni) = (hop.and_then(|hop| hop.cipher.clone()), hop.and_then(|hop| hop.sni.clone()));
+        Self::with_document(hop.and_then(|hop| hop.version), cipher, sni, client_certificate)
+    }
+
+    fn with_document(
+        version: Option<&'static str>,
+        cipher: Option<String>,
         sni: Option<String>,
         client_certificate: Option<ClientCertificate>,
     ) -> Self {
@@ -101,16 +117,45 @@ pub struct ClientCertificate {
     pub san_ip: Vec<IpAddr>,
     /// End of validity, seconds since the Unix epoch.
     pub not_after: i64,
+    /// The trusted proxy that showed it; `None` where the handshake on this connection did.
+    pub forwarded_by: Option<IpAddr>,
+    /// The certificate itself, as RFC 9440 writes it for an upstream; `None` where it is not at hand.
+    pub field: Option<HeaderValue>,
 }
 
 impl ClientCertificate {
-    /// The SPIFFE id: the only URI name, where it begins with `spiffe://` (SPIFFE X.509-SVID section 2).
+    /// The SPIFFE id: the only URI name, where it is one (SPIFFE X.509-SVID section 2).
     pub fn spiffe_id(&self) -> Option<&str> {
         match self.san_uri.as_slice() {
-            [only] if only.starts_with("spiffe://") => Some(only),
+            [only] => trust_domain(only).map(|_| only.as_str()),
             _ => None,
         }
     }
+
+    /// The trust domain of its SPIFFE id.
+    pub fn trust_domain(&self) -> Option<&str> {
+        self.spiffe_id().and_then(trust_domain)
+    }
+}
+
+/// The trust domain of a SPIFFE id, `None` for what is not one (SPIFFE-ID section 2).
+pub fn trust_domain(id: &str) -> Option<&str> {
+    const ID_BYTES_MAX: usize = 2048;
+    let rest = id.strip_prefix("spiffe://").filter(|_| id.len() <= ID_BYTES_MAX)?;
+    let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let is_segment = |segment: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        !matches!(segment, "" | "." | "..") && segment.bytes().all(plain)
+    };
+    let is_path = path.is_empty() || path.split('/').skip(1).all(is_segment);
+    (is_trust_domain(domain) && is_path).then_some(domain)
+}
+
+/// Whether this is the name of a trust domain: lower case, without port or user.
+pub fn is_trust_domain(name: &str) -> bool {
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_');
+    !name.is_empty() && name.len() <= 255 && name.bytes().all(plain)
 }
 
 /// What became of a body, `input.request.body_state`.
@@ -158,8 +203,12 @@ pub struct ResponseFacts<'a> {
 fn document(facts: &TlsFacts) -> Value {
     let mut object = BTreeMap::new();
     let mut put = |key: &str, value: Value| object.insert(Value::from(key), value);
-    put("version", Value::from(facts.version));
-    put("cipher", Value::from(facts.cipher.as_str()));
+    if let Some(version) = facts.version {
+        put("version", Value::from(version));
+    }
+    if let Some(cipher) = &facts.cipher {
+        put("cipher", Value::from(cipher.as_str()));
+    }
     if let Some(sni) = &facts.sni {
         put("sni", Value::from(sni.as_str()));
     }
@@ -191,5 +240,46 @@ fn certificate_document(certificate: &ClientCertificate) -> Value {
     if let Some(id) = certificate.spiffe_id() {
         object.insert(Value::from("spiffe_id"), Value::from(id));
     }
+    if let Some(proxy) = certificate.forwarded_by {
+        object.insert(Value::from("forwarded_by"), Value::from(proxy.to_string()));
+    }
     Value::from(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spiffe_id_has_one_form() {
+        for (id, domain) in [
+            ("spiffe://example.org/device/scanner-7", "example.org"),
+            ("spiffe://example.org", "example.org"),
+            ("spiffe://a_b-c.1/X.y_z-9", "a_b-c.1"),
+        ] {
+            assert_eq!(trust_domain(id), Some(domain), "{id}");
+        }
+        let long = format!("spiffe://a/{}", "b".repeat(2048));
+        for id in [
+            "spiffe://",
+            "spiffe:///a",
+            "SPIFFE://example.org/a",
+            "spiffe://Example.org/a",
+            "spiffe://example.org:8443/a",
+            "spiffe://user@example.org/a",
+            "spiffe://example.org/",
+            "spiffe://example.org/a/",
+            "spiffe://example.org//a",
+            "spiffe://example.org/a/../b",
+            "spiffe://example.org/./a",
+            "spiffe://example.org/a%2fb",
+            "spiffe://example.org/a?b",
+            "spiffe://example.org/a#b",
+            "spiffe://example.org/\u{e9}",
+            "https://example.org/a",
+            &long,
+        ] {
+            assert_eq!(trust_domain(id), None, "{id:.60}");
+        }
+    }
 }

@@ -210,6 +210,11 @@ impl Answer {
     }
 }
 
+/// TLS as a client that trusts these issuers, or what the system trusts, for protocols other than HTTP.
+pub fn client_tls(issuers: Option<Vec<CertificateDer<'static>>>) -> Result<rustls::ClientConfig, TrustError> {
+    tls(issuers.map_or_else(system_roots, roots_of)?, None)
+}
+
 async fn within<T>(
     timeout: Duration,
     answer: impl Future<Output = Result<T, FetchError>>,

@@ -9,11 +9,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::contract::identity::Identity;
+use crate::identity::binding::Binding;
 use crate::identity::digest::Sha256;
 use crate::identity::shelf::Shelf;
-use crate::identity::{Presented, Proof, Validity};
+use crate::identity::{Proof, Validity};
 
 /// Bytes of credentials that one generation of the cache stands for: about 4 000 tokens of 1 KiB.
 const GENERATION_BYTES: usize = 4 << 20;
@@ -35,11 +37,19 @@ pub(super) struct Key {
     pub(super) digest: Sha256,
 }
 
+/// An identity that was proven before.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) identity: Arc<Identity>,
+    pub(super) validity: Validity,
+    pub(super) binding: Option<Arc<Binding>>,
+}
+
 #[derive(Debug)]
 struct Entry {
     identity: Arc<Identity>,
     validity: Validity,
-    bound_to: Option<String>,
+    binding: Option<Arc<Binding>>,
     revision: u64,
     weight: usize,
 }
@@ -87,41 +97,37 @@ impl WorkerCache {
         self.len() == 0
     }
 
-    /// The identity proven before and when the proof holds, if the proof still holds for this request and this provider's `revision`.
-    pub(super) fn get(
-        &self,
-        key: &Key,
-        revision: u64,
-        presented: &Presented<'_>,
-    ) -> Option<(Arc<Identity>, Validity)> {
+    /// What was proven before, if that still holds at `now` and for this provider's `revision`. What it is bound to must be
+    /// shown again.
+    pub(super) fn get(&self, key: &Key, revision: u64, now: Duration) -> Option<Remembered> {
         let mut generations = self.generations.borrow_mut();
         let entry = generations.touch(key)?;
-        let holds = entry.revision == revision && entry.validity.contains(presented.now);
-        let is_good = holds && is_bound(entry.bound_to.as_deref(), presented);
-        is_good.then(|| (Arc::clone(&entry.identity), entry.validity))
+        (entry.revision == revision && entry.validity.contains(now)).then(|| Remembered {
+            identity: Arc::clone(&entry.identity),
+            validity: entry.validity,
+            binding: entry.binding.clone(),
+        })
     }
 
-    /// The identity that any worker has proven before, under the same conditions as [`WorkerCache::get`]; it is remembered
-    /// here too.
+    /// What any worker has proven before, under the same conditions as [`WorkerCache::get`]; it is remembered here too.
     pub(super) fn find(
         &self,
         key: &Key,
         revision: u64,
-        presented: &Presented<'_>,
+        now: Duration,
         provider: &Arc<str>,
         length: usize,
-    ) -> Option<(Arc<Identity>, Validity)> {
+    ) -> Option<Remembered> {
         let mut proof = self.shelf.get(key)?;
-        let holds = proof.revision == revision && proof.validity.contains(presented.now);
-        if !holds || !is_bound(proof.bound_to.as_deref(), presented) {
+        if proof.revision != revision || !proof.validity.contains(now) {
             return None;
         }
         let mut facts = mem::take(&mut proof.facts);
         facts.provider = Some(Arc::clone(provider));
         let identity = Arc::new(Identity::authenticated(facts));
-        let validity = proof.validity;
+        let (validity, binding) = (proof.validity, proof.binding.clone());
         self.insert(*key, &identity, proof, length);
-        Some((identity, validity))
+        Some(Remembered { identity, validity, binding })
     }
 
     /// Remembers a proof here and for all workers.
@@ -135,9 +141,9 @@ impl WorkerCache {
         let entry = Entry {
             identity: Arc::clone(identity),
             validity: proof.validity,
-            bound_to: proof.bound_to,
+            weight: length.saturating_add(ENTRY_OVERHEAD_BYTES + proof.binding_weight()),
+            binding: proof.binding,
             revision: proof.revision,
-            weight: length.saturating_add(ENTRY_OVERHEAD_BYTES),
         };
         self.generations.borrow_mut().insert(key, entry);
     }
@@ -147,13 +153,6 @@ impl Default for WorkerCache {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Whether the connection has the client certificate that a proof is bound to.
-fn is_bound(fingerprint: Option<&str>, presented: &Presented<'_>) -> bool {
-    fingerprint.is_none_or(|fingerprint| {
-        presented.client_certificate().is_some_and(|held| held.fingerprint_sha256 == fingerprint)
-    })
 }
 
 impl Generations {
@@ -178,13 +177,8 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use http::HeaderMap;
-
     use super::*;
     use crate::contract::identity::Facts;
-    use crate::identity::Target;
 
     fn key(number: u8) -> Key {
         Key { provider: 1, digest: [number; 32] }
@@ -192,7 +186,7 @@ mod tests {
 
     fn proof(revision: u64, until: u64) -> Proof {
         let validity = Validity { from: Duration::from_secs(10), until: Duration::from_secs(until) };
-        Proof { facts: Facts::default(), validity, bound_to: None, revision }
+        Proof { facts: Facts::default(), validity, binding: None, revision }
     }
 
     fn remember(cache: &WorkerCache, key: Key, proof: Proof) {
@@ -201,11 +195,7 @@ mod tests {
 
     #[track_caller]
     fn check(cache: &WorkerCache, key: Key, revision: u64, now: u64, want: bool) {
-        let headers = HeaderMap::new();
-        let now = Duration::from_secs(now);
-        let presented =
-            Presented { headers: &headers, query: None, tls: None, target: Target::default(), now };
-        assert_eq!(cache.get(&key, revision, &presented).is_some(), want);
+        assert_eq!(cache.get(&key, revision, Duration::from_secs(now)).is_some(), want);
     }
 
     #[test]
@@ -222,10 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_proof_needs_its_certificate() {
+    fn a_bound_proof_tells_what_it_is_bound_to() {
         let cache = WorkerCache::new();
-        remember(&cache, key(1), Proof { bound_to: Some("ab".into()), ..proof(0, 20) });
-        check(&cache, key(1), 0, 15, false);
+        let binding = Some(Arc::new(Binding::Certificate("ab".into())));
+        remember(&cache, key(1), Proof { binding, ..proof(0, 20) });
+        let remembered = cache.get(&key(1), 0, Duration::from_secs(15)).unwrap();
+        assert!(matches!(remembered.binding.as_deref(), Some(Binding::Certificate(held)) if held == "ab"));
     }
 
     #[test]

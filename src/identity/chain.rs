@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use crate::config::model::Require;
 use crate::contract::decision::FoldedNames;
 use crate::contract::identity::{Facts, Failure, Identity};
-use crate::identity::cache::{Key, WorkerCache};
+use crate::identity::binding::{Binding, NotHeld};
+use crate::identity::cache::{Key, Remembered, WorkerCache};
 use crate::identity::digest::{Sha256, sha256};
 use crate::identity::provider::{Provider, Role, next_id};
 use crate::identity::{
@@ -118,7 +119,9 @@ impl Chain {
             providers.into_iter().partition(|provider| matches!(provider.role, Role::Enriches(_)));
         let withheld = providers.iter().filter_map(|provider| provider.authenticator());
         let withheld = withheld.filter(|authenticator| !authenticator.forwards_credential());
-        let withheld: Vec<_> = withheld.filter_map(|authenticator| authenticator.header().cloned()).collect();
+        let withheld =
+            withheld.flat_map(|authenticator| [authenticator.header(), authenticator.proof_header()]);
+        let withheld: Vec<_> = withheld.flatten().cloned().collect();
         let id = |provider: &Provider| if enrichers.is_empty() { provider.id } else { next_id() };
         let links = providers.into_iter().map(|provider| Link { id: id(&provider), provider }).collect();
         Self { links, enrichers, require, combined: next_id(), withheld: FoldedNames::new(&withheld) }
@@ -202,19 +205,15 @@ impl Chain {
             rests_on.extend_from_slice(&proven.validity.until.as_nanos().to_le_bytes());
         }
         let key = Key { provider: self.combined, digest: sha256(&rests_on) };
-        if let Some((identity, _)) = attempt.cache.get(&key, 0, attempt.presented) {
-            return identity;
+        if let Some(remembered) = attempt.cache.get(&key, 0, attempt.presented.now) {
+            return remembered.identity;
         }
         let identities: Vec<&Identity> = all.iter().map(|proven| &*proven.identity).collect();
         let identity = Arc::new(Identity::combined(&identities));
         let until = all.iter().map(|proven| proven.validity.until).min().unwrap_or_default();
         let from = all.iter().map(|proven| proven.validity.from).max().unwrap_or_default();
-        let proof = Proof {
-            facts: Facts::default(),
-            validity: Validity { from, until },
-            bound_to: None,
-            revision: 0,
-        };
+        let proof =
+            Proof { facts: Facts::default(), validity: Validity { from, until }, binding: None, revision: 0 };
         attempt.cache.insert(key, &identity, proof, rests_on.len());
         identity
     }
@@ -239,12 +238,15 @@ impl Attempt<'_> {
         }
         let key = Key { provider: link.id, digest };
         let revision = authenticator.revision();
-        if let Some((identity, validity)) = self.cache.get(&key, revision, self.presented) {
-            return Found::Proven(Proven { identity, validity, digest, revision });
-        }
-        let found = self.cache.find(&key, revision, self.presented, &provider.name, credential.len());
-        if let Some((identity, validity)) = found {
-            return Found::Proven(Proven { identity, validity, digest, revision });
+        let now = self.presented.now;
+        let remembered = self.cache.get(&key, revision, now);
+        let remembered =
+            remembered.or_else(|| self.cache.find(&key, revision, now, &provider.name, credential.len()));
+        if let Some(Remembered { identity, validity, binding }) = remembered {
+            return match self.check_held(provider, binding.as_deref()) {
+                Ok(()) => Found::Proven(Proven { identity, validity, digest, revision }),
+                Err(outcome) => Found::Ended(outcome),
+            };
         }
         let answer = authenticator.verify(&credential, self.presented);
         let mut proof = match self.settle(answer).await {
@@ -260,6 +262,9 @@ impl Attempt<'_> {
                 return Found::Ended(Outcome::Unavailable(failure(provider, reason)));
             }
         };
+        if let Err(outcome) = self.check_held(provider, proof.binding.as_deref()) {
+            return Found::Ended(outcome);
+        }
         for enricher in enrichers {
             if let Err(outcome) = self.enrich(enricher, &mut proof).await {
                 return Found::Ended(outcome);
@@ -274,6 +279,14 @@ impl Attempt<'_> {
             self.cache.keep(key, &identity, *proof, credential.len());
         }
         Found::Proven(Proven { identity, validity, digest, revision })
+    }
+
+    /// Whether the client holds what its credential is bound to, cached or not.
+    fn check_held(&self, provider: &Provider, binding: Option<&Binding>) -> Result<(), Outcome> {
+        binding.map_or(Ok(()), |binding| binding.check(self.presented)).map_err(|not_held| match not_held {
+            NotHeld::Refused(rejection) => Outcome::Refused(refusal(provider, rejection)),
+            NotHeld::Unavailable(reason) => Outcome::Unavailable(failure(provider, reason)),
+        })
     }
 
     /// Adds what a directory knows. Where it cannot say, nobody is let in: a group that is not known may be the one that

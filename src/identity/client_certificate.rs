@@ -22,13 +22,13 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("ClientCertificate");
 /// Identifies clients by their certificate.
 #[derive(Debug)]
 pub struct ClientCertificates {
-    subject: CertificateSubject,
+    config: ClientCertificateProvider,
 }
 
 impl ClientCertificates {
     /// As configured.
     pub fn new(config: ClientCertificateProvider) -> Self {
-        Self { subject: config.subject }
+        Self { config }
     }
 
     pub(super) fn prove(&self, certificate: &ClientCertificate, now: Duration) -> Verdict {
@@ -42,6 +42,11 @@ impl ClientCertificates {
         let Some(subject) = self.name(certificate) else {
             return refused("no_subject_name");
         };
+        let domains = &self.config.trust_domains;
+        let is_foreign = |domain: &str| !domains.iter().any(|known| known == domain);
+        if !domains.is_empty() && certificate.trust_domain().is_none_or(is_foreign) {
+            return refused("foreign_trust_domain");
+        }
         let facts = Facts {
             kind: Some("client_certificate"),
             subject: Some(subject.to_owned()),
@@ -50,16 +55,19 @@ impl ClientCertificates {
             expires_at: Some(until),
             ..Facts::default()
         };
-        Verdict::Proven(Box::new(Proof { facts, validity, bound_to: None, revision: 0 }))
+        Verdict::Proven(Box::new(Proof { facts, validity, binding: None, revision: 0 }))
     }
 
     fn name<'c>(&self, certificate: &'c ClientCertificate) -> Option<&'c str> {
-        let name = match self.subject {
-            CertificateSubject::SanUri => certificate.san_uri.first(),
-            CertificateSubject::SanDns => certificate.san_dns.first(),
-            CertificateSubject::CommonName => certificate.common_name.as_ref(),
+        let name = match self.config.subject {
+            CertificateSubject::SanUri => certificate.san_uri.first().map(String::as_str),
+            CertificateSubject::SanDns => certificate.san_dns.first().map(String::as_str),
+            CertificateSubject::SanEmail => certificate.san_email.first().map(String::as_str),
+            CertificateSubject::SpiffeId => certificate.spiffe_id(),
+            CertificateSubject::CommonName => certificate.common_name.as_deref(),
         };
-        name.map(String::as_str).filter(|name| !name.is_empty())
+        // Another reader may take a name for ended at its first NUL.
+        name.filter(|name| !name.is_empty() && !name.contains('\0'))
     }
 }
 
@@ -130,16 +138,18 @@ mod tests {
             fingerprint_sha256: "f00d".into(),
             san_dns: vec!["robot.example".into(), "other.example".into()],
             san_uri: vec!["spiffe://example/robot".into()],
-            san_email: vec![],
+            san_email: vec!["robot@example".into()],
             san_ip: vec!["192.0.2.1".parse().unwrap()],
             not_after: 1_000,
+            forwarded_by: None,
+            field: None,
         }
     }
 
     fn tls(client_certificate: Option<ClientCertificate>) -> TlsFacts {
         TlsFacts {
-            version: "TLSv1.3",
-            cipher: "TLS13_AES_128_GCM_SHA256".into(),
+            version: Some("TLSv1.3"),
+            cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
             sni: None,
             client_certificate,
             document: Value::Undefined,
@@ -147,7 +157,7 @@ mod tests {
     }
 
     fn ask(subject: CertificateSubject, held: Option<ClientCertificate>, now: u64) -> Option<Verdict> {
-        let provider = ClientCertificates::new(ClientCertificateProvider { subject });
+        let provider = ClientCertificates::new(ClientCertificateProvider { subject, trust_domains: vec![] });
         let (headers, tls) = (HeaderMap::new(), tls(held));
         let now = Duration::from_secs(now);
         let presented =
@@ -164,6 +174,8 @@ mod tests {
         let names = [
             (CertificateSubject::SanUri, "spiffe://example/robot"),
             (CertificateSubject::SanDns, "robot.example"),
+            (CertificateSubject::SanEmail, "robot@example"),
+            (CertificateSubject::SpiffeId, "spiffe://example/robot"),
             (CertificateSubject::CommonName, "robot"),
         ];
         for (subject, want) in names {
@@ -174,7 +186,7 @@ mod tests {
                 "common_name": "robot", "distinguished_name": "CN=robot,O=Example", "fingerprint_sha256": "f00d",
                 "issuer": "CN=Example CA", "serial": "0a", "spiffe_id": "spiffe://example/robot",
                 "san": {"dns": ["robot.example", "other.example"], "uri": ["spiffe://example/robot"],
-                    "email": [], "ip": ["192.0.2.1"]},
+                    "email": ["robot@example"], "ip": ["192.0.2.1"]},
             });
             assert_eq!(serde_json::to_value(proof.facts.attributes.unwrap()).unwrap(), want);
         }

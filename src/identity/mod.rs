@@ -22,9 +22,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::contract::identity::Facts;
 use crate::contract::request::{ClientCertificate, TlsFacts};
+use crate::identity::binding::Binding;
 
 pub mod api_key;
 pub mod assumed;
+pub mod binding;
 pub mod cache;
 pub mod chain;
 pub mod client_certificate;
@@ -32,6 +34,7 @@ mod digest;
 pub mod external;
 mod header;
 pub mod jwt;
+pub mod ldap;
 pub mod provider;
 pub mod remote;
 pub mod resources;
@@ -88,7 +91,12 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     /// The header that carries its credential, `None` where it is not in a header.
     fn header(&self) -> Option<&HeaderName>;
 
-    /// Whether that header goes to the upstream.
+    /// The header with a proof that the client holds what its credential is bound to, if there is one.
+    fn proof_header(&self) -> Option<&HeaderName> {
+        None
+    }
+
+    /// Whether these headers go to the upstream.
     fn forwards_credential(&self) -> bool {
         true
     }
@@ -100,7 +108,7 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     /// even be read is refused here.
     fn find<'r>(&self, presented: &Presented<'r>) -> Result<Option<Cow<'r, [u8]>>, Rejection>;
 
-    /// Proves a credential that [`Authenticator::find`] has found.
+    /// Proves a credential that [`Authenticator::find`] has found. What it is bound to is asked for by the [`chain`].
     fn verify(&self, credential: &[u8], presented: &Presented<'_>) -> Answer;
 
     /// Changes whenever what was proven before must be proven again, as when a signing key was withdrawn.
@@ -157,11 +165,17 @@ pub struct Proof {
     pub facts: Facts,
     /// When it holds.
     pub validity: Validity,
-    /// It holds only on connections with the client certificate of this SHA-256 fingerprint, lower-case hexadecimal
-    /// (RFC 8705).
-    pub bound_to: Option<String>,
+    /// It holds only for requests that show this too.
+    pub binding: Option<Arc<Binding>>,
     /// The provider's [`Authenticator::revision`] it rests on.
     pub revision: u64,
+}
+
+impl Proof {
+    /// What its binding weighs in a memory, in bytes.
+    fn binding_weight(&self) -> usize {
+        self.binding.as_ref().map_or(0, |binding| binding.weight())
+    }
 }
 
 /// A span of time since the Unix epoch; the end is not in it.

@@ -12,6 +12,7 @@ use crate::identity::client_certificate::ClientCertificates;
 use crate::identity::external::{External, ExternalFault};
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::OpenError;
+use crate::identity::ldap::{self, LdapError};
 use crate::identity::resources::Resources;
 use crate::identity::{Authenticator, Enricher};
 
@@ -44,6 +45,9 @@ pub enum ProviderFault {
     /// Its keys file is not usable.
     #[error(transparent)]
     KeysFile(#[from] KeysFileErrors),
+    /// Its directory cannot be asked.
+    #[error(transparent)]
+    Ldap(#[from] LdapError),
     /// The way to its service cannot be made.
     #[error(transparent)]
     External(#[from] ExternalFault),
@@ -103,9 +107,10 @@ pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
             let exposure = keys_file::exposure(&config.keys)?;
             Some(format!("identity provider `{name}`: {exposure}"))
         }
-        model::Provider::Jwt(_) | model::Provider::ClientCertificate(_) | model::Provider::External(_) => {
-            None
-        }
+        model::Provider::Jwt(_)
+        | model::Provider::ClientCertificate(_)
+        | model::Provider::Ldap(_)
+        | model::Provider::External(_) => None,
     };
     configured.iter().filter_map(warning).collect()
 }
@@ -119,10 +124,11 @@ fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<
     Ok(Role::Authenticates(match config {
         model::Provider::Jwt(config) => {
             let key_set = resources.key_sets.open(&config.keys)?;
-            Box::new(BearerTokens::new(config.clone(), key_set))
+            Box::new(BearerTokens::sharing(config.clone(), key_set, &resources.proofs))
         }
         model::Provider::ApiKey(config) => Box::new(ApiKeys::load(config)?),
-        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(*config)),
+        model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(config.clone())),
+        model::Provider::Ldap(config) => return Ok(ldap::open(name, config, &resources.remotes)?),
         model::Provider::External(config) => Box::new(External::open(name, config, &resources.remotes)?),
     }))
 }

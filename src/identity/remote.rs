@@ -54,6 +54,12 @@ pub trait Inquiry: fmt::Debug + Send + Sync + 'static {
 
     /// Asks. Whoever calls this bounds it in time and may drop it; it bounds what it reads.
     fn ask<'a>(&'a self, question: &'a Self::Question) -> Asking<'a>;
+
+    /// Whether an outage is one for every question. One that comes of what is asked about says nothing of the server, and
+    /// must not open the circuit for everybody.
+    fn is_for_all(&self, _outage: Outage) -> bool {
+        true
+    }
 }
 
 /// A question on its way.
@@ -274,7 +280,11 @@ impl<I: Inquiry> Remote<I> {
                 state.kept.refuse(digest, refused.clone(), until);
             }
             Settled::Outage(outage) => {
-                state.breaker.failed(now);
+                if self.inquiry.is_for_all(*outage) {
+                    state.breaker.failed(now);
+                } else {
+                    state.breaker.succeeded();
+                }
                 state.status.outages += 1;
                 state.status.last_outage = Some((outage.reason, now));
             }
@@ -325,7 +335,7 @@ impl<I: Inquiry> Remote<I> {
         let mut facts = known.facts.clone();
         facts.stale = is_stale;
         let validity = Validity { from: Duration::ZERO, until };
-        Verdict::Proven(Box::new(Proof { facts, validity, bound_to: None, revision: 0 }))
+        Verdict::Proven(Box::new(Proof { facts, validity, binding: None, revision: 0 }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,9 +1,10 @@
-//! What identity providers share with each other and over reloads: key sets and remote servers.
+//! What identity providers share with each other and over reloads: key sets, remote servers, proofs that were shown.
 
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::{self, KeySets};
+use crate::identity::jwt::replay::SeenProofs;
 use crate::identity::remote::remotes::Remotes;
 use crate::identity::remote::tasks::Runner;
 use crate::identity::shelf::Shelf;
@@ -15,6 +16,8 @@ pub struct Resources {
     pub key_sets: KeySets,
     /// Servers that are asked.
     pub remotes: Remotes,
+    /// Proofs of possession that were shown.
+    pub proofs: Arc<SeenProofs>,
     /// What all workers have proven.
     pub shelf: Arc<Shelf>,
 }
@@ -31,7 +34,8 @@ impl Resources {
     pub fn new(clock: Arc<dyn Clock>) -> (Self, Keeper) {
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
         let (remotes, runner) = Remotes::new(clock);
-        (Self { key_sets, remotes, shelf: Arc::default() }, Keeper { refresher, runner })
+        let (proofs, shelf) = Default::default();
+        (Self { key_sets, remotes, proofs, shelf }, Keeper { refresher, runner })
     }
 }
 

@@ -15,6 +15,7 @@ use regorus::Value;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::identity::Facts;
+use crate::identity::binding::Binding;
 use crate::identity::cache::Key;
 use crate::identity::{Proof, Validity};
 
@@ -40,7 +41,7 @@ pub struct Shelf(Cache<Key, Arc<Packed>, ByWeight, foldhash::fast::RandomState>)
 struct Packed {
     text: Box<[u8]>,
     validity: Validity,
-    bound_to: Option<String>,
+    binding: Option<Arc<Binding>>,
     revision: u64,
 }
 
@@ -76,8 +77,8 @@ struct Text {
 
 impl Weighter<Key, Arc<Packed>> for ByWeight {
     fn weight(&self, _: &Key, packed: &Arc<Packed>) -> u64 {
-        let bound_to = packed.bound_to.as_ref().map_or(0, String::len);
-        (packed.text.len() + bound_to + ENTRY_OVERHEAD_BYTES) as u64
+        let binding = packed.binding.as_ref().map_or(0, |binding| binding.weight());
+        (packed.text.len() + binding + ENTRY_OVERHEAD_BYTES) as u64
     }
 }
 
@@ -108,7 +109,7 @@ impl Shelf {
         let packed = Packed {
             text,
             validity: proof.validity,
-            bound_to: proof.bound_to.clone(),
+            binding: proof.binding.clone(),
             revision: proof.revision,
         };
         self.0.insert(key, Arc::new(packed));
@@ -120,7 +121,7 @@ impl Shelf {
         Some(Proof {
             facts: unpack(&packed.text)?,
             validity: packed.validity,
-            bound_to: packed.bound_to.clone(),
+            binding: packed.binding.clone(),
             revision: packed.revision,
         })
     }
@@ -189,7 +190,8 @@ mod tests {
 
     fn proof(facts: Facts) -> Proof {
         let validity = Validity { from: Duration::from_secs(1), until: Duration::from_secs(2) };
-        Proof { facts, validity, bound_to: Some("ab".to_owned()), revision: 7 }
+        let binding = Some(Arc::new(Binding::Certificate("ab".to_owned())));
+        Proof { facts, validity, binding, revision: 7 }
     }
 
     fn token() -> Facts {
@@ -218,7 +220,7 @@ mod tests {
         let document = |facts| Identity::authenticated(facts).document().clone();
         assert_eq!(document(back.facts), document(facts));
         assert_eq!((back.validity.until, back.revision), (Duration::from_secs(2), 7));
-        assert_eq!(back.bound_to.as_deref(), Some("ab"));
+        assert!(matches!(back.binding.as_deref(), Some(Binding::Certificate(held)) if held == "ab"));
         assert!(shelf.get(&key(2)).is_none());
     }
 

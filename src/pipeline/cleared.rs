@@ -28,6 +28,8 @@ use crate::upstream::cluster::Cluster;
 /// Unreserved characters stay, all others are escaped, in query parameters that the policy sets.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+
 /// A request that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Cleared {
@@ -175,6 +177,13 @@ fn assemble(
     route.chain.as_ref().unwrap_or(&api.chain).withheld_headers().remove_from(&mut headers);
     edits.headers.apply(&mut headers);
     // After the policy's edits: these belong to the connection.
+    if cluster.settings().forward_client_certificate {
+        let certificate = source.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        match certificate.and_then(|certificate| certificate.field.clone()) {
+            Some(field) => drop(headers.insert(CLIENT_CERT, field)),
+            None => drop(headers.remove(CLIENT_CERT)),
+        }
+    }
     if cluster.settings().preserve_host {
         headers.insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
     }

@@ -1,17 +1,20 @@
 //! The first stage: a request's head becomes the one canonical request, or is refused.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Version, header};
 use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 
+use crate::base::net::canonical_ip;
 use crate::base::path::CanonicalPath;
-use crate::config::model::Listener;
+use crate::config::model;
 use crate::contract::canonical::{self, Target};
 use crate::contract::hop::HopRequest;
-use crate::contract::request::{RequestHead, Source};
+use crate::contract::request::{RequestHead, Source, TlsFacts};
 use crate::pipeline::Worker;
 use crate::pipeline::connection::{Connection, REFUSED};
 use crate::pipeline::exchange::{self, Evidence, Exchange};
@@ -19,6 +22,8 @@ use crate::pipeline::forwarded;
 use crate::pipeline::framing::{self, FramingError};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
+use crate::runtime::forwarded_certificate::Refused;
+use crate::runtime::snapshot::Listener;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 128;
@@ -59,7 +64,7 @@ impl Received {
         let read = match local.runtime().listener(connection.listener) {
             _ if refused => Err(connection.control.take_refusal().unwrap_or(Cause::Internal)),
             None => Err(Cause::Internal),
-            Some(listener) => read_head(&mut parts, &body, connection, &listener.config),
+            Some(listener) => read_head(&mut parts, &body, connection, listener, now),
         };
         let exchange = |head, evidence| {
             let (worker, local, connection) = (Rc::clone(worker), Rc::clone(&local), Rc::clone(connection));
@@ -87,8 +92,10 @@ fn read_head(
     parts: &mut Parts,
     body: &Incoming,
     connection: &Connection,
-    listener: &Listener,
+    served: &Listener,
+    now: Duration,
 ) -> Result<Read, Cause> {
+    let listener = &served.config;
     canonical::check_method(&parts.method)?;
     let authority = canonical::authority(parts)?;
     check_scheme(parts, connection, listener)?;
@@ -103,15 +110,12 @@ fn read_head(
     }
     let forwarded = forwarded::read(connection.peer, headers, &listener.trusted_proxies)
         .map_err(|_| Cause::ForwardedConflict)?;
+    let tls = client_tls(connection, served, headers, now)?;
     let hop = canonical::headers(headers)?;
     let request_id = request_id(headers, listener.trusted_proxies.contains(connection.peer.ip()));
     let content_length = content_length(headers, body);
-    let source = Source {
-        peer: connection.peer,
-        client_ip: forwarded.client_ip,
-        forwarded_for: forwarded.chain,
-        tls: connection.tls.clone(),
-    };
+    let source =
+        Source { peer: connection.peer, client_ip: forwarded.client_ip, forwarded_for: forwarded.chain, tls };
     let scheme = if connection.tls.is_some() { "https" } else { "http" };
     let head = RequestHead {
         method: std::mem::take(&mut parts.method),
@@ -129,13 +133,36 @@ fn read_head(
     Ok((head, source, hop, request_id))
 }
 
+/// TLS as far as it tells who the client is. Where a trusted proxy may show the client's certificate, its own is not that.
+fn client_tls(
+    connection: &Connection,
+    listener: &Listener,
+    headers: &HeaderMap,
+    now: Duration,
+) -> Result<Option<Arc<TlsFacts>>, Cause> {
+    let proxy = canonical_ip(connection.peer.ip());
+    let certificates = listener.forwarded_certificates.as_ref();
+    let Some(certificates) = certificates.filter(|_| listener.config.trusted_proxies.contains(proxy)) else {
+        return Ok(connection.tls.clone());
+    };
+    let shown = certificates.read(headers, proxy, now).map_err(|refused| match refused {
+        Refused::Malformed => Cause::ForwardedCertificateMalformed,
+        Refused::Untrusted => Cause::ForwardedCertificateUntrusted,
+    })?;
+    let hop = connection.tls.as_deref();
+    if shown.is_none() && hop.is_none_or(|hop| hop.client_certificate.is_none()) {
+        return Ok(connection.tls.clone());
+    }
+    Ok(Some(Arc::new(TlsFacts::behind_proxy(hop, shown))))
+}
+
 /// Whether the head is the byte guard's stand-in for one that it refused. HTTP/2 has no guard of heads.
 fn stands_for_refused(parts: &Parts) -> bool {
     parts.version != Version::HTTP_2 && parts.headers.contains_key(REFUSED)
 }
 
 /// The scheme must be the connection's, unless a trusted proxy may have ended TLS.
-fn check_scheme(parts: &Parts, connection: &Connection, listener: &Listener) -> Result<(), Cause> {
+fn check_scheme(parts: &Parts, connection: &Connection, listener: &model::Listener) -> Result<(), Cause> {
     let scheme_is_good = match parts.uri.scheme_str() {
         None => true,
         Some("https") => connection.tls.is_some() || listener.trusted_proxies.contains(connection.peer.ip()),

@@ -45,6 +45,10 @@ pub enum Cause {
     ConnectionHeader,
     /// A trusted proxy's `X-Forwarded-For` and `Forwarded` tell of different clients.
     ForwardedConflict,
+    /// A trusted proxy's `Client-Cert` cannot be read.
+    ForwardedCertificateMalformed,
+    /// A trusted proxy's `Client-Cert` is of no trusted authority, out of its time, or revoked.
+    ForwardedCertificateUntrusted,
     /// The request has passed here too often.
     Loop,
     /// The gateway is draining.
@@ -202,6 +206,8 @@ impl Cause {
             | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::ForwardedConflict
+            | Self::ForwardedCertificateMalformed
+            | Self::ForwardedCertificateUntrusted
             | Self::BodyMalformed
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::HeaderTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -248,6 +254,8 @@ impl Cause {
             Self::RepeatedHeader => "repeated_header",
             Self::ConnectionHeader => "bad_connection_header",
             Self::ForwardedConflict => "forwarded_conflict",
+            Self::ForwardedCertificateMalformed => "client_cert_malformed",
+            Self::ForwardedCertificateUntrusted => "client_cert_untrusted",
             Self::Loop => "loop_detected",
             Self::Draining => "draining",
             Self::NoRoute => "no_route",
@@ -321,6 +329,8 @@ impl Cause {
             | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::ForwardedConflict
+            | Self::ForwardedCertificateMalformed
+            | Self::ForwardedCertificateUntrusted
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
@@ -363,6 +373,8 @@ impl Cause {
             | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::ForwardedConflict
+            | Self::ForwardedCertificateMalformed
+            | Self::ForwardedCertificateUntrusted
             | Self::Loop
             | Self::Draining
             | Self::NoRoute
@@ -403,6 +415,8 @@ impl Cause {
             Self::RepeatedHeader => "a header that can be there only once is repeated".to_owned(),
             Self::ConnectionHeader => "Connection names a header that cannot be hop-by-hop".to_owned(),
             Self::ForwardedConflict => "X-Forwarded-For and Forwarded disagree".to_owned(),
+            Self::ForwardedCertificateMalformed => "Client-Cert is not a certificate".to_owned(),
+            Self::ForwardedCertificateUntrusted => "the client certificate is not accepted".to_owned(),
             Self::Loop => "the request has passed this gateway too often".to_owned(),
             Self::Draining => "the gateway is shutting down".to_owned(),
             Self::NoRoute => "nothing is served at this path".to_owned(),
@@ -452,6 +466,8 @@ impl Cause {
             | Self::RepeatedHeader
             | Self::ConnectionHeader
             | Self::ForwardedConflict
+            | Self::ForwardedCertificateMalformed
+            | Self::ForwardedCertificateUntrusted
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }

@@ -181,6 +181,8 @@ impl Key {
             Some(Value::Bool(false)) => self.bytes.push(2),
             Some(Value::Bool(true)) => self.bytes.push(3),
             Some(number @ Value::Number(_)) => match number.as_i64() {
+                // Equal to 0, and yet `json.marshal` and `sprintf` tell it apart.
+                Ok(0) if number.as_f64().is_ok_and(f64::is_sign_negative) => self.text(5, "-0"),
                 Ok(number) => {
                     self.bytes.push(4);
                     self.bytes.extend(number.to_le_bytes());
@@ -258,6 +260,14 @@ mod tests {
             let values: Vec<Value> = values.iter().map(|text| Value::from_json_str(text).unwrap()).collect();
             prop_assert_eq!(key(&values[0]) == key(&values[1]), values[0] == values[1]);
         }
+    }
+
+    #[test]
+    fn numbers_a_policy_can_write_differently_have_keys_of_their_own() {
+        let number = |text: &str| key(&Value::from_json_str(text).unwrap());
+        assert_ne!(number("-0.0"), number("0"));
+        assert_eq!(number("-0.0"), number("-0.0"));
+        assert_eq!(number("1.0"), number("1"), "both are written as `1`");
     }
 
     #[test]

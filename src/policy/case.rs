@@ -6,6 +6,7 @@
 mod expect;
 mod file;
 mod identity;
+mod mocks;
 mod reader;
 pub(super) mod repeat;
 mod request;
@@ -187,7 +188,8 @@ impl Asker {
         let request_id = decision_id.to_string();
         let facts = facts(case, head, &body, time, (decision_id, &request_id));
         let phase = if facts.response.is_some() { Phase::Response } else { Phase::Request };
-        Ok(self.decider.decide(&facts, phase, Keep::Nothing))
+        let decider = &mut self.decider;
+        Ok(case.mocks.ask(|settled| decider.decide_settled(&facts, phase, Keep::Nothing, settled)))
     }
 }
 

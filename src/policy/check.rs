@@ -9,6 +9,7 @@ mod defined;
 mod ignore;
 pub mod rule;
 mod shadow;
+mod unreadable;
 mod vanish;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +137,7 @@ fn doubts(program: &Program, contract: Option<Contract>, decisions: Decisions<'_
         dead::unreachable(tree),
         dead::unread(tree, &asked),
         dead::deprecated(tree),
+        unreadable::constants(tree),
         vanish::denials(tree, &asked, contract),
     ];
     let errors = errors.into_iter().flatten().map(|fault| Finding { severity: Severity::Error, fault });

@@ -131,7 +131,8 @@ fn effect(decision: &Parsed, on_error: OnError) -> Effect {
     }
 }
 
-fn of_allows(decided: &Allow, candidate: &Allow) -> Vec<&'static str> {
+/// The parts of an allow that differ.
+pub(super) fn of_allows(decided: &Allow, candidate: &Allow) -> Vec<&'static str> {
     // Whole, so that an obligation that is added is not forgotten here.
     let Allow { reason, upstream, response, limits, max_body, log } = decided;
     let mut differs = named(&[
@@ -145,7 +146,8 @@ fn of_allows(decided: &Allow, candidate: &Allow) -> Vec<&'static str> {
     differs
 }
 
-fn of_denials(decided: &Deny, candidate: &Deny) -> Vec<&'static str> {
+/// The parts of a denial that differ.
+pub(super) fn of_denials(decided: &Deny, candidate: &Deny) -> Vec<&'static str> {
     let Deny { reason, status, headers, body, expose_reason, log } = decided;
     let mut differs = named(&[
         ("reason", *reason != candidate.reason),

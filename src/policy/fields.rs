@@ -115,6 +115,7 @@ const TLS: Field = Record(&[
             ),
             ("spiffe_id", Scalar),
             ("not_after", Scalar),
+            ("forwarded_by", Scalar),
         ]),
     ),
 ]);

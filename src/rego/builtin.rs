@@ -26,6 +26,7 @@ mod guard;
 mod json;
 mod jwt;
 mod metadata;
+mod module;
 mod outside;
 mod pem;
 mod template;
@@ -53,8 +54,6 @@ pub(crate) enum Known {
     },
     /// Callable where that is permitted: its answer lies outside.
     Outside(Outside),
-    /// OPA has it, and we do not.
-    Missing,
     Unknown,
 }
 
@@ -115,6 +114,7 @@ const FAMILIES: &[&[Entry]] = &[
     json::TABLE,
     jwt::TABLE,
     metadata::TABLE,
+    module::TABLE,
     outside::TABLE,
     template::TABLE,
     text::TABLE,
@@ -155,9 +155,6 @@ pub(crate) fn lookup(name: &str) -> Option<&'static Builtin> {
     TABLE.get(name)
 }
 
-/// Built-ins of OPA 1.20 that are not here.
-const MISSING: &[&str] = &["rego.parse_module"];
-
 /// Looks a built-in up by its dotted name.
 pub(crate) fn find(name: &str) -> Known {
     if let Some(outside) = Outside::named(name) {
@@ -167,7 +164,6 @@ pub(crate) fn find(name: &str) -> Known {
         "print" => Known::Available { arity: None },
         _ => match lookup(name) {
             Some(builtin) => Known::Available { arity: Some(builtin.arity) },
-            None if MISSING.contains(&name) => Known::Missing,
             None => Known::Unknown,
         },
     }
@@ -298,13 +294,6 @@ fn distance(left: &str, right: &str) -> usize {
 mod tests {
     use super::*;
     use crate::rego::outside::Settled;
-
-    #[test]
-    fn every_missing_name_is_really_missing() {
-        for name in MISSING {
-            assert!(lookup(name).is_none(), "{name} exists now: take it off the list");
-        }
-    }
 
     #[test]
     fn one_call_runs_what_is_ours_the_engines_and_the_guarded() {

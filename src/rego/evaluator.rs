@@ -81,10 +81,10 @@ pub enum EvalError {
         /// The budget.
         budget: Duration,
     },
-    /// A built-in was asked for more than its bound.
-    #[error("built-in over its limit: {message}")]
+    /// A built-in was asked for more than its bound, or what no one permitted it to ask.
+    #[error("built-in refused to answer: {message}")]
     LimitExceeded {
-        /// Which, and what bound.
+        /// Which, and why.
         message: String,
     },
     /// The policy asks something that lies outside, and that is not settled for this decision.

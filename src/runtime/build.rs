@@ -7,14 +7,18 @@ use crate::audit::label::EncodedLabels;
 use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
+use crate::identity::jwt::dpop::DPOP;
 use crate::identity::provider::{self, Provider};
 use crate::identity::resources::Resources;
-use crate::runtime::beside::candidate::Shadow;
+use crate::runtime::beside::candidate::{Candidate, Shadow};
 use crate::runtime::build_error::{BuildError, BuildErrors};
-use crate::runtime::bundles::Candidates;
+use crate::runtime::bundles::Archives;
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::bundles::key::Key;
+use crate::runtime::forwarded_certificate::ForwardedCertificates;
 use crate::runtime::policies;
 use crate::runtime::router::Router;
+use crate::runtime::shadow;
 use crate::runtime::snapshot::{
     Api, Listener, Policy, Route, Runtime, lifecycle_document, lifecycle_headers,
 };
@@ -35,7 +39,7 @@ impl Faults {
 /// (connections, health) goes on.
 pub fn build(
     config: Config,
-    archives: &mut Candidates,
+    archives: &mut Archives,
     resources: &Resources,
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {
@@ -55,7 +59,7 @@ pub fn check(config: Config, resources: &Resources) -> Result<(Arc<Config>, Vec<
         Some(Shadow::Refused { shown, errors }) => {
             Some(format!("policy `{}`: the shadow `{shown}` is refused: {}", policy.name, errors.join("; ")))
         }
-        Some(Shadow::Loaded(_)) | None => None,
+        Some(Shadow::Loaded(_) | Shadow::Awaited { .. }) | None => None,
     });
     let refused = refused.collect();
     Ok((unusable.config, refused))
@@ -90,7 +94,7 @@ pub fn with_bundle(snapshot: &Runtime, policy: &Name, archive: &Archive) -> Resu
     let options = policies::options(&snapshot.config);
     let config = snapshot.config.policies.get(policy);
     let built = config.and_then(|config| policies::one(config, Some(archive), &options, former, &mut faults));
-    let Some(built) = built else {
+    let Some(mut built) = built else {
         if faults.0.is_empty() {
             faults.0.push(BuildError::Dangling(Arc::clone(policy)));
         }
@@ -99,11 +103,49 @@ pub fn with_bundle(snapshot: &Runtime, policy: &Name, archive: &Archive) -> Resu
     if !faults.0.is_empty() {
         return Err(BuildErrors(faults.0));
     }
+    // A candidate is not built again: no bundle waits for that.
+    let shadow = former.and_then(|former| former.shadow.as_ref());
+    built.shadow = shadow.map(|shadow| shadow.beside(&built));
     let mut next = snapshot.clone();
     next.policies.iter_mut().filter(|replaced| replaced.name == *policy).for_each(|replaced| {
         replaced.clone_from(&built);
     });
     Ok(next)
+}
+
+/// The candidate of `archive` for a policy of `snapshot`.
+pub fn candidate(snapshot: &Runtime, policy: &Name, archive: &Archive) -> Result<Candidate, BuildErrors> {
+    let options = policies::options(&snapshot.config);
+    let config = snapshot.config.policies.get(policy);
+    let in_force = snapshot.policies.iter().find(|built| built.name == *policy);
+    let (Some(config), Some(in_force)) = (config, in_force) else {
+        return Err(BuildErrors(vec![BuildError::Dangling(Arc::clone(policy))]));
+    };
+    shadow::fetched(config, archive, in_force, &options)
+}
+
+/// `snapshot` with `candidate`, which was made for `before`, beside its policy, and all else as it is. `None` where the policy's
+/// configuration or its candidate is another by now.
+pub fn with_candidate(
+    snapshot: &Runtime,
+    before: &Runtime,
+    key: &Key,
+    candidate: &Candidate,
+) -> Option<Runtime> {
+    let settings = |runtime: &Runtime| runtime.config.policies.get(&key.policy).cloned();
+    let replaced = |runtime: &Runtime| key.archive(runtime).cloned();
+    let same_archive = match (replaced(snapshot), replaced(before)) {
+        (Some(now), Some(then)) => now.is_same(&then),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    if settings(snapshot) != settings(before) || !same_archive {
+        return None;
+    }
+    let mut next = snapshot.clone();
+    let policy = next.policies.iter_mut().find(|policy| policy.name == key.policy)?;
+    policy.shadow = Some(Shadow::Loaded(Arc::new(candidate.beside(policy))));
+    Some(next)
 }
 
 /// `snapshot` again, with its credentials as their files say now: API keys, key sets, certificates, revocation lists.
@@ -212,8 +254,13 @@ fn build_listener(
         let built = ServerTls::build(tls, listener.protocols, running);
         built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
     });
-    let tls = faults.take(tls.transpose())?;
-    Some(Listener { config: listener.clone(), router, tls })
+    let tls = faults.take(tls.transpose());
+    let forwarded = listener.forwarded_certificates.as_ref().map(|settings| {
+        let built = ForwardedCertificates::build(settings).map(Arc::new);
+        built.map_err(|source| BuildError::Tls { listener: Arc::clone(&listener.name), source })
+    });
+    let forwarded_certificates = faults.take(forwarded.transpose())?;
+    Some(Listener { config: listener.clone(), router, tls: tls?, forwarded_certificates })
 }
 
 fn build_api(
@@ -258,8 +305,12 @@ fn build_api(
 /// Every header that any provider takes a credential from: a client may send one to the wrong API.
 fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().flat_map(|provider| match provider {
-        model::Provider::Jwt(jwt) => vec![jwt.header.clone()],
+        model::Provider::Jwt(jwt) => {
+            std::iter::once(jwt.header.clone()).chain(jwt.dpop.as_ref().map(|_| DPOP.clone())).collect()
+        }
         model::Provider::ApiKey(key) => vec![key.header.clone()],
+        model::Provider::Ldap(ldap) if ldap.enrich.is_some() => Vec::new(),
+        model::Provider::Ldap(_) => vec![http::header::AUTHORIZATION],
         model::Provider::ClientCertificate(_) => Vec::new(),
         model::Provider::External(external) => external.forward.clone(),
     });

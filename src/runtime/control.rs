@@ -1,5 +1,7 @@
 //! Replacing the snapshot in force: read, build, test, swap; a bad one is refused and the last good one goes on.
 
+pub mod activation;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,18 +11,16 @@ use crate::audit::log::Log;
 use crate::audit::sink;
 use crate::base::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::model::{BundleSource, Config, LimitStore, Policy};
+use crate::config::model::{Config, LimitStore, Policy};
 use crate::config::{self, Loaded};
 use crate::identity::provider;
 use crate::identity::resources::{Keeper, Resources};
 use crate::limits::memory::Store;
-use crate::policy::bundle;
 use crate::rego::differential::Verification;
 use crate::runtime::build;
 use crate::runtime::build_error::{BuildError, BuildErrors};
-use crate::runtime::bundles::archive::Archive;
-use crate::runtime::bundles::source::Source;
-use crate::runtime::bundles::{self, Bundles, Candidates};
+use crate::runtime::bundles::key::Role;
+use crate::runtime::bundles::{self, Archives, Bundles};
 use crate::runtime::promotion::{self, PromoteError, Promoted};
 use crate::runtime::shared::{Foundations, Shared};
 use crate::runtime::snapshot::Runtime;
@@ -140,54 +140,6 @@ impl Control {
         Ok(new)
     }
 
-    /// Puts a fetched bundle in force: the snapshot in force with just this policy built anew. The configuration is not
-    /// read again, so that its faults do not hold up the bundle, nor the bundle's faults the configuration.
-    pub(super) fn activate(&self, source: &Source, archive: &Archive) -> Result<Activation, BuildErrors> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = self.shared.current();
-        let policy = source.policy();
-        let config = running.runtime.config.policies.get(policy).map(|config| &config.bundle);
-        if !matches!(config, Some(BundleSource::Url(settings)) if **settings == *source.settings()) {
-            return Ok(Activation::Obsolete);
-        }
-        let built = running.runtime.policies.iter().find(|built| built.name == *policy);
-        let in_force = built.and_then(|built| built.archive.as_ref());
-        if in_force.is_some_and(|in_force| in_force.is_same(archive)) {
-            source.adopted(archive);
-            return Ok(Activation::Known);
-        }
-        let is_delta = archive.may_be_delta() && bundle::is_delta(&archive.bytes);
-        let changed = in_force.filter(|_| is_delta).and_then(|in_force| in_force.changed_by(archive));
-        if is_delta && changed.is_none() {
-            source.want_whole();
-            return Ok(Activation::Unfit);
-        }
-        let archive = changed.as_ref().unwrap_or(archive);
-        match build::with_bundle(&running.runtime, policy, archive) {
-            Ok(runtime) => {
-                let runtime = Arc::new(runtime);
-                self.shared.install_bundle(Arc::clone(&runtime));
-                source.activated(archive);
-                count(&self.shared, &runtime);
-                let built = runtime.policies.iter().find(|built| built.name == *policy);
-                Ok(Activation::InForce {
-                    revision: built.map(|built| built.revision.clone()).unwrap_or_default(),
-                })
-            }
-            Err(errors) => {
-                self.shared.metrics.reload_failed();
-                source.refused(
-                    archive,
-                    errors.to_string().lines().map(|line| line.trim().to_owned()).collect(),
-                );
-                if is_delta {
-                    source.want_whole();
-                }
-                Err(errors)
-            }
-        }
-    }
-
     /// Reads the credentials of the snapshot in force again: what is wrong with a policy must not hold up a revocation.
     fn renew(&self) {
         let running = self.shared.current();
@@ -219,7 +171,7 @@ impl Control {
         let running = self.shared.current();
         let runtime = Arc::new(build::renew(&earlier, &running.runtime, &self.shared.resources)?);
         self.shared.roll_back(Arc::clone(&runtime));
-        self.shared.bundles.adopt(&runtime, &Candidates::default());
+        self.shared.bundles.adopt(&runtime, &Archives::default());
         let LimitStore::Memory { keys } = runtime.config.limits;
         self.shared.limits.set_keys(keys);
         // The earlier snapshot's logs could be opened once; if they cannot now, the running ones go on.
@@ -231,26 +183,10 @@ impl Control {
     }
 }
 
-/// What came of a fetched bundle that is not refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Activation {
-    /// It is in force.
-    InForce {
-        /// Its revision.
-        revision: String,
-    },
-    /// It was in force already.
-    Known,
-    /// The configuration has moved on, and names another.
-    Obsolete,
-    /// It is a delta to what is not in force; the whole is fetched.
-    Unfit,
-}
-
 /// Builds a snapshot, and where a fetched bundle is at fault, one of the last good bundle.
 fn build(
     config: &Config,
-    archives: &mut Candidates,
+    archives: &mut Archives,
     resources: &Resources,
     former: Option<&Runtime>,
 ) -> Result<Runtime, BuildErrors> {
@@ -276,7 +212,7 @@ pub struct Checked {
 pub fn check(path: &Path, environment: Environment, clock: Arc<dyn Clock>) -> Result<Checked, BuildErrors> {
     let loaded = load(path, environment)?;
     let mut warnings = warnings(&loaded, path);
-    warnings.extend(loaded.config.policies.values().filter_map(|policy| not_fetched(policy, path)));
+    warnings.extend(loaded.config.policies.values().flat_map(|policy| not_fetched(policy, path)));
     let logs = loaded.config.decision_logs.iter().filter_map(|config| sink::check(config).err());
     let mut faults: Vec<_> = logs.map(BuildError::DecisionLog).collect();
     // What would fetch key sets is not run.
@@ -296,14 +232,19 @@ pub fn check(path: &Path, environment: Environment, clock: Arc<dyn Clock>) -> Re
     }
 }
 
-fn not_fetched(policy: &Policy, path: &Path) -> Option<Diagnostic> {
-    let BundleSource::Url(remote) = &policy.bundle else { return None };
-    let message = format!(
-        "policy `{}`: the bundle `{}` is not fetched here, so its signature, policies and tests are not checked",
-        policy.name, remote.shown
-    );
-    let help = "check it where it is built: `gatewayctl policy check`, `gatewayctl policy test`";
-    Some(Diagnostic { file: path.to_owned(), position: None, message, help: Some(help.to_owned()) })
+fn not_fetched(policy: &Policy, path: &Path) -> Vec<Diagnostic> {
+    let fetched = [(Role::Main, "bundle"), (Role::Candidate, "shadow")];
+    let fetched = fetched.into_iter().filter_map(|(role, called)| Some((role.settings(policy)?, called)));
+    fetched
+        .map(|(remote, called)| {
+            let message = format!(
+                "policy `{}`: the {called} `{}` is not fetched here, so its signature, policies and tests are not checked",
+                policy.name, remote.shown
+            );
+            let help = "check it where it is built: `gatewayctl policy check`, `gatewayctl policy test`";
+            Diagnostic { file: path.to_owned(), position: None, message, help: Some(help.to_owned()) }
+        })
+        .collect()
 }
 
 fn load(path: &Path, environment: Environment) -> Result<Loaded, BuildErrors> {

@@ -1,6 +1,6 @@
-//! From a policy's configuration to the policy: reads, compiles and tests its bundle, and its candidate's.
+//! From a policy's configuration to the policy: reads, compiles and tests its bundle.
 //!
-//! A fault of a policy refuses the snapshot. A fault of its candidate does not: the policy goes on without one.
+//! A fault of a policy refuses the snapshot. A fault of the candidate beside it does not.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,13 +25,13 @@ use crate::policy::testing::{self, Outcome, TestOptions};
 use crate::rego::differential;
 use crate::rego::fault::BundleErrors;
 use crate::rego::program::{EngineKind, Entrypoint, Options, Program};
-use crate::runtime::beside::candidate::{Candidate, Shadow, Verifier};
-use crate::runtime::beside::tally::Tally;
+use crate::runtime::beside::candidate::Verifier;
 use crate::runtime::build::Faults;
-use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
-use crate::runtime::bundles::Candidates;
+use crate::runtime::build_error::{BuildError, SigningError};
+use crate::runtime::bundles::Archives;
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::outside::Outbound;
+use crate::runtime::shadow;
 use crate::runtime::snapshot::{Policy, Promotion, Runtime};
 
 /// Time of one of the bundle's own tests.
@@ -43,26 +43,33 @@ static BUILT: AtomicU64 = AtomicU64::new(0);
 /// All policies; without `archives` those whose bundle is fetched are left out, once all else about them is looked at.
 pub(super) fn build(
     config: &Config,
-    archives: Option<&Candidates>,
+    archives: Option<&Archives>,
     former: Option<&Runtime>,
     faults: &mut Faults,
 ) -> Vec<Policy> {
     let options = options(config);
     let former = |policy: &model::Policy| former?.policies.iter().find(|former| former.name == policy.name);
-    let built = config.policies.values().filter_map(|policy| match (&policy.bundle, archives) {
-        (BundleSource::Path(_), _) => one(policy, None, &options, former(policy), faults),
+    let configured = config.policies.values().filter_map(|policy| match (&policy.bundle, archives) {
+        (BundleSource::Path(_), _) => {
+            one(policy, None, &options, former(policy), faults).map(|one| (policy, one))
+        }
         (BundleSource::Url(_), Some(archives)) => {
             let archive = archives.archive(&policy.name);
             // Where there is none, the reason is among the faults; if it were not, the snapshot must not serve.
             if archive.is_none() && faults.0.is_empty() {
                 faults.0.push(BuildError::Dangling(Arc::clone(&policy.name)));
             }
-            one(policy, Some(archive?), &options, former(policy), faults)
+            one(policy, Some(archive?), &options, former(policy), faults).map(|one| (policy, one))
         }
         (BundleSource::Url(_), None) => {
             drop(faults.take(verification_of(policy)));
             None
         }
+    });
+    let built = configured.map(|(policy, mut built)| {
+        let kept = archives.and_then(|archives| archives.shadow(&policy.name));
+        built.shadow = shadow::build(policy, &built, kept, &options, former(policy));
+        built
     });
     built.collect()
 }
@@ -70,11 +77,23 @@ pub(super) fn build(
 /// The bundle of a policy whose configuration names a path, its signature checked; for asking it without serving it.
 pub fn bundle(policy: &model::Policy) -> Result<Bundle, BuildErrors> {
     let mut faults = Faults::default();
-    load(policy, None, &mut faults).ok_or(BuildErrors(faults.0))
+    let BundleSource::Path(path) = &policy.bundle else {
+        return Err(BuildErrors(vec![BuildError::Dangling(Arc::clone(&policy.name))]));
+    };
+    load(policy, Files::Path(path), &mut faults).ok_or(BuildErrors(faults.0))
 }
 
-/// One policy with what is beside it, from `archive` or else from the path in its configuration. `former` is what is in
-/// force under its name.
+/// What a bundle is read from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Files<'a> {
+    /// A directory or a packed file.
+    Path(&'a Path),
+    /// What was fetched.
+    Archive(&'a Archive),
+}
+
+/// One policy without its candidate, from `archive` or else from the path in its configuration. `former` is what is in force
+/// under its name.
 pub(super) fn one(
     policy: &model::Policy,
     archive: Option<&Archive>,
@@ -82,9 +101,16 @@ pub(super) fn one(
     former: Option<&Policy>,
     faults: &mut Faults,
 ) -> Option<Policy> {
-    let outside = Outbound::permitted(policy.http_send.as_ref(), policy.lookup.as_ref());
-    let options = Options { engine: engine(policy), outside, ..options.clone() };
-    let configured = Arc::new(load(policy, archive, faults)?);
+    let options = options_of(policy, options);
+    let files = match (archive, &policy.bundle) {
+        (Some(archive), _) => Files::Archive(archive),
+        (None, BundleSource::Path(path)) => Files::Path(path),
+        (None, BundleSource::Url(_)) => {
+            faults.0.push(BuildError::Dangling(Arc::clone(&policy.name)));
+            return None;
+        }
+    };
+    let configured = Arc::new(load(policy, files, faults)?);
     let promoted = former.and_then(|former| still_promoted(former, policy, &configured));
     let bundle = promoted.map_or(configured, |(bundle, _)| Arc::clone(bundle));
     let mut built = compile(policy, bundle, &options, faults)?;
@@ -92,8 +118,6 @@ pub(super) fn one(
     built.promoted = promoted.map(|(_, promotion)| Arc::clone(promotion));
     let former_verifier = former.and_then(|former| former.verifier.as_deref());
     built.verifier = Verifier::new(&built, policy.verify, former_verifier).map(Arc::new);
-    built.shadow =
-        policy.shadow.as_ref().map(|shadow| self::shadow(policy, shadow, &built, &options, former));
     Some(built)
 }
 
@@ -114,7 +138,7 @@ fn still_promoted<'a>(
 }
 
 /// A digest of who may have signed, with the keys as their files are now.
-fn signers(policy: &model::Policy) -> Option<[u8; 32]> {
+pub(super) fn signers(policy: &model::Policy) -> Option<[u8; 32]> {
     let signing = policy.signing.as_ref()?;
     let mut hash = digest::Context::new(&digest::SHA256);
     // With its field names and quotes it says one thing only; the keys themselves are not in it.
@@ -130,45 +154,11 @@ fn signers(policy: &model::Policy) -> Option<[u8; 32]> {
     Some(signers)
 }
 
-/// The candidate beside `in_force`.
-fn shadow(
-    policy: &model::Policy,
-    shadow: &model::Shadow,
-    in_force: &Policy,
-    options: &Options,
-    former: Option<&Policy>,
-) -> Shadow {
-    let mut faults = Faults::default();
-    let bundle = load_path(policy, &shadow.bundle, &mut faults).map(Arc::new);
-    // What is in force is compiled and tested already.
-    let built = bundle.and_then(|bundle| match in_force {
-        Policy { bundle: known, .. } if known.digest == bundle.digest => Some(in_force.alone()),
-        Policy { .. } => compile(policy, bundle, options, &mut faults),
-    });
-    let shown = shadow.shown.clone();
-    match built {
-        Some(built) if faults.0.is_empty() => {
-            let former = match former.and_then(|former| former.shadow.as_ref()) {
-                Some(Shadow::Loaded(former)) => Some(&**former),
-                Some(Shadow::Refused { .. }) | None => None,
-            };
-            let tally = || Tally::new(SystemClock.now());
-            let candidate = Candidate::new(built, in_force, (shown, shadow.sampling), former, tally);
-            Shadow::Loaded(Arc::new(candidate))
-        }
-        Some(_) | None => {
-            let errors = BuildErrors(faults.0).to_string();
-            let prefix = format!("policy `{}`: ", policy.name);
-            let errors = errors.lines().map(|line| line.trim().trim_start_matches(&prefix).to_owned());
-            let errors: Vec<String> = errors.collect();
-            tracing::error!(policy.id = %policy.name, shadow = shown, errors = errors.join("; "), "Shadow refused, the policy goes on without it");
-            Shadow::Refused { shown, errors }
-        }
-    }
-}
-
-fn engine(policy: &model::Policy) -> EngineKind {
-    if policy.interpreted { EngineKind::Interpreter } else { EngineKind::Auto }
+/// How `policy` evaluates, where all evaluate as `options` say.
+pub(super) fn options_of(policy: &model::Policy, options: &Options) -> Options {
+    let engine = if policy.interpreted { EngineKind::Interpreter } else { EngineKind::Auto };
+    let outside = Outbound::permitted(policy.http_send.as_ref(), policy.lookup.as_ref());
+    Options { engine, outside, ..options.clone() }
 }
 
 /// How policies of `config` evaluate.
@@ -198,26 +188,16 @@ fn outbound_of(policy: &model::Policy) -> Result<Option<Outbound>, BuildError> {
     outbound.map_err(|source| BuildError::Outbound { policy: Arc::clone(&policy.name), source })
 }
 
-/// Reads a policy's own bundle.
-fn load(policy: &model::Policy, archive: Option<&Archive>, faults: &mut Faults) -> Option<Bundle> {
-    match (archive, &policy.bundle) {
-        (Some(Archive { bytes, shown, deltas, .. }), _) => {
-            let verification = faults.take(verification_of(policy))?;
-            let packed = Packed { bytes, shown, deltas };
-            let loaded = bundle::load_packed(&packed, Purpose::Serve(verification.as_ref()));
-            faults.take(loaded.map_err(|source| of_bundle(policy, source)))
-        }
-        (None, BundleSource::Path(path)) => load_path(policy, path, faults),
-        (None, BundleSource::Url(_)) => {
-            faults.0.push(BuildError::Dangling(Arc::clone(&policy.name)));
-            None
-        }
-    }
-}
-
-fn load_path(policy: &model::Policy, path: &Path, faults: &mut Faults) -> Option<Bundle> {
+/// Reads a bundle for a policy, with its signature.
+pub(super) fn load(policy: &model::Policy, files: Files<'_>, faults: &mut Faults) -> Option<Bundle> {
     let verification = faults.take(verification_of(policy))?;
-    let loaded = bundle::load(&[path], Purpose::Serve(verification.as_ref()));
+    let purpose = Purpose::Serve(verification.as_ref());
+    let loaded = match files {
+        Files::Path(path) => bundle::load(&[path], purpose),
+        Files::Archive(Archive { bytes, shown, deltas, .. }) => {
+            bundle::load_packed(&Packed { bytes, shown, deltas }, purpose)
+        }
+    };
     faults.take(loaded.map_err(|source| of_bundle(policy, source)))
 }
 
@@ -226,7 +206,7 @@ fn of_bundle(policy: &model::Policy, source: BundleErrors) -> BuildError {
 }
 
 /// Compiles and tests a bundle with the policy's settings.
-fn compile(
+pub(super) fn compile(
     policy: &model::Policy,
     bundle: Arc<Bundle>,
     options: &Options,

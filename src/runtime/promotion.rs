@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::model::Name;
 use crate::runtime::beside::candidate::{Shadow, Verifier};
 use crate::runtime::snapshot::{Policy, Promotion, Runtime};
+use crate::telemetry::metrics::Direction;
 
 /// Why no candidate can be put in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,16 @@ pub enum PromoteError {
     Several {
         /// The policies.
         policies: String,
+    },
+    /// The candidate is not here yet.
+    #[error(
+        "policy `{policy}`: no bundle of the shadow `{shown}` has been taken yet; `policies.{policy}.shadow` in `/status` says why"
+    )]
+    Awaited {
+        /// The policy.
+        policy: Name,
+        /// Where the bundle comes from.
+        shown: String,
     },
     /// The candidate is refused.
     #[error("policy `{policy}`: the shadow `{shown}` is refused: {errors}")]
@@ -68,6 +79,19 @@ pub struct Promoted {
     pub former_revision: String,
     /// Where the bundle comes from, as in the configuration.
     pub shown: String,
+    /// Decisions it was compared in.
+    pub compared: u64,
+    /// Those in which it failed.
+    pub failed: u64,
+}
+
+impl Promoted {
+    /// What speaks against it.
+    pub fn warning(&self) -> Option<String> {
+        let Self { compared, failed, .. } = self;
+        (*compared > 0 && compared == failed)
+            .then(|| format!("the shadow failed in each of the {compared} decisions it was compared in"))
+    }
 }
 
 /// `running` with the candidate of `policy` in force; of the only one that has a candidate, where none is named.
@@ -80,6 +104,9 @@ pub(super) fn promote(
     let name = || Arc::clone(&policy.name);
     let candidate = match &policy.shadow {
         None => return Err(PromoteError::NoShadow { policy: name() }),
+        Some(Shadow::Awaited { shown }) => {
+            return Err(PromoteError::Awaited { policy: name(), shown: shown.clone() });
+        }
         Some(Shadow::Refused { shown, errors }) => {
             let (shown, errors) = (shown.clone(), errors.join("; "));
             return Err(PromoteError::Refused { policy: name(), shown, errors });
@@ -98,12 +125,16 @@ pub(super) fn promote(
     // Back to the configured bundle there is nothing to hold on to.
     promoted.promoted = (promoted.bundle.digest != instead_of).then(|| Arc::new(promotion));
     promoted.archive.clone_from(&policy.archive);
-    promoted.shadow.clone_from(&policy.shadow);
+    promoted.shadow = policy.shadow.as_ref().map(|shadow| shadow.beside(&promoted));
     let verify = running.config.policies.get(&policy.name).map(|config| config.verify);
     promoted.verifier = verify
         .and_then(|sampling| Verifier::new(&promoted, sampling, policy.verifier.as_deref()))
         .map(Arc::new);
+    let counts = candidate.tally.counts().all;
+    let failures = Direction::ALL.iter().zip(counts).filter(|(direction, _)| **direction == Direction::Error);
     let told = Promoted {
+        compared: counts.iter().sum(),
+        failed: failures.map(|(_, count)| count).sum(),
         policy: name(),
         revision: promoted.revision.clone(),
         former_revision: policy.revision.clone(),

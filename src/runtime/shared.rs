@@ -49,7 +49,7 @@ pub struct InForce {
     /// Counts up with each reload and rollback, from 1.
     pub generation: u64,
     /// Counts up with each snapshot that is put in force, one with only its credentials read again included: what a worker
-    /// has made for itself holds for one turn.
+    /// has made for itself holds for one turn, deciders as long as their policy is not built again.
     pub turn: u64,
     /// The snapshot.
     pub runtime: Arc<Runtime>,
@@ -222,7 +222,8 @@ impl Shared {
         self.put_in_force(earlier, ready, &mut history);
     }
 
-    /// Puts `renewed`, which is this snapshot with its credentials read again, in its own place.
+    /// Puts `renewed`, which is this snapshot with its credentials read again or with another candidate beside a policy, in its
+    /// own place.
     pub(super) fn renew(&self, renewed: Arc<Runtime>) {
         let ready = Ready::of(&renewed);
         // Under the lock of the history, as every change of what is in force.

@@ -18,6 +18,7 @@ use crate::rego::differential::Verification;
 use crate::rego::program::Program;
 use crate::runtime::beside::candidate::{Shadow, Verifier};
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::forwarded_certificate::ForwardedCertificates;
 use crate::runtime::outside::Outbound;
 use crate::runtime::router::Router;
 use crate::runtime::tls::{ServerTls, Shown};
@@ -51,6 +52,8 @@ pub struct Listener {
     pub router: Router,
     /// TLS, where it has it.
     pub tls: Option<Arc<ServerTls>>,
+    /// Client certificates that trusted proxies show, where they may.
+    pub forwarded_certificates: Option<Arc<ForwardedCertificates>>,
 }
 
 /// An API of a generation.

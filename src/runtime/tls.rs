@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
@@ -214,7 +217,7 @@ fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
     offered.iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_vec()).collect()
 }
 
-fn verifier(
+pub(super) fn verifier(
     provider: &Arc<CryptoProvider>,
     ca: &Path,
     crl: Option<&Path>,
@@ -300,7 +303,8 @@ pub(crate) fn facts(connection: &ServerConnection) -> TlsFacts {
     TlsFacts::new(version, cipher, sni, leaf.and_then(|der| client_certificate(der)))
 }
 
-fn client_certificate(der: &[u8]) -> Option<ClientCertificate> {
+/// What a certificate says, `None` for one that cannot be read.
+pub(super) fn client_certificate(der: &[u8]) -> Option<ClientCertificate> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let (san_dns, san_uri, san_email, san_ip) = alternative_names(&certificate);
     let common_name = certificate.subject().iter_common_name().next();
@@ -315,6 +319,8 @@ fn client_certificate(der: &[u8]) -> Option<ClientCertificate> {
         san_email,
         san_ip,
         not_after: certificate.validity().not_after.timestamp(),
+        forwarded_by: None,
+        field: HeaderValue::try_from(format!(":{}:", STANDARD.encode(der))).ok(),
     })
 }
 

@@ -45,9 +45,10 @@ pub struct Local {
     pub anonymous: Arc<Identity>,
     turn: u64,
     runtime: Arc<Runtime>,
-    deciders: Vec<RefCell<Decider>>,
-    /// By policy.
-    askers: Vec<Option<Asker>>,
+    /// Shared with the snapshot before, where the policy is the same: what they remember is still right.
+    deciders: Vec<Rc<RefCell<Decider>>>,
+    /// By policy; shared as the deciders are, with their connections.
+    askers: Vec<Option<Rc<Asker>>>,
     lookouts: Vec<Option<Lookout>>,
     series: Vec<ListenerSeries>,
     policies: Vec<PolicyId>,
@@ -66,7 +67,7 @@ struct ListenerSeries {
 impl<B: RequestBody> Worker<B> {
     /// A worker on the snapshot in force.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let local = Rc::new(Local::new(&shared, &shared.current()));
+        let local = Rc::new(Local::new(&shared, &shared.current(), None));
         Self {
             recorder: Recorder::new(Arc::clone(&shared.audit), shared.new_recent()),
             outbox: Outbox::new(Arc::clone(&shared.beside)),
@@ -88,7 +89,7 @@ impl<B: RequestBody> Worker<B> {
         }
         let in_force = self.shared.current();
         self.pools.retain(&in_force.runtime.clusters);
-        let next = Rc::new(Local::new(&self.shared, &in_force));
+        let next = Rc::new(Local::new(&self.shared, &in_force, Some(&local)));
         *self.local.borrow_mut() = Rc::clone(&next);
         next
     }
@@ -117,9 +118,13 @@ impl<B: RequestBody> Worker<B> {
 // === impl Local ===
 
 impl Local {
-    fn new(shared: &Shared, in_force: &InForce) -> Self {
+    fn new(shared: &Shared, in_force: &InForce, former: Option<&Self>) -> Self {
         let runtime = Arc::clone(&in_force.runtime);
         let deciders = in_force.ready.take().unwrap_or_else(|| shared::deciders(&runtime));
+        let deciders = runtime.policies.iter().zip(deciders).map(|(policy, new)| {
+            let known = former.and_then(|former| former.deciders.get(former.index_of(policy.built)?));
+            known.map_or_else(|| Rc::new(RefCell::new(new)), Rc::clone)
+        });
         let metrics = &shared.metrics;
         let series = runtime.listeners.iter().map(|listener| {
             let name = &listener.config.name;
@@ -134,12 +139,16 @@ impl Local {
             let id = metrics.upstream(&name);
             (name, id)
         });
-        let askers = runtime.policies.iter().map(|policy| policy.outbound.clone().map(Asker::new));
+        let askers = runtime.policies.iter().map(|policy| {
+            let outbound = policy.outbound.as_ref()?;
+            let known = former.and_then(|former| former.askers.get(former.index_of(policy.built)?)?.as_ref());
+            Some(known.map_or_else(|| Rc::new(Asker::new(Arc::clone(outbound))), Rc::clone))
+        });
         Self {
             turn: in_force.turn,
             askers: askers.collect(),
             anonymous: Arc::new(Identity::anonymous()),
-            deciders: deciders.into_iter().map(RefCell::new).collect(),
+            deciders: deciders.collect(),
             series: series.collect(),
             lookouts: runtime
                 .policies
@@ -165,12 +174,17 @@ impl Local {
 
     /// The policy at `index`, to be asked.
     pub fn decider(&self, index: usize) -> Option<&RefCell<Decider>> {
-        self.deciders.get(index)
+        self.deciders.get(index).map(|decider| &**decider)
+    }
+
+    /// The index of the policy of this building.
+    fn index_of(&self, built: u64) -> Option<usize> {
+        self.runtime.policies.iter().position(|policy| policy.built == built)
     }
 
     /// The way outside of the policy at `index`, if it has one.
     pub fn outbound(&self, index: usize) -> Option<&Asker> {
-        self.askers.get(index)?.as_ref()
+        self.askers.get(index)?.as_deref()
     }
 
     /// What of the policy at `index` is looked at again beside the requests.

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::base::net::is_loopback;
 use crate::policy::explain::render;
+use crate::runtime::bundles::key::Role;
 use crate::runtime::explain::{self, ExplainError, Explained};
 use crate::runtime::promotion::Promoted;
 use crate::server::drain;
@@ -79,6 +80,9 @@ pub(crate) async fn run(socket: std::net::TcpListener, reloader: Reloader, drain
 }
 
 async fn answer(request: Request<Incoming>, reloader: Reloader, draining: bool) -> Answer {
+    if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return text(StatusCode::BAD_REQUEST, "the request has more than one Host (RFC 9112, section 3.2)\n");
+    }
     if !is_local(&request) {
         return text(
             StatusCode::FORBIDDEN,
@@ -181,9 +185,15 @@ async fn promote(reloader: Reloader, policy: Option<String>) -> Answer {
     let shared = Arc::clone(reloader.shared());
     let promoting = tokio::task::spawn_blocking(move || reloader.promote(policy.as_deref()));
     match promoting.await {
-        Ok(Ok(Promoted { policy, revision, former_revision, shown })) => {
-            let document = json!({"promoted": true, "policy": *policy, "revision": revision,
-                "former_revision": former_revision, "bundle": shown, "generation": shared.generation()});
+        Ok(Ok(promoted)) => {
+            let warning = promoted.warning();
+            let Promoted { policy, revision, former_revision, shown, compared, failed } = promoted;
+            let mut document = json!({"promoted": true, "policy": *policy, "revision": revision,
+                "former_revision": former_revision, "bundle": shown, "generation": shared.generation(),
+                "compared": compared, "failed": failed});
+            if let (Some(warning), Some(fields)) = (warning, document.as_object_mut()) {
+                fields.insert("warning".to_owned(), json!(warning));
+            }
             json_body(StatusCode::OK, &document)
         }
         Ok(Err(error)) => {
@@ -232,7 +242,13 @@ struct ExplainOptions {
 impl ExplainOptions {
     fn parse(query: &str) -> Result<Self, String> {
         let mut options = Self::default();
+        let mut seen = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+            if seen.contains(&name) {
+                return Err(format!("`{name}` is given twice"));
+            }
+            seen.push(name);
             match pair {
                 "format=text" => options.text = true,
                 "format=json" => options.text = false,
@@ -280,8 +296,9 @@ impl ExplainOptions {
 fn metrics(reloader: &Reloader) -> Answer {
     let shared = reloader.shared();
     let limit_keys = u64::try_from(shared.limits.len()).unwrap_or(u64::MAX);
-    let bundles = shared.bundles.statuses().into_iter().map(|(policy, status)| BundleSample {
-        policy,
+    let bundles = shared.bundles.statuses().into_iter().map(|(key, status)| BundleSample {
+        policy: key.policy,
+        shadow: key.role == Role::Candidate,
         downloaded: status.requests.downloaded,
         not_modified: status.requests.not_modified,
         failed: status.requests.failed,

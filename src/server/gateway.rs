@@ -248,7 +248,10 @@ impl Reloader {
     pub fn promote(&self, policy: Option<&str>) -> Result<Promoted, PromoteError> {
         let promoted = self.control.promote(policy);
         match &promoted {
-            Ok(Promoted { policy, revision, former_revision, shown }) => {
+            Ok(told @ Promoted { policy, revision, former_revision, shown, .. }) => {
+                if let Some(warning) = told.warning() {
+                    tracing::warn!(policy.id = %policy, warning, "Promoted shadow has only failed");
+                }
                 let generation = self.shared().generation();
                 tracing::info!(policy.id = %policy, from = shown, policy.revision = revision, former_revision, generation, "Shadow promoted");
             }

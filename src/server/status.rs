@@ -11,6 +11,7 @@ use crate::policy::decide::Failure;
 use crate::policy::divergence::{Divergence, Effect};
 use crate::runtime::beside::candidate::{Candidate, Shadow};
 use crate::runtime::beside::tally::{Counts, Directions, Verifications};
+use crate::runtime::bundles::key::{Key, Role};
 use crate::runtime::bundles::source::Status;
 use crate::runtime::shared::Shared;
 use crate::runtime::snapshot::Policy;
@@ -21,8 +22,6 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
     let in_force = shared.current();
     let runtime = &in_force.runtime;
     let reload = shared.reload_status();
-    let policies =
-        runtime.policies.iter().map(|policy| (policy.name.to_string(), self::policy(shared, policy)));
     let upstreams = runtime.clusters.iter().map(|cluster| {
         let endpoints = cluster.endpoints().iter().map(|endpoint| {
             json!({"endpoint": endpoint.authority(), "healthy": endpoint.is_healthy(),
@@ -40,10 +39,16 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
             "stale": server.stale, "remembered": server.remembered, "last_outage": last_outage});
         (name.to_string(), status)
     });
-    let bundles = shared.bundles.statuses().into_iter().map(|(name, status)| {
-        let revision =
-            runtime.policies.iter().find(|policy| policy.name == name).map(|policy| policy.revision.as_str());
-        (name.to_string(), bundle(&name, revision, &status))
+    let fetched = shared.bundles.statuses();
+    let bundles = fetched.iter().filter(|(key, _)| key.role == Role::Main).map(|(key, status)| {
+        let policy = runtime.policies.iter().find(|policy| policy.name == key.policy);
+        let revision = policy.map(|policy| policy.revision.as_str());
+        (key.policy.to_string(), bundle(&key.policy, revision, status))
+    });
+    let policies = runtime.policies.iter().map(|policy| {
+        let is_its = |key: &Key| key.role == Role::Candidate && key.policy == policy.name;
+        let candidate = fetched.iter().find(|(key, _)| is_its(key)).map(|(_, status)| status);
+        (policy.name.to_string(), self::policy(shared, policy, candidate))
     });
     let logs = shared.audit.status().into_iter().map(|sink| {
         let (health, error) = match sink.health {
@@ -75,8 +80,8 @@ pub(super) fn status(shared: &Shared, draining: bool) -> Json {
     })
 }
 
-/// A policy in force, and what is evaluated beside it.
-fn policy(shared: &Shared, policy: &Policy) -> Json {
+/// A policy in force, and what is evaluated beside it, which may be `fetched`.
+fn policy(shared: &Shared, policy: &Policy, fetched: Option<&Status>) -> Json {
     let promoted = policy.promoted.as_ref().map(|promotion| {
         json!({
             "bundle": promotion.shown,
@@ -85,9 +90,19 @@ fn policy(shared: &Shared, policy: &Policy) -> Json {
             "until": "the policy's own bundle changes, or the gateway is started anew",
         })
     });
-    let shadow = policy.shadow.as_ref().map(|shadow| match shadow {
-        Shadow::Refused { shown, errors } => json!({"state": "refused", "bundle": shown, "errors": errors}),
-        Shadow::Loaded(candidate) => self::shadow(shared, policy, candidate),
+    let shadow = policy.shadow.as_ref().map(|shadow| {
+        let mut shown = match shadow {
+            Shadow::Awaited { shown } => json!({"state": "awaited", "bundle": shown}),
+            Shadow::Refused { shown, errors } => {
+                json!({"state": "refused", "bundle": shown, "errors": errors})
+            }
+            Shadow::Loaded(candidate) => self::shadow(shared, policy, candidate),
+        };
+        let revision = shadow.candidate().map(|candidate| candidate.policy.revision.as_str());
+        if let (Some(members), Some(status)) = (shown.as_object_mut(), fetched) {
+            members.insert("fetch".to_owned(), bundle(&policy.name, revision, status));
+        }
+        shown
     });
     json!({
         "revision": policy.revision,

@@ -30,6 +30,8 @@ pub struct Samples {
 pub struct BundleSample {
     /// The policy it is for.
     pub policy: Arc<str>,
+    /// It is that of the policy's candidate.
+    pub shadow: bool,
     /// Requests that were answered with a bundle.
     pub downloaded: u64,
     /// Requests that were answered with 304.
@@ -63,7 +65,9 @@ pub fn render(metrics: &Metrics, samples: &Samples) -> String {
     render_requests(metrics, &mut text);
     render_policy(metrics, &mut text);
     render_shadows(metrics, &mut text);
-    render_bundles(&samples.bundles, &mut text);
+    for shadow in [false, true] {
+        render_bundles(&samples.bundles, shadow, &mut text);
+    }
     render_listeners(metrics, &mut text);
     render_upstreams(metrics, &mut text);
     render_sinks(metrics, &mut text);
@@ -203,46 +207,53 @@ fn render_shadows(metrics: &Metrics, text: &mut Exposition) {
 /// One of a bundle's times.
 type BundleTime = fn(&BundleSample) -> Option<Duration>;
 
-fn render_bundles(bundles: &[BundleSample], text: &mut Exposition) {
-    let name = "postern_bundle_requests_total";
-    text.family(name, Kind::Counter, "Requests for bundles, by policy and result.");
-    for bundle in bundles {
+/// Bundles of policies, or of their candidates: names of their own, so that no alarm about the one is raised by the other.
+fn render_bundles(bundles: &[BundleSample], shadow: bool, text: &mut Exposition) {
+    let bundles: Vec<_> = bundles.iter().filter(|bundle| bundle.shadow == shadow).collect();
+    if shadow && bundles.is_empty() {
+        return;
+    }
+    let (prefix, whose) =
+        if shadow { ("postern_shadow_bundle", "candidate") } else { ("postern_bundle", "policy") };
+    let name = format!("{prefix}_requests_total");
+    text.family(
+        &name,
+        Kind::Counter,
+        &format!("Requests for the bundle of a {whose}, by policy and result."),
+    );
+    for bundle in &bundles {
         let counts = [
             ("downloaded", bundle.downloaded),
             ("not_modified", bundle.not_modified),
             ("failed", bundle.failed),
         ];
         for (result, count) in counts {
-            text.sample(name, &[("policy", &bundle.policy), ("result", result)], count);
+            text.sample(&name, &[("policy", &bundle.policy), ("result", result)], count);
         }
     }
-    let name = "postern_bundle_activations_total";
-    text.family(name, Kind::Counter, "Fetched bundles, by policy and whether they were put in force.");
-    for bundle in bundles {
+    let name = format!("{prefix}_activations_total");
+    let help = format!("Fetched bundles of a {whose}, by policy and whether they were taken.");
+    text.family(&name, Kind::Counter, &help);
+    for bundle in &bundles {
         for (result, count) in [("ok", bundle.activated), ("refused", bundle.refused)] {
-            text.sample(name, &[("policy", &bundle.policy), ("result", result)], count);
+            text.sample(&name, &[("policy", &bundle.policy), ("result", result)], count);
         }
     }
     let times: [(&str, &str, BundleTime); 3] = [
-        ("postern_bundle_last_request_seconds", "Unix time of the last request for a bundle.", |bundle| {
-            bundle.last_request
+        ("request", "of the last request for the bundle", |bundle| bundle.last_request),
+        ("successful_request", "of the last request that was answered well for the bundle", |bundle| {
+            bundle.last_successful_request
         }),
-        (
-            "postern_bundle_last_successful_request_seconds",
-            "Unix time of the last request for a bundle that was answered well.",
-            |bundle| bundle.last_successful_request,
-        ),
-        (
-            "postern_bundle_last_successful_activation_seconds",
-            "Unix time at which a fetched bundle was last put in force.",
-            |bundle| bundle.last_successful_activation,
-        ),
+        ("successful_activation", "at which a fetched bundle was last taken", |bundle| {
+            bundle.last_successful_activation
+        }),
     ];
-    for (name, help, time) in times {
-        text.family(name, Kind::Gauge, help);
-        for bundle in bundles {
-            if let Some(time) = time(bundle) {
-                text.sample(name, &[("policy", &bundle.policy)], time.as_secs());
+    for (time, help, value) in times {
+        let name = format!("{prefix}_last_{time}_seconds");
+        text.family(&name, Kind::Gauge, &format!("Unix time {help} of a {whose}."));
+        for bundle in &bundles {
+            if let Some(time) = value(bundle) {
+                text.sample(&name, &[("policy", &bundle.policy)], time.as_secs());
             }
         }
     }

@@ -139,6 +139,7 @@ mod tests {
             health: None,
             tls: UpstreamTls::default(),
             preserve_host: false,
+            forward_client_certificate: false,
         })
         .unwrap();
         let shared = &cluster.endpoints()[0];

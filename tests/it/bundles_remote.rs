@@ -19,12 +19,12 @@ use crate::live_support::{Authority, admin, metric};
 use crate::policy_cli::gatewayctl;
 use crate::wire::{RecordingUpstream, get};
 
-const TOKEN: &str = "s3cr3t-t0k3n";
-const POLLING: &str = "polling: {min_delay: 100ms, max_delay: 150ms}";
+pub(crate) const TOKEN: &str = "s3cr3t-t0k3n";
+pub(crate) const POLLING: &str = "polling: {min_delay: 100ms, max_delay: 150ms}";
 
 /// nginx with one bundle, and a workshop where bundles are made.
-struct Server {
-    root: TempDir,
+pub(crate) struct Server {
+    pub(crate) root: TempDir,
     port: u16,
     tls: bool,
     nginx: Option<Child>,
@@ -32,11 +32,11 @@ struct Server {
 
 impl Server {
     /// `None`, which is said, where nginx is not installed.
-    fn start(extra: &str) -> Option<Self> {
+    pub(crate) fn start(extra: &str) -> Option<Self> {
         Self::start_with(extra, false, |_| {})
     }
 
-    fn start_with(extra: &str, tls: bool, prepare: impl FnOnce(&Path)) -> Option<Self> {
+    pub(crate) fn start_with(extra: &str, tls: bool, prepare: impl FnOnce(&Path)) -> Option<Self> {
         if Command::new("nginx").arg("-v").output().is_err() {
             eprintln!("skipped: nginx is not installed");
             return None;
@@ -68,33 +68,33 @@ impl Server {
         Some(server)
     }
 
-    fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         let config = self.root.path().join("nginx.conf");
         self.nginx = Some(Command::new("nginx").arg("-c").arg(config).spawn().unwrap());
         eventually("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", self.port)).ok());
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let mut nginx = self.nginx.take().unwrap();
         nginx.kill().unwrap();
         nginx.wait().unwrap();
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.root.path().join(name).display().to_string()
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://localhost:{}/bundle.tar.gz", self.port)
     }
 
     /// Packs a bundle that answers `allow`.
-    fn pack(&self, allow: bool, revision: &str, more: &[&str]) -> Vec<u8> {
+    pub(crate) fn pack(&self, allow: bool, revision: &str, more: &[&str]) -> Vec<u8> {
         self.pack_text(&format!("package gateway\n\ndecision := {allow}\n"), revision, more)
     }
 
-    fn pack_text(&self, policy: &str, revision: &str, more: &[&str]) -> Vec<u8> {
+    pub(crate) fn pack_text(&self, policy: &str, revision: &str, more: &[&str]) -> Vec<u8> {
         fs::create_dir_all(self.root.path().join("policy")).unwrap();
         fs::write(self.root.path().join("policy/main.rego"), policy).unwrap();
         let arguments = ["policy", "build", "policy", "-o", "made.tar.gz", "-r", revision];
@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// Packs a delta bundle with one change.
-    fn pack_delta(&self, revision: &str, change: &str) -> Vec<u8> {
+    pub(crate) fn pack_delta(&self, revision: &str, change: &str) -> Vec<u8> {
         let manifest = format!("{{\"revision\": \"{revision}\", \"roots\": [\"\"]}}");
         fs::write(self.path(".manifest"), manifest).unwrap();
         fs::write(self.path("patch.json"), format!("{{\"data\": [{change}]}}")).unwrap();
@@ -115,7 +115,7 @@ impl Server {
     }
 
     /// Publishes `bundle` in one step, with a time of change, and so an `ETag`, of its own.
-    fn publish(&self, bundle: &[u8]) {
+    pub(crate) fn publish(&self, bundle: &[u8]) {
         static PUBLISHED: AtomicU64 = AtomicU64::new(1_700_000_000);
         let new = self.root.path().join("www/new");
         fs::write(&new, bundle).unwrap();
@@ -125,13 +125,13 @@ impl Server {
     }
 
     /// What was asked so far, a line a request.
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         let text = fs::read_to_string(self.root.path().join("access.log")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Waits for two more answers with `status`, so that one of them was to a request that began after now.
-    fn answers_twice_more(&self, status: &str) {
+    pub(crate) fn answers_twice_more(&self, status: &str) {
         let count = || self.asked().iter().filter(|line| line.starts_with(status)).count();
         let before = count();
         eventually(&format!("two more {status}"), || (count() >= before + 2).then_some(()));
@@ -478,14 +478,14 @@ struct Published {
 
 /// A server that holds a request until there is another bundle, or as long as the client lets it, and that has deltas; nginx
 /// does neither.
-struct Holding {
+pub(crate) struct Holding {
     address: SocketAddr,
     published: Arc<(Mutex<Published>, Condvar)>,
-    asked: Arc<Mutex<Vec<String>>>,
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Holding {
-    fn start(whole: Vec<u8>) -> Self {
+    pub(crate) fn start(whole: Vec<u8>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let published = Published { version: 1, whole, delta: Vec::new() };
@@ -539,18 +539,18 @@ impl Holding {
         };
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/bundle.tar.gz", self.address)
     }
 
-    fn publish(&self, whole: Vec<u8>, delta: Vec<u8>) {
+    pub(crate) fn publish(&self, whole: Vec<u8>, delta: Vec<u8>) {
         let mut published = self.published.0.lock().unwrap();
         *published = Published { version: published.version + 1, whole, delta };
         self.published.1.notify_all();
     }
 }
 
-const LONG_POLLING: &str = "polling: {min_delay: 10m, max_delay: 10m, long_polling_timeout: 1s}";
+pub(crate) const LONG_POLLING: &str = "polling: {min_delay: 10m, max_delay: 10m, long_polling_timeout: 1s}";
 
 #[test]
 fn a_server_that_can_hold_requests_is_asked_to() {

@@ -20,6 +20,8 @@ use crate::wire::{RawResponse, ask};
 struct Described {
     config: String,
     addresses: Addresses,
+    #[serde(default)]
+    beside: Vec<Beside>,
     service: Service,
     requests: Vec<Case>,
 }
@@ -37,6 +39,14 @@ struct Addresses {
 struct Service {
     command: Vec<String>,
     ready: String,
+}
+
+/// A server that speaks no HTTP; it is up when it takes connections.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Beside {
+    address: String,
+    command: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,6 +141,14 @@ fn prepare(name: &str, root: &Path) -> (PathBuf, Described) {
     replace(&described.addresses.service, &service);
     replace(&described.addresses.gateway, "127.0.0.1:0");
     described.addresses.admin.iter().for_each(|admin| replace(admin, "127.0.0.1:0"));
+    for beside in &mut described.beside {
+        let address = free_address().to_string();
+        replace(&beside.address, &address);
+        for word in &mut beside.command {
+            *word = word.replace(&beside.address, &address);
+        }
+        beside.address = address;
+    }
     // A busy machine and an unoptimised build may need longer than the default budget of an evaluation.
     replace("    decision: ", "    budget: 5s\n    decision: ");
     fs::write(&config, text).unwrap();
@@ -141,10 +159,11 @@ fn prepare(name: &str, root: &Path) -> (PathBuf, Described) {
     (example, described)
 }
 
-fn start_service(example: &Path, described: &Described, patience: Duration) -> Running {
-    let (program, arguments) = described.service.command.split_first().unwrap();
+/// Starts a server of the example, and waits until it takes connections at `address`.
+fn start_server(example: &Path, command: &[String], address: &str, patience: Duration) -> Running {
+    let (program, arguments) = command.split_first().unwrap();
     let program = if program.starts_with("./") { example.join(program) } else { program.into() };
-    let service = Command::new(program)
+    let server = Command::new(program)
         .args(arguments)
         .current_dir(example)
         // Kept between runs: the service is installed into it.
@@ -153,17 +172,22 @@ fn start_service(example: &Path, described: &Described, patience: Duration) -> R
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
-    let mut service = Running(service);
-    let address: SocketAddr = described.addresses.service.parse().unwrap();
+    let mut server = Running(server);
     let deadline = Instant::now() + patience;
     while TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "the service does not start");
-        assert!(service.0.try_wait().unwrap().is_none(), "the service has ended");
+        assert!(Instant::now() < deadline, "{command:?} does not start");
+        assert!(server.0.try_wait().unwrap().is_none(), "{command:?} has ended");
         std::thread::park_timeout(Duration::from_millis(50));
     }
+    server
+}
+
+fn start_service(example: &Path, described: &Described, patience: Duration) -> Running {
+    let address = &described.addresses.service;
+    let service = start_server(example, &described.service.command, address, patience);
     let ready =
         format!("GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n", described.service.ready);
-    assert_eq!(ask(address, ready).status, 200);
+    assert_eq!(ask(address.parse().unwrap(), ready).status, 200);
     service
 }
 
@@ -232,6 +256,8 @@ fn faults(expect: &Expect, answer: &RawResponse) -> Vec<String> {
 fn run(name: &str, patience: Duration) {
     let root = tempfile::tempdir().unwrap();
     let (example, described) = prepare(name, root.path());
+    let start = |beside: &Beside| start_server(&example, &beside.command, &beside.address, patience);
+    let _beside: Vec<Running> = described.beside.iter().map(start).collect();
     let _service = start_service(&example, &described, patience);
     let (_gateway, address) = start_gateway(&example, &described);
     let mut wrong = Vec::new();
@@ -277,11 +303,20 @@ fn sidecar() {
 }
 
 #[test]
+fn ldap() {
+    if !fs::exists("/usr/sbin/slapd").unwrap() {
+        eprintln!("skipped: slapd is not installed");
+    } else if has_python() {
+        run("ldap", Duration::from_secs(10));
+    }
+}
+
+#[test]
 fn every_example_is_run() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let found = fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path());
     let found = found.filter(|path| path.join("requests.yaml").exists());
     let names: BTreeSet<_> = found.map(|path| path.file_name().unwrap().to_owned()).collect();
     // An example that is not here needs a test above.
-    assert_eq!(names, ["quickstart", "sidecar"].into_iter().map(Into::into).collect());
+    assert_eq!(names, ["ldap", "quickstart", "sidecar"].into_iter().map(Into::into).collect());
 }

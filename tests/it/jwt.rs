@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use postern::base::clock::ManualClock;
-use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource};
+use postern::config::model::{ClaimPaths, JwtProvider, KeySetSource, TokenBinding};
 use postern::contract::identity::Identity;
 use postern::contract::request::{ClientCertificate, TlsFacts};
 use postern::identity::api_key::ApiKeys;
@@ -59,6 +59,8 @@ pub(crate) fn config(keys: KeySetSource) -> JwtProvider {
         token_type: None,
         header: AUTHORIZATION,
         forward_credential: true,
+        binding: TokenBinding::Optional,
+        dpop: None,
     }
 }
 
@@ -450,8 +452,8 @@ fn a_refused_token_is_not_remembered() {
 #[test]
 fn a_bound_token_needs_its_certificate_each_time() {
     let tls = |fingerprint: u8| TlsFacts {
-        version: "TLSv1.3",
-        cipher: "TLS13_AES_128_GCM_SHA256".into(),
+        version: Some("TLSv1.3"),
+        cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
         sni: None,
         client_certificate: Some(ClientCertificate {
             subject: "CN=a".into(),
@@ -464,6 +466,8 @@ fn a_bound_token_needs_its_certificate_each_time() {
             san_email: vec![],
             san_ip: vec![],
             not_after: 2_000_000_000,
+            forwarded_by: None,
+            field: None,
         }),
         document: regorus::Value::Undefined,
     };
@@ -488,7 +492,7 @@ fn a_bound_token_needs_its_certificate_each_time() {
         assert_eq!(ask(Some(&thief)), "holder_not_proven");
         assert_eq!(ask(None), "holder_not_proven");
     }
-    check_claims(&json!({"cnf": {"jkt": "x"}}), "holder_not_proven");
+    check_claims(&json!({"cnf": {"jkt": base64url(&[1; 32])}}), "holder_not_proven");
 }
 
 #[test]

@@ -272,7 +272,10 @@ fn claim_sets(case: &str) -> Option<Vec<Attempt>> {
         "JWT-064" => {
             let bound = |cnf: Value| with_claims(&json!({"cnf": cnf}));
             let certificate = bound(json!({"x5t#S256": base64url(&[1; 32])}));
-            usual("holder_not_proven", [certificate, bound(json!({"jkt": "x"})), bound(json!({"jwk": {}}))])
+            usual(
+                "holder_not_proven",
+                [certificate, bound(json!({"jkt": base64url(&[1; 32])})), bound(json!({"jwk": {}}))],
+            )
         }
         "JWT-066" => {
             let token = with_claims(&json!({}));

@@ -101,6 +101,8 @@ fn only_local_requests_for_a_loopback_host_are_answered() {
     }
     check("Host: localhost\r\nOrigin: http://localhost:3000\r\n", 403);
     check("Host: localhost\r\nOrigin: null\r\n", 403);
+    check("Host: localhost\r\nHost: localhost\r\n", 400);
+    check("Host: localhost\r\nHost: rebind.test\r\n", 400);
 }
 
 #[test]

@@ -77,6 +77,11 @@ fn a_redacted_answer_has_no_values() {
         assert!(answer.contains("input.request.headers.role") && !answer.contains("writer"), "{answer}");
     }
     assert!(!command(&gateway, &id, &["--redacted"]).out.contains("writer"));
+    for query in ["redacted=true&redacted=false", "redacted&redacted=false", "format=json&format=json"] {
+        let (status, error) = explain(&gateway, &format!("{id}?{query}"));
+        assert_eq!(status, 400, "{query}: {error}");
+        assert!(error["error"].as_str().unwrap().contains("is given twice"), "{error}");
+    }
     let (status, error) = explain(&gateway, &format!("{id}?redact=true"));
     assert_eq!(status, 400, "what is misspelt must not show what was to be hidden: {error}");
 }

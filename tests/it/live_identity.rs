@@ -22,7 +22,7 @@ fn signer() -> &'static Signer {
     SIGNER.get_or_init(|| Signer::es256("k1"))
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "a test's tokens are for the real clock")]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).unwrap().as_secs()

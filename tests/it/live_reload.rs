@@ -453,7 +453,7 @@ fn the_binary_reloads_on_sighup_and_ends_on_sigterm() {
 }
 
 /// What a policy says that takes long for what it says.
-fn dear(word: &str) -> String {
+pub(crate) fn dear(word: &str) -> String {
     format!(
         r#"package gateway
 

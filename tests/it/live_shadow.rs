@@ -295,6 +295,19 @@ fn command(gateway: &TestGateway, command: &str, more: &[&str]) -> Ran {
 }
 
 #[test]
+fn what_has_only_failed_is_promoted_with_a_warning() {
+    let upstream = RecordingUpstream::start();
+    let gateway = compared(&upstream, "");
+    ask_status(&gateway, "/bad");
+    ask_status(&gateway, "/bad");
+    assert_eq!(after(&gateway, 2)["decisions"]["error"], 2);
+    let ran = command(&gateway, "promote", &[]);
+    assert_eq!(ran.code, Some(0), "{}", ran.notes);
+    let warning = "warning: the shadow failed in each of the 2 decisions it was compared in\n";
+    assert!(ran.notes.contains(warning), "{}", ran.notes);
+}
+
+#[test]
 fn a_promotion_holds_over_reloads_and_is_visible() {
     let upstream = RecordingUpstream::start();
     let gateway = compared(&upstream, "");
@@ -309,6 +322,7 @@ fn a_promotion_holds_over_reloads_and_is_visible() {
     );
     assert_eq!(ran.out, told);
     assert!(ran.notes.contains("write `bundle: next` under `policies.main`"), "{}", ran.notes);
+    assert!(!ran.notes.contains("warning"), "{}", ran.notes);
     assert_eq!(ask_status(&gateway, "/old"), 410);
     let shown = status(&gateway);
     assert_eq!((&shown["revision"], &shown["promoted"]["bundle"]), (&candidate, &json!("next")));

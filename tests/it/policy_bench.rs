@@ -258,3 +258,12 @@ fn a_rule_without_a_plan_is_measured_on_the_interpreter_and_said_to_be() {
     );
     assert!(forced.notes.contains("p.rego:"), "{}", forced.notes);
 }
+
+#[test]
+fn no_time_to_measure_is_refused() {
+    let root = with_cases();
+    for time in ["0s", "0ns"] {
+        let ran = bench(&root, &["--time", time]);
+        assert!(ran.code != Some(0) && ran.notes.contains("is no time at all"), "{}", ran.notes);
+    }
+}

@@ -155,3 +155,19 @@ fn the_projects_own_policies_are_clean() {
         assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{paths:?}: {}", ran.notes);
     }
 }
+
+#[test]
+fn constants_that_can_never_be_read_are_found_where_they_stand() {
+    let policy = "package gateway\n\ndefault decision := false\n\ndecision if {\n\tregex.match(\"(\", input.request.path)\n\tnot \
+        net.cidr_contains(\"10.0.0.0/33\", input.client.ip)\n}\n\ndecision if regex.match(\"^/a\", input.request.path)\n";
+    let root = files(&[("p.rego", policy)]);
+    let ran = gatewayctl(root.path(), &["policy", "check", ".", "--strict"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.notes);
+    for wanted in [
+        "p.rego:6:14: error[unreadable_constant]: `regex.match` cannot read the regular expression `(`",
+        "p.rego:7:24: error[unreadable_constant]: `net.cidr_contains` cannot read the network `10.0.0.0/33`",
+    ] {
+        assert!(ran.out.contains(wanted), "{}", ran.out);
+    }
+    assert_eq!(ran.out.matches("unreadable_constant").count(), 2, "{}", ran.out);
+}

@@ -417,7 +417,26 @@ fn bench_measures_tests_that_pass() {
     assert!(measured["N"].as_u64().unwrap() > 0 && measured["T"].as_u64().unwrap() > 0, "{measured}");
     let ran = bench(&["-f", "gobench"]);
     assert!(ran.out.starts_with("BenchmarkData") && ran.out.contains(" ns/op\n"), "{}", ran.out);
+    let lines = |ran: &Ran| ran.out.lines().filter(|line| line.starts_with("Benchmark")).count();
+    let twice = bench(&["-f", "gobench", "--count", "2"]);
+    assert_eq!(lines(&twice), 2 * lines(&ran), "{}", twice.out);
+    assert_eq!(bench(&["-f", "json", "--count", "2"]).code, Some(64));
     assert_eq!(bench(&["-f", "junit"]).code, Some(64));
     assert_eq!(bench(&["--coverage"]).code, Some(64));
     assert_eq!(gatewayctl(root.path(), &["policy", "test", ".", "-f", "gobench"]).code, Some(64));
+}
+
+#[test]
+fn tests_run_as_often_as_asked_up_to_the_first_failure() {
+    let fine = files(&[("p_test.rego", "package p_test\n\ntest_fine if true\n")]);
+    let run = |root: &tempfile::TempDir, count: &str| {
+        gatewayctl(root.path(), &["policy", "test", ".", "--count", count, "-f", "json"])
+    };
+    let ran = run(&fine, "3");
+    assert_eq!((ran.code, ran.json().as_array().unwrap().len()), (Some(0), 1), "{}", ran.out);
+    let failing = files(&[("p_test.rego", "package p_test\n\ntest_failing if false\n")]);
+    let ran = run(&failing, "3");
+    assert_eq!((ran.code, ran.json().as_array().unwrap().len()), (Some(2), 1), "{}", ran.out);
+    assert!(ran.notes.contains("run 1 of 3 failed"), "{}", ran.notes);
+    assert_eq!(run(&fine, "0").code, Some(64));
 }

@@ -199,3 +199,17 @@ fn the_starter_policies_grant_what_their_data_says() {
     }
     assert!(allowed > 20, "only {allowed} cells");
 }
+
+#[test]
+fn texts_of_a_policy_do_not_move_the_cursor() {
+    let data = DATA.replace("writer", "wri\\u001b[2J\\u202eter\\nx");
+    let root = files(&[("p/p.rego", POLICY), ("p/data.json", data.as_str())]);
+    for format in ["pretty", "csv", "markdown"] {
+        let ran = gatewayctl(root.path(), &["policy", "matrix", "p", "-f", format]);
+        assert_eq!(ran.code, Some(0), "{}", ran.notes);
+        assert!(ran.out.contains("wri\\u{1b}[2J\\u{202e}ter\\nx"), "{}", ran.out);
+        assert!(!ran.out.contains(['\u{1b}', '\u{202e}']), "{}", ran.out);
+    }
+    let ran = gatewayctl(root.path(), &["policy", "matrix", "p", "-f", "json"]);
+    assert!(words(&ran.json()).iter().any(|word| word.contains("wri\u{1b}[2J\u{202e}ter\nx")), "{}", ran.out);
+}

@@ -256,14 +256,16 @@ fn comparable(value: &Json) -> Json {
     }
 }
 
-struct Oracle {
+/// OPA's own engine, in a process of its own.
+pub(crate) struct Oracle {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Oracle {
-    fn start() -> Option<Self> {
+    /// Nothing where `python3` cannot import it.
+    pub(crate) fn start() -> Option<Self> {
         let imports =
             Command::new("python3").args(["-c", "import opa_bindings"]).stderr(Stdio::null()).status();
         if !imports.is_ok_and(|status| status.success()) {
@@ -279,7 +281,8 @@ impl Oracle {
         Some(Self { child, requests, answers })
     }
 
-    fn ask(&mut self, policy: &str, inputs: &[Json]) -> Json {
+    /// What `data.t` of a policy is for each input.
+    pub(crate) fn ask(&mut self, policy: &str, inputs: &[Json]) -> Json {
         let request = json!({"modules": [policy], "query": "t", "inputs": inputs});
         writeln!(self.requests, "{request}").unwrap();
         let mut line = String::new();

@@ -14,7 +14,7 @@ use crate::cli::demo::token::{Claims, Issuer};
 use crate::identity::api_key::mint::{self, Grant};
 
 /// The starter policies, `policies/` of the repository.
-const POLICIES: [(&str, &str); 9] = [
+const POLICIES: [(&str, &str); 10] = [
     ("allowlist.rego", include_str!("../../../policies/allowlist.rego")),
     ("data.yaml", include_str!("../../../policies/data.yaml")),
     ("federation.rego", include_str!("../../../policies/federation.rego")),
@@ -22,6 +22,7 @@ const POLICIES: [(&str, &str); 9] = [
     ("paths.rego", include_str!("../../../policies/paths.rego")),
     ("proven.rego", include_str!("../../../policies/proven.rego")),
     ("rbac.rego", include_str!("../../../policies/rbac.rego")),
+    ("revocation.rego", include_str!("../../../policies/revocation.rego")),
     ("tenants.rego", include_str!("../../../policies/tenants.rego")),
     ("tiers.rego", include_str!("../../../policies/tiers.rego")),
 ];

@@ -12,16 +12,58 @@ use crate::base::secret::Secret;
 use crate::config::model::{BundleSource, CertificateFiles, Polling, RemoteBundle};
 use crate::config::place::Place;
 use crate::config::raw::policy as raw;
+use crate::config::raw::quantity::Size;
 use crate::config::report::Reported;
 
 const DELAY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(24);
 const LONG_POLL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
 const SIZE: RangeInclusive<u64> = 1..=256 << 20;
 
+/// A bundle as it is written: a policy's own, or a candidate.
+pub(super) struct Written<'a> {
+    bundle: &'a str,
+    polling: Option<&'a raw::Polling>,
+    credentials: Option<&'a raw::Credentials>,
+    ca: Option<&'a str>,
+    size_limit: Option<&'a Size>,
+    persist: Option<&'a str>,
+    /// It must be signed.
+    signed: bool,
+}
+
+impl<'a> Written<'a> {
+    /// The bundle of `policy`.
+    pub(super) fn own(policy: &'a raw::Policy) -> Self {
+        Self {
+            bundle: &policy.bundle,
+            polling: policy.polling.as_ref(),
+            credentials: policy.credentials.as_ref(),
+            ca: policy.ca.as_deref(),
+            size_limit: policy.size_limit.as_ref(),
+            persist: policy.persist.as_deref(),
+            signed: policy.signing.is_some(),
+        }
+    }
+
+    /// The candidate of a policy, which is `signed` or not as that is.
+    pub(super) fn candidate(shadow: &'a raw::Shadow, signed: bool) -> Self {
+        Self {
+            bundle: &shadow.bundle,
+            polling: shadow.polling.as_ref(),
+            credentials: shadow.credentials.as_ref(),
+            ca: shadow.ca.as_deref(),
+            size_limit: shadow.size_limit.as_ref(),
+            persist: shadow.persist.as_deref(),
+            signed,
+        }
+    }
+}
+
 impl Check<'_> {
-    pub(super) fn bundle(&mut self, policy: &Place, written: &raw::Policy) -> Result<BundleSource, Reported> {
+    /// Where the bundle `written` at `policy`, or at its shadow, comes from.
+    pub(super) fn bundle(&mut self, policy: &Place, written: &Written<'_>) -> Result<BundleSource, Reported> {
         let place = policy.key("bundle");
-        let text = &written.bundle;
+        let text = written.bundle;
         if text.contains("://") {
             return self.remote_bundle(policy, written).map(|remote| BundleSource::Url(Box::new(remote)));
         }
@@ -43,11 +85,7 @@ impl Check<'_> {
     }
 
     /// The path of a bundle that is not fetched.
-    pub(super) fn local_bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
-        if text.contains("://") {
-            let message = "the bundle of a shadow cannot be fetched yet";
-            return Err(self.report.error_with(place, message, "give a directory or a packed bundle"));
-        }
+    fn local_bundle(&mut self, place: &Place, text: &str) -> Result<PathBuf, Reported> {
         if [".tar.gz", ".tgz"].iter().any(|ending| text.ends_with(ending)) {
             self.file(place, text)
         } else {
@@ -55,25 +93,24 @@ impl Check<'_> {
         }
     }
 
-    fn remote_bundle(&mut self, policy: &Place, written: &raw::Policy) -> Result<RemoteBundle, Reported> {
+    fn remote_bundle(&mut self, policy: &Place, written: &Written<'_>) -> Result<RemoteBundle, Reported> {
         let at = policy.key("bundle");
-        let url = self.bundle_url(&at, &written.bundle);
-        let polling = self.polling(&policy.key("polling"), written.polling.as_ref());
+        let url = self.bundle_url(&at, written.bundle);
+        let polling = self.polling(&policy.key("polling"), written.polling);
         let credentials = policy.key("credentials");
-        let bearer = written.credentials.as_ref().and_then(|credentials| credentials.bearer.as_ref());
+        let bearer = written.credentials.and_then(|credentials| credentials.bearer.as_ref());
         let token_file = bearer
             .map(|bearer| {
                 self.unwatched_file(&credentials.key("bearer").key("token_file"), &bearer.token_file)
             })
             .transpose();
-        let client = written.credentials.as_ref().and_then(|credentials| credentials.client_tls.as_ref());
+        let client = written.credentials.and_then(|credentials| credentials.client_tls.as_ref());
         let client = client.map(|client| self.client(&credentials.key("client_tls"), client)).transpose();
-        let ca = written.ca.as_ref().map(|ca| self.authorities(&policy.key("ca"), ca)).transpose();
-        let size_limit = written.size_limit.clone().unwrap_or_else(raw::default_size_limit);
+        let ca = written.ca.map(|ca| self.authorities(&policy.key("ca"), ca)).transpose();
+        let size_limit = written.size_limit.cloned().unwrap_or_else(raw::default_size_limit);
         let size_limit = self.size(&policy.key("size_limit"), &size_limit, SIZE);
         let persist = written
             .persist
-            .as_ref()
             .map(|directory| self.unwatched_directory(&policy.key("persist"), directory))
             .transpose();
         let url = url?;
@@ -100,7 +137,7 @@ impl Check<'_> {
             ca: ca?,
             size_limit: size_limit?,
             persist: persist?,
-            deltas: written.signing.is_none(),
+            deltas: !written.signed,
         })
     }
 

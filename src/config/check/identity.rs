@@ -1,24 +1,28 @@
 //! Checks of identity providers.
 
+mod ldap;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::Uri;
 use jsonwebtoken::Algorithm;
 
-use super::Check;
 use super::value::{bare_host, is_loopback_host};
+use super::{Check, all};
 use crate::config::model::{
-    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, JwtProvider, KeySetSource,
-    Provider,
+    ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, JwtProvider,
+    KeySetSource, Provider, TokenBinding,
 };
 use crate::config::place::Place;
 use crate::config::raw::identity as raw;
 use crate::config::report::Reported;
+use crate::contract::request::is_trust_domain;
 
 mod external;
 
 const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+const PROOF_LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(5);
 const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 
 impl Check<'_> {
@@ -26,16 +30,45 @@ impl Check<'_> {
         match written {
             raw::Provider::Jwt(jwt) => self.jwt(place, jwt).map(Provider::Jwt),
             raw::Provider::ApiKey(api_key) => self.api_key(place, api_key).map(Provider::ApiKey),
+            raw::Provider::Ldap(ldap) => self.ldap(place, ldap).map(Provider::Ldap),
             raw::Provider::ClientCertificate(certificate) => {
-                let subject = match certificate.subject {
-                    raw::CertificateSubject::SanUri => CertificateSubject::SanUri,
-                    raw::CertificateSubject::SanDns => CertificateSubject::SanDns,
-                    raw::CertificateSubject::CommonName => CertificateSubject::CommonName,
-                };
-                Ok(Provider::ClientCertificate(ClientCertificateProvider { subject }))
+                self.client_certificate(place, certificate).map(Provider::ClientCertificate)
             }
             raw::Provider::External(external) => self.external(place, external).map(Provider::External),
         }
+    }
+
+    fn client_certificate(
+        &mut self,
+        provider: &Place,
+        written: &raw::ClientCertificate,
+    ) -> Result<ClientCertificateProvider, Reported> {
+        let subject = match written.subject {
+            raw::CertificateSubject::SanUri => CertificateSubject::SanUri,
+            raw::CertificateSubject::SanDns => CertificateSubject::SanDns,
+            raw::CertificateSubject::SanEmail => CertificateSubject::SanEmail,
+            raw::CertificateSubject::SpiffeId => CertificateSubject::SpiffeId,
+            raw::CertificateSubject::CommonName => CertificateSubject::CommonName,
+        };
+        let place = provider.key("trust_domains");
+        let written = written.trust_domains.as_deref().unwrap_or_default();
+        if !written.is_empty() && subject != CertificateSubject::SpiffeId {
+            let message = "`trust_domains` has no effect on this subject";
+            return Err(self.together(provider, &place, message, "say `subject: spiffe_id`, or take it out"));
+        }
+        let trust_domains = all(written.iter().enumerate().map(|(index, name)| {
+            let place = place.index(index);
+            if is_trust_domain(name) {
+                return Ok(name.clone());
+            }
+            let message = format!("`{}` is not a SPIFFE trust domain", self.shown(&place));
+            Err(self.report.error_with(
+                &place,
+                message,
+                "write `example.org`, in lower case and without `spiffe://`",
+            ))
+        }));
+        Ok(ClientCertificateProvider { subject, trust_domains: trust_domains? })
     }
 
     fn api_key(&mut self, place: &Place, written: &raw::ApiKey) -> Result<ApiKeyProvider, Reported> {
@@ -51,6 +84,7 @@ impl Check<'_> {
         let claims = self.claims(&place.key("claims"), &written.claims);
         let leeway = self.duration(&place.key("leeway"), &written.leeway, LEEWAY);
         let header = self.credential_header(&place.key("header"), &written.header);
+        let dpop = written.dpop.as_ref().map(|dpop| self.dpop(place, written, dpop)).transpose();
         Ok(JwtProvider {
             issuer: written.issuer.clone(),
             audiences: written.audiences.clone(),
@@ -61,7 +95,30 @@ impl Check<'_> {
             token_type: written.token_type.clone(),
             header: header?,
             forward_credential: written.forward_credential,
+            binding: match written.binding {
+                raw::TokenBinding::Optional => TokenBinding::Optional,
+                raw::TokenBinding::Required => TokenBinding::Required,
+            },
+            dpop: dpop?,
         })
+    }
+
+    fn dpop(&mut self, provider: &Place, jwt: &raw::Jwt, written: &raw::Dpop) -> Result<Dpop, Reported> {
+        let place = provider.key("dpop");
+        if !jwt.header.eq_ignore_ascii_case("authorization") {
+            let message = "`dpop` needs the `Authorization` header";
+            let help = "the scheme is written there (RFC 9449 section 7.1); take `header` out";
+            return Err(self.together(provider, &place, message, help));
+        }
+        let proof_lifetime =
+            self.duration(&place.key("proof_lifetime"), &written.proof_lifetime, PROOF_LIFETIME);
+        let algorithms: Vec<Algorithm> = written.algorithms.iter().copied().map(algorithm).collect();
+        if algorithms.iter().copied().any(is_hmac) {
+            let message = "a proof cannot be made with an HMAC algorithm";
+            let help = "its key is public; write algorithms such as `ES256`";
+            return Err(self.report.error_with(&place.key("algorithms"), message, help));
+        }
+        Ok(Dpop { proof_lifetime: proof_lifetime?, algorithms })
     }
 
     fn key_set(&mut self, place: &Place, written: &raw::Jwt) -> Result<KeySetSource, Reported> {

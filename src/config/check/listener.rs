@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{Check, Known, all};
 use crate::base::net::{NetworkSet, is_loopback};
 use crate::base::path::PathRules;
-use crate::config::model::{ClientAuth, Listener, ListenerLimits, ListenerTls, Name, Protocols};
+use crate::config::model::{
+    ClientAuth, ForwardedCertificates, Listener, ListenerLimits, ListenerTls, Name, Protocols,
+};
 use crate::config::place::Place;
 use crate::config::raw::listener as raw;
 use crate::config::report::Reported;
@@ -33,6 +35,9 @@ impl Check<'_> {
         let plaintext = self.plaintext(place, written, exposed);
         let tls = written.tls.as_ref().map(|tls| self.listener_tls(&place.key("tls"), tls)).transpose();
         let trusted_proxies = self.networks(&place.key("trusted_proxies"), &written.trusted_proxies);
+        let forwarded = written.forwarded_client_certificates.as_ref();
+        let forwarded =
+            forwarded.map(|forwarded| self.forwarded_certificates(place, written, forwarded)).transpose();
         let allow_from = self.networks(&place.key("allow_from"), &written.allow_from);
         let apis = self.reachable(&place.key("apis"), written.apis.as_deref(), known);
         let limits = self.listener_limits(&place.key("limits"), &written.limits);
@@ -46,6 +51,7 @@ impl Check<'_> {
                 http2: written.protocols.contains(&raw::Protocol::H2),
             },
             trusted_proxies: trusted_proxies?,
+            forwarded_certificates: forwarded?,
             allow_from: allow_from.map(unless_everyone)?,
             apis: apis?,
             path_rules: PathRules {
@@ -54,6 +60,24 @@ impl Check<'_> {
             },
             limits: limits?,
         })
+    }
+
+    /// Certificates in a header are nobody's unless it is known who writes it.
+    fn forwarded_certificates(
+        &mut self,
+        listener: &Place,
+        written: &raw::Listener,
+        forwarded: &raw::ForwardedCertificates,
+    ) -> Result<ForwardedCertificates, Reported> {
+        let place = listener.key("forwarded_client_certificates");
+        let ca = self.authorities(&place.key("ca"), &forwarded.ca);
+        let crl = forwarded.crl.as_ref().map(|crl| self.revocations(&place.key("crl"), crl)).transpose();
+        if written.trusted_proxies.is_empty() {
+            let message = "`forwarded_client_certificates` needs `trusted_proxies`";
+            let help = "list the networks of the proxies that verify clients and write `Client-Cert`";
+            return Err(self.together(listener, &place, message, help));
+        }
+        Ok(ForwardedCertificates { ca: ca?, crl: crl? })
     }
 
     /// Plaintext on an address that others reach must be wanted.

@@ -4,8 +4,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Check;
+use super::bundle::Written;
 use crate::base::share::Share;
-use crate::config::model::{Name, OnError, Policy, PolicyContract, Sampling, Shadow, Signing, SigningKey};
+use crate::config::model::{
+    BundleSource, Name, OnError, Policy, PolicyContract, Sampling, Shadow, Signing, SigningKey,
+};
 use crate::config::place::Place;
 use crate::config::raw::policy as raw;
 use crate::config::raw::quantity::Share as WrittenShare;
@@ -20,7 +23,7 @@ impl Check<'_> {
         name: &Name,
         written: &raw::Policy,
     ) -> Result<Policy, Reported> {
-        let bundle = self.bundle(place, written);
+        let bundle = self.bundle(place, &Written::own(written));
         let signing = written.signing.as_ref();
         let signing = signing.map(|signing| self.signing(&place.key("signing"), signing)).transpose();
         let contract = match written.contract {
@@ -37,7 +40,11 @@ impl Check<'_> {
         let lookup = lookup.map(|written| self.lookup(&place.key("lookup"), written)).transpose();
         let verify = self.verify(place, written);
         let shadow = written.shadow.as_ref();
-        let shadow = shadow.map(|shadow| self.shadow(&place.key("shadow"), shadow)).transpose();
+        let shadow = shadow.map(|shadow| {
+            let candidate = Written::candidate(shadow, written.signing.is_some());
+            self.shadow(&place.key("shadow"), shadow, &candidate)
+        });
+        let shadow = shadow.transpose();
         if written.response.is_some() && contract == PolicyContract::EnvoyV3 {
             let message = "`response` cannot be asked of a policy with `contract: envoy/v3`";
             return Err(self.together(place, &place.key("response"), message, "take it out"));
@@ -78,11 +85,20 @@ impl Check<'_> {
         Ok(if interpreted { Sampling { sample: Share::NONE, ..sampling } } else { sampling })
     }
 
-    fn shadow(&mut self, place: &Place, written: &raw::Shadow) -> Result<Shadow, Reported> {
-        let at = place.key("bundle");
-        let bundle = self.local_bundle(&at, &written.bundle);
+    fn shadow(
+        &mut self,
+        place: &Place,
+        written: &raw::Shadow,
+        candidate: &Written<'_>,
+    ) -> Result<Shadow, Reported> {
+        let bundle = self.bundle(place, candidate);
         let sampling = self.sampling(place, &written.sample, &written.budget);
-        Ok(Shadow { bundle: bundle?, shown: self.shown(&at), sampling: sampling? })
+        let bundle = bundle?;
+        let shown = match &bundle {
+            BundleSource::Path(_) => self.shown(&place.key("bundle")),
+            BundleSource::Url(remote) => remote.shown.clone(),
+        };
+        Ok(Shadow { bundle, shown, sampling: sampling? })
     }
 
     fn sampling(

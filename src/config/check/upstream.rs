@@ -52,6 +52,7 @@ impl Check<'_> {
             health: health?,
             tls: tls?,
             preserve_host: written.preserve_host,
+            forward_client_certificate: written.forward_client_certificate,
         })
     }
 

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::Check;
 use super::route::shape;
-use crate::config::model::{Admin, Api, ClientAuth, Config, DecisionLog, Listener, Name, Provider};
+use crate::config::model::{Admin, Api, ClientAuth, Config, DecisionLog, Listener, Name, Provider, Require};
 use crate::config::place::Place;
 use crate::config::report::{At, Reported};
 
@@ -41,6 +41,7 @@ impl Check<'_> {
         }
         self.unused(config);
         self.unreachable(config);
+        self.proven_by_nobody(config);
         self.trusted_by_all(config);
     }
 
@@ -163,10 +164,11 @@ impl Check<'_> {
                 self.report.warning(&place, message, "add it to the `apis` of a listener");
             }
             let asks = |listener: &&Listener| {
-                listener.tls.as_ref().is_some_and(|tls| match tls.client_auth {
-                    ClientAuth::None => false,
-                    ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
-                })
+                listener.forwarded_certificates.is_some()
+                    || listener.tls.as_ref().is_some_and(|tls| match tls.client_auth {
+                        ClientAuth::None => false,
+                        ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
+                    })
             };
             let by_certificate = api
                 .identity
@@ -175,6 +177,36 @@ impl Check<'_> {
             if by_certificate && !listeners.iter().any(asks) {
                 let message = "no listener of this API asks for client certificates, though it accepts them";
                 self.report.warning(&place.key("identity"), message, "set `tls.client_auth` on a listener");
+            }
+        }
+    }
+
+    /// A directory that only adds to identities needs one that proves them.
+    fn proven_by_nobody(&mut self, config: &Config) {
+        let enriches = |name: &Name| matches!(config.identity.get(name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_some());
+        let mut lists = Vec::new();
+        for (index, api) in config.apis.iter().enumerate() {
+            let place = Place::root().key("apis").index(index);
+            lists.push((place.key("identity"), &api.identity, api.require));
+            for (index, route) in api.routes.iter().enumerate() {
+                let place = place.key("routes").index(index).key("identity");
+                lists.extend(route.identity.as_ref().map(|names| (place, names, api.require)));
+            }
+        }
+        let takes_passwords = |name: &&Name| matches!(config.identity.get(*name), Some(Provider::Ldap(ldap)) if ldap.enrich.is_none());
+        for (place, names, require) in lists {
+            let mut directories = names.iter().filter(takes_passwords);
+            if let (Some(first), Some(second), Require::Any) =
+                (directories.next(), directories.next(), require)
+            {
+                let message = format!("`{second}` is never asked: `{first}` takes the same credential");
+                let help = "a login that the first directory refuses is refused; list one of them";
+                self.report.warning(&place, message, help);
+            }
+            if !names.is_empty() && names.iter().all(enriches) {
+                let message =
+                    "nobody is proven here: a provider with `enrich` adds to the identities of others";
+                self.report.error_with(&place, message, "list one that takes a credential, too");
             }
         }
     }

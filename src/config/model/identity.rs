@@ -7,6 +7,7 @@ use http::{HeaderName, Uri};
 use jsonwebtoken::Algorithm;
 
 use super::CertificateFiles;
+use super::ldap::LdapProvider;
 
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Provider {
     ApiKey(ApiKeyProvider),
     /// `type: client_certificate`.
     ClientCertificate(ClientCertificateProvider),
+    /// `type: ldap`.
+    Ldap(LdapProvider),
     /// `type: external`.
     External(ExternalProvider),
 }
@@ -41,8 +44,33 @@ pub struct JwtProvider {
     pub token_type: Option<String>,
     /// The header that carries the token; `Authorization` takes the `Bearer` scheme, others the bare token.
     pub header: HeaderName,
-    /// Whether the upstream gets that header.
+    /// Whether the upstream gets that header, and that of the proof.
     pub forward_credential: bool,
+    /// Whether a token must be bound to its holder.
+    pub binding: TokenBinding,
+    /// Proofs of possession, where the `DPoP` scheme is spoken: only with [`AUTHORIZATION`].
+    ///
+    /// [`AUTHORIZATION`]: http::header::AUTHORIZATION
+    pub dpop: Option<Dpop>,
+}
+
+/// Whether a token must be bound to its holder by `cnf` (RFC 7800). One that is bound is never accepted from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TokenBinding {
+    /// Bearers' tokens are accepted too.
+    #[default]
+    Optional,
+    /// Only tokens bound to a certificate or a key.
+    Required,
+}
+
+/// Proofs of possession (RFC 9449).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dpop {
+    /// How old a proof may be.
+    pub proof_lifetime: Duration,
+    /// Allowed algorithms of proofs, all asymmetric.
+    pub algorithms: Vec<Algorithm>,
 }
 
 /// Where a JSON Web Key Set comes from.
@@ -86,10 +114,12 @@ pub struct ApiKeyProvider {
 }
 
 /// Client certificates proven in the TLS handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificateProvider {
     /// Which name is the subject.
     pub subject: CertificateSubject,
+    /// The trust domains of which a SPIFFE id must be; empty means any.
+    pub trust_domains: Vec<String>,
 }
 
 /// The name of a certificate that identifies its holder.
@@ -99,6 +129,10 @@ pub enum CertificateSubject {
     SanUri,
     /// The first DNS subject alternative name.
     SanDns,
+    /// The first e-mail address among the subject alternative names.
+    SanEmail,
+    /// The SPIFFE id: the only URI name, and well-formed.
+    SpiffeId,
     /// The subject's common name.
     CommonName,
 }

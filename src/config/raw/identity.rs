@@ -4,9 +4,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::config::raw::identity::external::External;
+use crate::config::raw::identity::ldap::Ldap;
 use crate::config::raw::quantity::Duration;
 
 pub(crate) mod external;
+pub(crate) mod ldap;
 
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -19,6 +21,8 @@ pub(crate) enum Provider {
     ApiKey(ApiKey),
     /// Client certificates, proven in the TLS handshake.
     ClientCertificate(ClientCertificate),
+    /// A directory that is asked by LDAP.
+    Ldap(Ldap),
     /// An authentication service that is asked over HTTP.
     External(External),
 }
@@ -65,10 +69,48 @@ pub(crate) struct Jwt {
     /// alone.
     #[serde(default = "default_token_header")]
     pub(crate) header: String,
-    /// Whether the upstream gets the header with the token. Where several providers of a route take a credential from one
-    /// header, one that says `false` is enough. Default `true`.
+    /// Whether the upstream gets the header with the token, and `DPoP`. Where several providers of a route take a credential
+    /// from one header, one that says `false` is enough. Default `true`.
     #[serde(default = "default_forward_credential")]
     pub(crate) forward_credential: bool,
+    /// Whether a token must be bound to a certificate or key of its holder (`cnf`, RFC 7800). A token that is bound is
+    /// never accepted from anyone else, whatever this says. Default `optional`.
+    #[serde(default)]
+    pub(crate) binding: TokenBinding,
+    /// Take tokens with the `DPoP` scheme and a proof of possession in the `DPoP` header (RFC 9449). `{}` for the defaults.
+    /// Default not: a token bound to a key is then refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dpop: Option<Dpop>,
+}
+
+/// Whether tokens must be bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TokenBinding {
+    /// Tokens of bearers are accepted too.
+    #[default]
+    Optional,
+    /// Only tokens bound to a certificate or a key are accepted.
+    Required,
+}
+
+/// Proofs of possession.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dpop {
+    /// How old a proof may be, from `1s` to `5m`. Each counts once. Default `60s`.
+    pub(crate) proof_lifetime: Duration,
+    /// The algorithms of proofs; none of them HMAC. Default `[ES256, ES384, EdDSA, PS256, RS256]`.
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub(crate) algorithms: Vec<Algorithm>,
+}
+
+impl Default for Dpop {
+    fn default() -> Self {
+        let algorithms =
+            [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::PS256, Algorithm::RS256];
+        Self { proof_lifetime: Duration::new("60s"), algorithms: algorithms.to_vec() }
+    }
 }
 
 /// A signature algorithm (RFC 7518, RFC 8037).
@@ -138,6 +180,11 @@ pub(crate) struct ClientCertificate {
     /// The name in the certificate that is the subject. Default `san_uri`.
     #[serde(default)]
     pub(crate) subject: CertificateSubject,
+    /// The SPIFFE trust domains accepted, with `subject: spiffe_id`. Default any that the issuers vouch for. Example:
+    /// `[example.org]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub(crate) trust_domains: Option<Vec<String>>,
 }
 
 /// A name in a certificate.
@@ -149,6 +196,10 @@ pub(crate) enum CertificateSubject {
     SanUri,
     /// The first DNS name among the subject alternative names.
     SanDns,
+    /// The first e-mail address among the subject alternative names.
+    SanEmail,
+    /// The SPIFFE id: the only URI among the subject alternative names, and a well-formed id.
+    SpiffeId,
     /// The common name of the subject.
     CommonName,
 }

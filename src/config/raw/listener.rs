@@ -27,6 +27,11 @@ pub(crate) struct Listener {
     /// `[10.0.0.0/8]`.
     #[serde(default)]
     pub(crate) trusted_proxies: Vec<String>,
+    /// Take a client's certificate from `Client-Cert` and `Client-Cert-Chain` (RFC 9440) of `trusted_proxies`, which must be
+    /// given; from anyone else these headers are dropped. On their connections their own certificate is then not the
+    /// client's. Default not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) forwarded_client_certificates: Option<ForwardedCertificates>,
     /// The networks that may connect, checked before TLS. Default everyone.
     #[serde(default = "default_allow_from")]
     #[schemars(length(min = 1))]
@@ -44,6 +49,17 @@ pub(crate) struct Listener {
     /// Bounds and timeouts.
     #[serde(default)]
     pub(crate) limits: Limits,
+}
+
+/// Whose certificates count when a trusted proxy shows them.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForwardedCertificates {
+    /// A PEM file with the issuers that are trusted.
+    pub(crate) ca: String,
+    /// A PEM file with certificate revocation lists. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) crl: Option<String>,
 }
 
 /// A protocol.

@@ -103,8 +103,25 @@ pub(crate) struct Verify {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Shadow {
-    /// A directory with `*.rego` files and their data, or a packed bundle. Example: `policies-next`.
+    /// A directory with `*.rego` files and their data, a packed bundle, or the URL of one: `https`, or `http` on this
+    /// machine. Example: `policies-next`, `https://bundles.example/next.tar.gz`.
     pub(crate) bundle: String,
+    /// How often the URL is asked for a new candidate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) polling: Option<Polling>,
+    /// What the gateway shows to the server of the URL; nothing is taken over from the policy's own. Default nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) credentials: Option<Credentials>,
+    /// A PEM file with the issuers trusted for the server's certificate. Default those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<String>,
+    /// The largest archive that is fetched, at most `256MiB`. Default `64MiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) size_limit: Option<Size>,
+    /// A directory where the last good candidate is kept, as `shadows/POLICY/bundle.tar.gz`, for a start while the server is
+    /// down; it may be the one of the policy's own bundle. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) persist: Option<String>,
     /// The share of requests that it is evaluated for. Default `100%`.
     #[serde(default = "default_shadow_sample")]
     pub(crate) sample: Share,

@@ -35,6 +35,10 @@ pub(crate) struct Upstream {
     /// Pass on the `Host` the client sent; otherwise the endpoint's own. Default `true`.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
+    /// Tell the servers the client's verified certificate in `Client-Cert` (RFC 9440). What a client sends under that name
+    /// never gets there. Default `false`.
+    #[serde(default)]
+    pub(crate) forward_client_certificate: bool,
 }
 
 /// A protocol.

@@ -62,7 +62,7 @@ impl ApiKeys {
         if !validity.contains(now) {
             return Err("expired");
         }
-        Ok(Proof { facts: facts(record), validity, bound_to: None, revision: 0 })
+        Ok(Proof { facts: facts(record), validity, binding: None, revision: 0 })
     }
 }
 

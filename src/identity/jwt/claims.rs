@@ -14,6 +14,7 @@ use crate::base::hex::hex;
 use crate::config::model::ClaimPaths;
 use crate::contract::identity::Facts;
 use crate::identity::Validity;
+use crate::identity::digest::Sha256;
 use crate::identity::jwt::fault::Fault;
 
 /// Last second of the year 9999: a later time is a mistake or a trick.
@@ -22,6 +23,15 @@ const SECONDS_MAX: u64 = 253_402_300_799;
 /// The claims of one token.
 #[derive(Debug)]
 pub(super) struct Claims(Map<String, Value>);
+
+/// What a token is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Confirmation {
+    /// A client certificate's SHA-256, lower-case hexadecimal (RFC 8705 section 3.1).
+    Certificate(String),
+    /// A public key's thumbprint (RFC 9449 section 6.1).
+    Key(Sha256),
+}
 
 impl Claims {
     pub(super) fn new(claims: Map<String, Value>) -> Self {
@@ -69,7 +79,7 @@ impl Claims {
     }
 
     /// A `NumericDate`: seconds since the epoch, fractions allowed (RFC 7519 section 2).
-    fn time(&self, name: &str) -> Result<Option<Duration>, Fault> {
+    pub(super) fn time(&self, name: &str) -> Result<Option<Duration>, Fault> {
         let number = match self.0.get(name) {
             None => return Ok(None),
             Some(Value::Number(number)) => number,
@@ -84,22 +94,30 @@ impl Claims {
         time.filter(|time| time.as_secs() <= SECONDS_MAX).map(Some).ok_or(Fault::InvalidClaim)
     }
 
-    /// The certificate that the token is bound to, as lower-case hexadecimal (RFC 8705 section 3.1). A binding of
-    /// another kind cannot be checked here, so such a token proves nothing.
-    pub(super) fn bound_certificate(&self) -> Result<Option<String>, Fault> {
+    /// A claim that is a string.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Fault> {
+        text(self.0.get(name))
+    }
+
+    /// What the token is bound to (RFC 7800). A binding of a kind that cannot be checked here, or of two kinds, makes a
+    /// token that proves nothing.
+    pub(super) fn confirmation(&self) -> Result<Option<Confirmation>, Fault> {
         let confirmation = match self.0.get("cnf") {
             None => return Ok(None),
             Some(Value::Object(confirmation)) => confirmation,
             Some(_) => return Err(Fault::InvalidClaim),
         };
-        match (confirmation.get("x5t#S256"), confirmation.len()) {
-            (Some(Value::String(thumbprint)), 1) => {
-                let digest = URL_SAFE_NO_PAD.decode(thumbprint).map_err(|_| Fault::InvalidClaim)?;
-                if digest.len() != 32 {
-                    return Err(Fault::InvalidClaim);
-                }
-                Ok(Some(hex(&digest)))
-            }
+        let mut members = confirmation.iter();
+        let (Some((member, Value::String(hash))), None) = (members.next(), members.next()) else {
+            return Err(Fault::HolderNotProven);
+        };
+        let hash = || -> Result<Sha256, Fault> {
+            let hash = URL_SAFE_NO_PAD.decode(hash).map_err(|_| Fault::InvalidClaim)?;
+            hash.try_into().map_err(|_| Fault::InvalidClaim)
+        };
+        match member.as_str() {
+            "x5t#S256" => Ok(Some(Confirmation::Certificate(hex(&hash()?)))),
+            "jkt" => Ok(Some(Confirmation::Key(hash()?))),
             _ => Err(Fault::HolderNotProven),
         }
     }
@@ -289,20 +307,24 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_bound(cnf: &Value, want: Result<Option<&str>, Fault>) {
-        let bound = claims(&json!({"cnf": cnf})).bound_certificate();
-        assert_eq!(bound.as_ref().map(Option::as_deref).map_err(|fault| *fault), want);
+    fn check_bound(cnf: &Value, want: Result<Option<Confirmation>, Fault>) {
+        assert_eq!(claims(&json!({"cnf": cnf})).confirmation(), want);
     }
 
     #[test]
-    fn a_bound_token_names_its_certificate() {
-        assert_eq!(claims(&json!({})).bound_certificate(), Ok(None));
-        let thumbprint = URL_SAFE_NO_PAD.encode([0xab; 32]);
-        check_bound(&json!({"x5t#S256": thumbprint}), Ok(Some(&"ab".repeat(32))));
-        check_bound(&json!({"x5t#S256": thumbprint, "jkt": "x"}), Err(Fault::HolderNotProven));
-        check_bound(&json!({"jkt": "x"}), Err(Fault::HolderNotProven));
-        check_bound(&json!({}), Err(Fault::HolderNotProven));
+    fn a_bound_token_names_what_it_is_bound_to() {
+        assert_eq!(claims(&json!({})).confirmation(), Ok(None));
+        let hash = URL_SAFE_NO_PAD.encode([0xab; 32]);
+        check_bound(&json!({"x5t#S256": hash}), Ok(Some(Confirmation::Certificate("ab".repeat(32)))));
+        check_bound(&json!({"jkt": hash}), Ok(Some(Confirmation::Key([0xab; 32]))));
+        check_bound(&json!({"x5t#S256": hash, "jkt": hash}), Err(Fault::HolderNotProven));
+        for unknown in
+            [json!({}), json!({"kid": "a"}), json!({"jwk": {}}), json!({"JKT": hash}), json!({"jkt": [hash]})]
+        {
+            check_bound(&unknown, Err(Fault::HolderNotProven));
+        }
         check_bound(&json!({"x5t#S256": "YQ"}), Err(Fault::InvalidClaim));
+        check_bound(&json!({"jkt": "x"}), Err(Fault::InvalidClaim));
         check_bound(&json!("x"), Err(Fault::InvalidClaim));
     }
 

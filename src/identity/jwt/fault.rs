@@ -44,6 +44,34 @@ pub enum Fault {
     IssuedInFuture,
     /// The token is bound to a key (`cnf`, RFC 7800) that the client has not proven to hold.
     HolderNotProven,
+    /// The token is bound to nothing, where it must be or the client says it is.
+    NotBound,
+    /// No proof of possession came with the token.
+    ProofMissing,
+    /// Not a proof of possession, or without a claim that it must have (RFC 9449 section 4.2).
+    ProofMalformed,
+    /// The proof's algorithm is not allowed.
+    ProofAlgorithm,
+    /// The proof's signature is not its key's.
+    ProofSignature,
+    /// The proof is of another request or another token.
+    ProofOfAnother,
+    /// The proof is too old, or from the future.
+    ProofExpired,
+    /// The proof was shown before.
+    ProofReplayed,
+}
+
+/// How a token was presented, which says how the client is answered.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::identity) enum Scheme<'a> {
+    /// RFC 6750, and headers of one's own.
+    Bearer,
+    /// RFC 9449.
+    Dpop {
+        /// The algorithms of proofs, with spaces between.
+        algorithms: &'a str,
+    },
 }
 
 impl Fault {
@@ -68,15 +96,23 @@ impl Fault {
             Self::NotYetValid => "not_yet_valid",
             Self::IssuedInFuture => "issued_in_future",
             Self::HolderNotProven => "holder_not_proven",
+            Self::NotBound => "token_not_bound",
+            Self::ProofMissing => "dpop_proof_missing",
+            Self::ProofMalformed => "dpop_proof_malformed",
+            Self::ProofAlgorithm => "dpop_algorithm_not_allowed",
+            Self::ProofSignature => "dpop_bad_signature",
+            Self::ProofOfAnother => "dpop_proof_of_another_request",
+            Self::ProofExpired => "dpop_proof_expired",
+            Self::ProofReplayed => "dpop_proof_replayed",
         }
     }
 
-    /// The rejection, with its challenge (RFC 6750 section 3).
-    pub(super) fn rejection(self) -> Rejection {
-        Rejection::plain(self.reason(), self.challenge())
+    /// The rejection, with its challenge (RFC 6750 section 3, RFC 9449 section 7.1).
+    pub(in crate::identity) fn rejection(self, scheme: Scheme<'_>) -> Rejection {
+        Rejection::plain(self.reason(), self.challenge(scheme))
     }
 
-    fn challenge(self) -> HeaderValue {
+    fn challenge(self, scheme: Scheme<'_>) -> HeaderValue {
         let error = match self {
             Self::SeveralCredentials => "invalid_request",
             Self::TooLarge
@@ -95,10 +131,27 @@ impl Fault {
             | Self::Expired
             | Self::NotYetValid
             | Self::IssuedInFuture
-            | Self::HolderNotProven => "invalid_token",
+            | Self::HolderNotProven
+            | Self::NotBound => "invalid_token",
+            Self::ProofMissing
+            | Self::ProofMalformed
+            | Self::ProofAlgorithm
+            | Self::ProofSignature
+            | Self::ProofOfAnother
+            | Self::ProofExpired
+            | Self::ProofReplayed => "invalid_dpop_proof",
         };
-        let text =
-            format!("Bearer error=\"{error}\", error_description=\"{}\"", self.reason().replace('_', " "));
+        let (name, algorithms) = match scheme {
+            Scheme::Bearer => ("Bearer", None),
+            Scheme::Dpop { algorithms } => ("DPoP", Some(algorithms)),
+        };
+        let reason = self.reason().replace('_', " ");
+        let mut text = format!("{name} error=\"{error}\", error_description=\"{reason}\"");
+        if let Some(algorithms) = algorithms {
+            text.push_str(", algs=\"");
+            text.push_str(algorithms);
+            text.push('"');
+        }
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer"))
     }
 }
@@ -109,13 +162,18 @@ mod tests {
 
     #[test]
     fn the_challenge_names_error_and_reason() {
-        let rejection = Fault::NotYetValid.rejection();
+        let rejection = Fault::NotYetValid.rejection(Scheme::Bearer);
         assert_eq!(rejection.reason, "not_yet_valid");
         assert_eq!(
             rejection.challenge,
             "Bearer error=\"invalid_token\", error_description=\"not yet valid\""
         );
-        let challenge = Fault::SeveralCredentials.rejection().challenge;
+        let challenge = Fault::SeveralCredentials.rejection(Scheme::Bearer).challenge;
         assert!(challenge.to_str().unwrap().starts_with("Bearer error=\"invalid_request\""));
+        let scheme = Scheme::Dpop { algorithms: "ES256 EdDSA" };
+        assert_eq!(
+            Fault::ProofReplayed.rejection(scheme).challenge,
+            "DPoP error=\"invalid_dpop_proof\", error_description=\"dpop proof replayed\", algs=\"ES256 EdDSA\""
+        );
     }
 }

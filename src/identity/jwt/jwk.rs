@@ -22,6 +22,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use crate::base::json::{self, StrictJsonError};
+use crate::identity::digest::{Sha256, sha256};
 use crate::identity::jwt::fault::Fault;
 
 /// Largest document read.
@@ -42,6 +43,9 @@ const RSA: [Algorithm; 6] = [
     Algorithm::PS384,
     Algorithm::PS512,
 ];
+
+/// The private parts of asymmetric keys (RFC 7518 section 6, RFC 8037); `oct` has its secret in `k`.
+const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 /// A key set that is not usable at all.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +132,8 @@ enum Material {
     Shared(Box<hmac::Key>),
 }
 
-/// What a key of the document says it is for.
-struct Purpose<'j> {
+/// What a key says it is for.
+pub(super) struct Purpose<'j> {
     jwk: &'j Map<String, Value>,
     key_id: Option<&'j str>,
     algorithms: Vec<Algorithm>,
@@ -207,6 +211,11 @@ impl Keys {
 }
 
 impl Verifier {
+    /// The algorithm that it checks.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     /// Whether this key made the signature over the message; in constant time for shared secrets.
     pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.material {
@@ -217,7 +226,8 @@ impl Verifier {
 }
 
 impl<'j> Purpose<'j> {
-    fn of(item: &'j Value, origin: Origin) -> Result<Self, KeyFault> {
+    /// Reads what the key says of itself. One that holds its private part is none.
+    pub(super) fn of(item: &'j Value, origin: Origin) -> Result<Self, KeyFault> {
         let Value::Object(jwk) = item else { return Err(KeyFault::Malformed) };
         check_use(jwk)?;
         let key_id = text(jwk, "kid")?;
@@ -238,8 +248,7 @@ impl<'j> Purpose<'j> {
                 Ok(_) | Err(_) => return Err(KeyFault::Algorithm),
             },
         };
-        // The private part of each asymmetric type (RFC 7518 section 6); `oct` has its secret in `k`.
-        if jwk.contains_key("d") {
+        if PRIVATE.iter().any(|name| jwk.contains_key(*name)) {
             return Err(KeyFault::PrivateKey);
         }
         Ok(Self { jwk, key_id, algorithms })
@@ -263,6 +272,32 @@ impl<'j> Purpose<'j> {
 
     fn is_shared(&self) -> bool {
         self.algorithms.iter().any(|algorithm| HMAC.contains(algorithm))
+    }
+
+    /// The key with one of its algorithms.
+    pub(super) fn verifier(&self, algorithm: Algorithm) -> Result<Verifier, KeyFault> {
+        if !self.algorithms.contains(&algorithm) {
+            return Err(KeyFault::Algorithm);
+        }
+        let material = material(self.jwk, algorithm)?;
+        Ok(Verifier { key_id: self.key_id.map(str::to_owned), algorithm, material })
+    }
+
+    /// The hash by which a public key is known (RFC 7638 section 3, RFC 8037 section 2). `None` for one that lacks a
+    /// member, or has one that is not base64url.
+    pub(super) fn thumbprint(&self) -> Option<Sha256> {
+        let plain =
+            |name| text(self.jwk, name).ok().flatten().filter(|text| URL_SAFE_NO_PAD.decode(text).is_ok());
+        // Members in the order of their names, without white space; none of the values needs an escape.
+        let canonical = match (text(self.jwk, "kty").ok()??, text(self.jwk, "crv").ok()?) {
+            ("RSA", _) => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, plain("e")?, plain("n")?),
+            ("EC", Some(curve)) => {
+                format!(r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#, plain("x")?, plain("y")?)
+            }
+            ("OKP", Some(curve)) => format!(r#"{{"crv":"{curve}","kty":"OKP","x":"{}"}}"#, plain("x")?),
+            _ => return None,
+        };
+        Some(sha256(canonical.as_bytes()))
     }
 
     fn verifiers(&self) -> Result<Vec<Verifier>, KeyFault> {
@@ -390,4 +425,35 @@ fn label(item: &Value) -> String {
 
 fn shorten(key_id: &str) -> String {
     key_id.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_thumbprint_is_that_of_the_required_members() {
+        // RFC 7638 section 3.1.
+        let modulus = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCi\
+                       FV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgn\
+                       Yb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqb\
+                       w0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
+        let jwk = json!({"kty": "RSA", "n": modulus, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"});
+        let thumbprint = Purpose::of(&jwk, Origin::Network).unwrap().thumbprint().unwrap();
+        assert_eq!(URL_SAFE_NO_PAD.encode(thumbprint), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+        // RFC 8037 appendix A.3.
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+        let thumbprint = Purpose::of(&jwk, Origin::Network).unwrap().thumbprint().unwrap();
+        assert_eq!(URL_SAFE_NO_PAD.encode(thumbprint), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+
+    #[test]
+    fn a_key_with_a_private_member_is_none() {
+        for name in PRIVATE {
+            let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", name: "AA"});
+            assert_eq!(Purpose::of(&jwk, Origin::Network).map(drop), Err(KeyFault::PrivateKey), "{name}");
+        }
+    }
 }

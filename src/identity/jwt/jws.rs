@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::base::json::{self, StrictJsonError};
 use crate::identity::jwt::fault::Fault;
-use crate::identity::jwt::jwk::Keys;
+use crate::identity::jwt::jwk::{Keys, Verifier};
 
 /// Longest token read.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -23,7 +23,10 @@ pub(super) const JSON_DEPTH_MAX: usize = 32;
 /// Header parameters that are refused: RFC 7515 section 4.1 (keys and certificates that the token itself brings, and
 /// extensions that must be understood), RFC 7516 (encryption), RFC 7797 (unencoded payload), RFC 7519 section 5.2
 /// (nested tokens).
-const REFUSED_PARAMETERS: [&str; 9] = ["crit", "jku", "jwk", "x5u", "x5c", "zip", "enc", "b64", "cty"];
+const REFUSED_PARAMETERS: [&str; 9] = [OWN_KEY, "crit", "jku", "x5u", "x5c", "zip", "enc", "b64", "cty"];
+
+/// The key that a token itself brings, which only a proof of possession may (RFC 9449 section 4.2).
+const OWN_KEY: &str = "jwk";
 
 /// A token in its parts, not yet verified.
 #[derive(Debug)]
@@ -44,6 +47,17 @@ pub(super) fn has_shape(token: &[u8]) -> bool {
 impl<'t> Jws<'t> {
     /// Takes a token apart.
     pub fn parse(token: &'t [u8]) -> Result<Self, Fault> {
+        let (jws, own_key) = Self::take_apart(token)?;
+        if own_key.is_some() { Err(Fault::HeaderParameter) } else { Ok(jws) }
+    }
+
+    /// Takes a token apart that must bring its own key, and gives that beside it. Nobody has vouched for the key.
+    pub(super) fn parse_with_key(token: &'t [u8]) -> Result<(Self, Value), Fault> {
+        let (jws, own_key) = Self::take_apart(token)?;
+        Ok((jws, own_key.ok_or(Fault::HeaderParameter)?))
+    }
+
+    fn take_apart(token: &'t [u8]) -> Result<(Self, Option<Value>), Fault> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Fault::TooLarge);
         }
@@ -53,19 +67,21 @@ impl<'t> Jws<'t> {
         };
         let (signing_input, signature) = token.split_at(second);
         let (header, payload) = signing_input.split_at(first);
-        let header = parse_object(&decode(header)?)?;
+        let mut header = parse_object(&decode(header)?)?;
+        let own_key = header.remove(OWN_KEY);
         if REFUSED_PARAMETERS.iter().any(|name| header.contains_key(*name)) {
             return Err(Fault::HeaderParameter);
         }
         let algorithm = text(&header, "alg")?.ok_or(Fault::Malformed)?;
-        Ok(Self {
+        let jws = Self {
             algorithm: Algorithm::from_str(&algorithm).map_err(|_| Fault::Algorithm)?,
             key_id: text(&header, "kid")?,
             token_type: text(&header, "typ")?,
             signing_input,
             payload: decode(payload.get(1..).unwrap_or_default())?,
             signature: decode(signature.get(1..).unwrap_or_default())?,
-        })
+        };
+        Ok((jws, own_key))
     }
 
     /// The payload, which nobody has vouched for before [`Jws::verify`].
@@ -78,12 +94,21 @@ impl<'t> Jws<'t> {
         self.token_type.as_deref()
     }
 
+    /// The algorithm that it says it is signed with.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     /// Proves that a key of the set made the signature, with one of the allowed algorithms.
     pub fn verify(&self, keys: &Keys, allowed: &[Algorithm]) -> Result<(), Fault> {
         if !allowed.contains(&self.algorithm) {
             return Err(Fault::Algorithm);
         }
-        let key = keys.select(self.key_id.as_deref(), self.algorithm)?;
+        self.check_made_by(keys.select(self.key_id.as_deref(), self.algorithm)?)
+    }
+
+    /// Proves that this key made the signature.
+    pub(super) fn check_made_by(&self, key: &Verifier) -> Result<(), Fault> {
         if key.verify(self.signing_input, &self.signature) { Ok(()) } else { Err(Fault::BadSignature) }
     }
 }

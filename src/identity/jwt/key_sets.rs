@@ -17,15 +17,18 @@ use tokio::task::JoinSet;
 use crate::base::clock::Clock;
 use crate::base::pem::{self, PemError};
 use crate::config::model::KeySetSource;
-use crate::fetch::{Fetcher, TrustError};
+use crate::fetch::{FetchError, Fetcher, TrustError};
 use crate::identity::jwt::jwk::{DOCUMENT_BYTES_MAX, KeySetFault, Keys, Origin};
 use crate::identity::jwt::key_set::{KeySet, STALE_AFTER, Status};
 
+/// The longest wait for a key set. With the longest pause it bounds the time from an issuer's return to its new keys.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The first pause after a failed fetch; each further one is twice as long.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The longest pause after a failed fetch, unless the refresh interval is shorter.
-const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_millis(1_500);
 
 /// Key sets that may be opened before the refresher takes them up.
 const OPENED_MAX: usize = 1024;
@@ -221,7 +224,9 @@ impl Task {
     async fn run(self, clock: Arc<dyn Clock>) {
         let mut retry_after = RETRY_AFTER;
         loop {
-            let fetched = self.fetcher.get(&self.url, DOCUMENT_BYTES_MAX).await;
+            let fetched = self.fetcher.get(&self.url, DOCUMENT_BYTES_MAX);
+            let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetched).await;
+            let fetched = fetched.unwrap_or(Err(FetchError::Timeout(FETCH_TIMEOUT)));
             let Some(set) = self.set.upgrade() else { return };
             let stale_after = STALE_AFTER.max(self.refresh.saturating_mul(3));
             let pause = if set.settle(fetched, clock.now(), stale_after) {

@@ -1,4 +1,5 @@
-//! `type: jwt`: bearer tokens that one issuer has signed (RFC 6750, RFC 7519, RFC 8725, RFC 9068).
+//! `type: jwt`: tokens that one issuer has signed (RFC 6750, RFC 7519, RFC 8725, RFC 9068), those of bearers and those bound
+//! to a certificate or key of their holder (RFC 8705, RFC 9449).
 //!
 //! The reading of tokens and the checks of claims are here, because general libraries leave open what a gateway must
 //! not: missing and wrong-typed claims, duplicate members, `crit`, keys of the wrong purpose. The arithmetic is
@@ -12,24 +13,32 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use crate::config::model::JwtProvider;
+use crate::config::model::{JwtProvider, TokenBinding};
 use crate::contract::identity::Facts;
+use crate::identity::binding::Binding;
 use crate::identity::header::{self, Ambiguous};
-use crate::identity::jwt::claims::Claims;
-use crate::identity::jwt::fault::Fault;
+use crate::identity::jwt::claims::{Claims, Confirmation};
+use crate::identity::jwt::dpop::{DPOP, HolderKey, ProofRules};
+use crate::identity::jwt::fault::{Fault, Scheme};
 use crate::identity::jwt::jws::{Jws, TOKEN_BYTES_MAX};
 use crate::identity::jwt::key_set::KeySet;
+use crate::identity::jwt::replay::SeenProofs;
 use crate::identity::{Answer, Authenticator, Presented, Proof, Rejection, Verdict};
 
 mod claims;
+pub mod dpop;
 pub mod fault;
 pub mod jwk;
 pub mod jws;
 pub mod key_set;
 pub mod key_sets;
+pub mod replay;
 
 /// No key set has been fetched yet, or the last good one has gone stale.
 const NO_KEYS: &str = "keys_unavailable";
+
+const BEARER_SCHEME: &[u8] = b"bearer ";
+const DPOP_SCHEME: &[u8] = b"dpop ";
 
 /// Proves bearer tokens of one issuer.
 #[derive(Debug)]
@@ -42,6 +51,16 @@ pub struct BearerTokens {
 struct Verifier {
     config: JwtProvider,
     key_set: Arc<KeySet>,
+    /// Which proofs of possession count; `None` where the `DPoP` scheme is not spoken.
+    proofs: Option<Arc<ProofRules>>,
+}
+
+/// A token and how it was presented.
+#[derive(Debug, Clone, Copy)]
+struct Shown<'c> {
+    token: &'c [u8],
+    /// The rules of its proofs, where it came with the `DPoP` scheme.
+    proofs: Option<&'c Arc<ProofRules>>,
 }
 
 /// Why there is no proof.
@@ -75,7 +94,14 @@ impl From<Fault> for Denial {
 impl BearerTokens {
     /// As configured, with the keys of `config.keys`.
     pub fn new(config: JwtProvider, key_set: Arc<KeySet>) -> Self {
-        Self { verifier: Arc::new(Verifier { config, key_set }) }
+        Self::sharing(config, key_set, &Arc::new(SeenProofs::new()))
+    }
+
+    /// As [`BearerTokens::new`], where no proof counts that others have `seen`.
+    pub fn sharing(config: JwtProvider, key_set: Arc<KeySet>, seen: &Arc<SeenProofs>) -> Self {
+        let rules = |dpop| Arc::new(ProofRules::new(dpop, config.leeway, Arc::clone(seen)));
+        let proofs = config.dpop.clone().map(rules);
+        Self { verifier: Arc::new(Verifier { config, key_set, proofs }) }
     }
 
     /// Looks at as little of the token as can be: one seen before is known by its hash, whatever is in it.
@@ -86,13 +112,14 @@ impl BearerTokens {
             Ok(Some(value)) => value,
             Err(Ambiguous) => return Err(Fault::SeveralCredentials),
         };
-        let token = if name == AUTHORIZATION { bearer(value)? } else { Some(value) };
+        let speaks_dpop = self.verifier.proofs.is_some();
+        let token = if name == AUTHORIZATION { credential(value, speaks_dpop)? } else { Some(value) };
         let Some(token) = token else { return Ok(None) };
         // RFC 6750 section 2: not more than one way to send a token in one request.
         if header::query_has(presented.query, "access_token") {
             return Err(Fault::SeveralCredentials);
         }
-        if token.len() > TOKEN_BYTES_MAX {
+        if token.len() > TOKEN_BYTES_MAX + DPOP_SCHEME.len() {
             return Err(Fault::TooLarge);
         }
         Ok(Some(token))
@@ -104,38 +131,41 @@ impl Authenticator for BearerTokens {
         Some(&self.verifier.config.header)
     }
 
+    fn proof_header(&self) -> Option<&HeaderName> {
+        self.verifier.proofs.is_some().then_some(&DPOP)
+    }
+
     fn forwards_credential(&self) -> bool {
         self.verifier.config.forward_credential
     }
 
     fn challenge(&self) -> HeaderValue {
-        HeaderValue::from_static("Bearer")
+        self.verifier.proofs.as_ref().map_or(HeaderValue::from_static("Bearer"), |proofs| proofs.challenge())
     }
 
     fn find<'r>(&self, presented: &Presented<'r>) -> Result<Option<Cow<'r, [u8]>>, Rejection> {
         match self.token(presented) {
             Ok(token) => Ok(token.map(Cow::Borrowed)),
-            Err(fault) => Err(fault.rejection()),
+            Err(fault) => Err(fault.rejection(Scheme::Bearer)),
         }
     }
 
-    fn verify(&self, token: &[u8], presented: &Presented<'_>) -> Answer {
-        let holder = presented.client_certificate().map(|held| held.fingerprint_sha256.as_str());
-        let denial = match self.verifier.prove(token, holder, presented.now) {
+    fn verify(&self, credential: &[u8], presented: &Presented<'_>) -> Answer {
+        let denial = match self.verifier.prove(credential, presented.now) {
             Ok(proof) => return Answer::Settled(Verdict::Proven(Box::new(proof))),
             Err(denial) => denial,
         };
         let missing = matches!(denial, Denial::NoKeys | Denial::Fault(Fault::UnknownKey));
         match missing.then(|| self.verifier.key_set.demand(presented.now)).flatten() {
-            None => Answer::Settled(denial.verdict()),
+            None => Answer::Settled(self.verifier.verdict(denial, credential)),
             Some(fetched) => {
-                let (verifier, token) = (Arc::clone(&self.verifier), token.to_vec());
-                let (holder, now) = (holder.map(str::to_owned), presented.now);
+                let (verifier, credential) = (Arc::clone(&self.verifier), credential.to_vec());
+                let now = presented.now;
                 Answer::Pending(Box::pin(async move {
                     fetched.await;
-                    match verifier.prove(&token, holder.as_deref(), now) {
+                    match verifier.prove(&credential, now) {
                         Ok(proof) => Verdict::Proven(Box::new(proof)),
-                        Err(denial) => denial.verdict(),
+                        Err(denial) => verifier.verdict(denial, &credential),
                     }
                 }))
             }
@@ -148,8 +178,9 @@ impl Authenticator for BearerTokens {
 }
 
 impl Verifier {
-    /// Proves a token to a client that holds the certificate of fingerprint `holder`.
-    fn prove(&self, token: &[u8], holder: Option<&str>, now: Duration) -> Result<Proof, Denial> {
+    /// Proves a token. Whether its client holds what it is bound to is for each request to show.
+    fn prove(&self, credential: &[u8], now: Duration) -> Result<Proof, Denial> {
+        let Shown { token, proofs } = self.shown(credential);
         check_token68(token)?;
         if !jws::has_shape(token) {
             return Err(Denial::Foreign(Fault::Malformed));
@@ -166,38 +197,70 @@ impl Verifier {
         check_type(jws.token_type(), self.config.token_type.as_deref())?;
         let (validity, expires_at) = claims.validity(now, self.config.leeway)?;
         let audience = claims.audience(&self.config.audiences)?;
-        let bound_to = claims.bound_certificate()?;
-        if bound_to.is_some() && bound_to.as_deref() != holder {
-            return Err(Denial::Fault(Fault::HolderNotProven));
-        }
+        let binding = match (claims.confirmation()?, proofs) {
+            (None, None) if self.config.binding == TokenBinding::Optional => None,
+            (None, _) => return Err(Fault::NotBound.into()),
+            (Some(Confirmation::Certificate(fingerprint)), None) => Some(Binding::Certificate(fingerprint)),
+            (Some(Confirmation::Key(thumbprint)), Some(proofs)) => {
+                Some(Binding::Key(HolderKey::new(thumbprint, token, Arc::clone(proofs))))
+            }
+            // A stolen token must not get by as another kind of token (RFC 9449 section 7.2).
+            (Some(Confirmation::Certificate(_)), Some(_)) | (Some(Confirmation::Key(_)), None) => {
+                return Err(Fault::HolderNotProven.into());
+            }
+        };
         let facts = claims.into_facts(&self.config.claims, audience, expires_at)?;
-        Ok(Proof { facts, validity, bound_to, revision: keys.revision() })
+        Ok(Proof { facts, validity, binding: binding.map(Arc::new), revision: keys.revision() })
     }
-}
 
-impl Denial {
-    fn verdict(self) -> Verdict {
-        match self {
-            Self::Fault(fault) => Verdict::Refused(fault.rejection()),
-            Self::Foreign(fault) => Verdict::Foreign(fault.rejection()),
-            Self::NoKeys => Verdict::Unavailable(NO_KEYS),
+    /// The token of a credential as [`credential`] gives it.
+    fn shown<'c>(&'c self, credential: &'c [u8]) -> Shown<'c> {
+        let of_dpop =
+            self.proofs.as_ref().and_then(|proofs| Some((proofs, after_scheme(credential, DPOP_SCHEME)?)));
+        of_dpop.map_or(Shown { token: credential, proofs: None }, |(proofs, token)| Shown {
+            token,
+            proofs: Some(proofs),
+        })
+    }
+
+    fn verdict(&self, denial: Denial, credential: &[u8]) -> Verdict {
+        let scheme = self.shown(credential).proofs.map_or(Scheme::Bearer, |proofs| proofs.scheme());
+        match denial {
+            Denial::Fault(fault) => Verdict::Refused(fault.rejection(scheme)),
+            Denial::Foreign(fault) => Verdict::Foreign(fault.rejection(scheme)),
+            Denial::NoKeys => Verdict::Unavailable(NO_KEYS),
         }
     }
 }
 
-/// The token of an `Authorization` value, `None` for another scheme (RFC 9110 section 11.4, RFC 6750 section 2.1).
-fn bearer(value: &[u8]) -> Result<Option<&[u8]>, Fault> {
+/// The credential of an `Authorization` value (RFC 9110 section 11.4): a bearer's token alone (RFC 6750 section 2.1), or
+/// the whole value with the `DPoP` scheme (RFC 9449 section 7.1), so that a token presented one way is not known the other
+/// way. `None` for another scheme.
+fn credential(value: &[u8], speaks_dpop: bool) -> Result<Option<&[u8]>, Fault> {
     let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t' | b','));
-    let (scheme, rest) = value.split_at(end.unwrap_or(value.len()));
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        // Two credentials joined by a comma: someone downstream might take the second.
-        let hidden = value.split(|byte| *byte == b',').skip(1).any(|part| {
-            part.trim_ascii_start().get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
-        });
-        return if hidden { Err(Fault::SeveralCredentials) } else { Ok(None) };
-    }
+    let (scheme, _) = value.split_at(end.unwrap_or(value.len()));
+    let is = |wanted: &[u8]| scheme.eq_ignore_ascii_case(wanted);
     // Exactly one space: RFC 9110 has more in its grammar, and nobody sends them in good faith.
-    rest.strip_prefix(b" ").map(Some).ok_or(Fault::Malformed)
+    if is(b"bearer") {
+        return after_scheme(value, BEARER_SCHEME).map(Some).ok_or(Fault::Malformed);
+    }
+    if speaks_dpop && is(b"dpop") {
+        return after_scheme(value, DPOP_SCHEME).map(|_| Some(value)).ok_or(Fault::Malformed);
+    }
+    // Two credentials joined by a comma: someone downstream might take the second.
+    let hidden = value.split(|byte| *byte == b',').skip(1).any(|part| {
+        let part = part.trim_ascii_start();
+        let begins =
+            |scheme: &[u8]| part.get(..scheme.len()).is_some_and(|part| part.eq_ignore_ascii_case(scheme));
+        begins(b"bearer") || (speaks_dpop && begins(b"dpop"))
+    });
+    if hidden { Err(Fault::SeveralCredentials) } else { Ok(None) }
+}
+
+/// What follows a scheme and its one space.
+fn after_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
+    let (given, rest) = value.split_at_checked(scheme.len())?;
+    given.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
 /// RFC 9110 section 11.2.
@@ -230,16 +293,20 @@ mod tests {
     #[test]
     fn authorization_values() {
         for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c"] {
-            assert_eq!(bearer(value.as_bytes()), Ok(Some(&b"a.b.c"[..])), "{value}");
+            assert_eq!(credential(value.as_bytes(), true), Ok(Some(&b"a.b.c"[..])), "{value}");
         }
         for value in ["Basic YTpi", "", "Digest a=\"b\", c=\"d\"", "BearerX a.b.c", "Basic a, Basic b"] {
-            assert_eq!(bearer(value.as_bytes()), Ok(None), "{value}");
+            assert_eq!(credential(value.as_bytes(), true), Ok(None), "{value}");
         }
-        for value in ["Bearer", "Bearer\ta.b.c", "Bearer,a"] {
-            assert_eq!(bearer(value.as_bytes()), Err(Fault::Malformed), "{value}");
+        for value in ["DPoP a.b.c", "dpop a.b.c"] {
+            assert_eq!(credential(value.as_bytes(), true), Ok(Some(value.as_bytes())), "{value}");
+            assert_eq!(credential(value.as_bytes(), false), Ok(None), "{value}");
         }
-        for value in ["Basic a, Bearer a.b.c", "Basic a,bearer a.b.c"] {
-            assert_eq!(bearer(value.as_bytes()), Err(Fault::SeveralCredentials), "{value}");
+        for value in ["Bearer", "Bearer\ta.b.c", "Bearer,a", "DPoP", "DPoP\ta.b.c"] {
+            assert_eq!(credential(value.as_bytes(), true), Err(Fault::Malformed), "{value}");
+        }
+        for value in ["Basic a, Bearer a.b.c", "Basic a,bearer a.b.c", "Basic a, DPoP a.b.c"] {
+            assert_eq!(credential(value.as_bytes(), true), Err(Fault::SeveralCredentials), "{value}");
         }
     }
 

@@ -12,14 +12,16 @@ use crate::contract::request::Source;
 use crate::policy::bundle::CaseFile;
 use crate::policy::case::expect::Expect;
 use crate::policy::case::identity::{self, Api};
+use crate::policy::case::mocks::Mocks;
 use crate::policy::case::reader::{Fields, Reader, is_null};
 use crate::policy::case::request::{self, Request, Response};
 use crate::rego::fault::{Fault, Place};
 
 /// What a request and what a response is asked about, unless the file says otherwise; as in `gateway.yaml`.
 const DECISION: &str = "gateway/decision";
-const CASE: [&str; 10] =
-    ["name", "time", "listener", "request", "source", "api", "identity", "response", "data", "expect"];
+const CASE: [&str; 11] = [
+    "name", "time", "listener", "request", "source", "api", "identity", "response", "data", "mocks", "expect",
+];
 
 /// A case file.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ pub(super) struct Case {
     pub(super) identity: Identity,
     pub(super) response: Option<Response>,
     pub(super) data: Option<Value>,
+    pub(super) mocks: Mocks,
     pub(super) expect: Expect,
     pub(super) expect_at: Place,
 }
@@ -145,6 +148,7 @@ fn case(reader: &mut Reader, fields: &Fields<'_>) -> Option<Case> {
     let identity = identity::identity(reader, fields);
     let response = request::response(reader, fields);
     let data = data(reader, fields);
+    let mocks = Mocks::read(reader, fields);
     let expect = Expect::read(reader, fields);
     if let (Some(Expect::Refused(_)), Some(_)) = (&expect, &response) {
         let hint = "leave `response` out: a refused request has none";
@@ -161,6 +165,7 @@ fn case(reader: &mut Reader, fields: &Fields<'_>) -> Option<Case> {
         identity,
         response,
         data,
+        mocks,
         expect: expect?,
         expect_at: reader.place(fields.at("expect")),
     })

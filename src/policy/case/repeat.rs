@@ -130,7 +130,9 @@ impl Repeated {
         let Prepared { case, body, time, id, request_id, .. } = request;
         let head = case.request.head.as_ref().ok()?;
         let facts = facts(case, head, body, *time, (*id, request_id));
-        Some(decider.decide(&facts, Phase::Request, Keep::Nothing))
+        let evaluate =
+            |settled: &mut _| decider.decide_settled(&facts, Phase::Request, Keep::Nothing, settled);
+        Some(case.mocks.ask(evaluate))
     }
 
     /// Lets go of what was printed.

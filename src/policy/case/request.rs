@@ -34,8 +34,8 @@ const REQUEST: [&str; 7] = ["method", "path", "scheme", "host", "protocol", "hea
 const RESPONSE: [&str; 3] = ["status", "headers", "latency_ms"];
 const SOURCE: [&str; 4] = ["ip", "port", "forwarded_for", "tls"];
 const TLS: [&str; 4] = ["version", "cipher", "sni", "client_certificate"];
-const CERTIFICATE: [&str; 7] =
-    ["subject", "issuer", "serial", "fingerprint_sha256", "san", "spiffe_id", "not_after"];
+const CERTIFICATE: [&str; 8] =
+    ["subject", "issuer", "serial", "fingerprint_sha256", "san", "spiffe_id", "not_after", "forwarded_by"];
 const SAN: [&str; 4] = ["dns", "uri", "email", "ip"];
 /// The end of a certificate's validity that a case leaves out: 2100-01-01.
 const NOT_AFTER: u32 = 4_102_444_800;
@@ -187,6 +187,8 @@ fn certificate_of(reader: &mut Reader, fields: &Fields<'_>) -> ClientCertificate
         san_email: Vec::new(),
         san_ip: Vec::new(),
         not_after: i64::from(reader.number::<u32>(fields, "not_after").unwrap_or(NOT_AFTER)),
+        forwarded_by: reader.address(fields, "forwarded_by").map(canonical_ip),
+        field: None,
     };
     if let Some(san) = reader.below(fields, "san", &SAN) {
         certificate.san_dns = reader.texts(&san, "dns");

@@ -69,6 +69,66 @@ fn a_decision_is_compared_with_what_is_expected() {
     fails("request: {path: /a}, expect: {undefined: true}", "undefined: true", "decision {\"allow\":true");
 }
 
+/// Asks whether somebody is blocked, and where `peer` is.
+const ASKING: &str = r#"package gateway
+
+default decision := {"allow": false}
+
+decision := {"allow": true, "reason": concat(" ", net.lookup_ip_addr("peer"))} if {
+	sent := http.send({"method": "GET", "url": sprintf("http://up/%s", [input.identity.subject]), "timeout": "200ms"})
+	sent.status_code == 200
+	not sent.body.blocked
+}
+"#;
+
+fn asked(mocks: &str, expect: &str) -> Result<Outcome, String> {
+    let text = format!(
+        "defaults: {{request: {{path: /a}}, identity: {{type: jwt, provider: p, subject: ada}}}}\n\
+         cases:\n- {{name: one, mocks: {mocks}, expect: {expect}}}\n"
+    );
+    let run = run_text(ASKING, &text, &options()).map_err(|errors| errors.to_string())?;
+    Ok(run.results.into_iter().next().unwrap().outcome)
+}
+
+#[test]
+fn what_is_asked_outside_is_answered_by_mocks() {
+    let lookup = "net.lookup_ip_addr: [{when: peer, answer: [192.0.2.1, 192.0.2.2]}]";
+    let allow = "{allow: true, reason: 192.0.2.1 192.0.2.2}";
+    let send = |send: &str| format!("{{http.send: {send}, {lookup}}}");
+    let good = "{status_code: 200, body: {blocked: false}}";
+    for (mocks, expect) in [
+        (send(good), allow),
+        (send(&format!("[{{when: {{url: \"http://up/ada\", method: GET}}, answer: {good}}}]")), allow),
+        (send(&format!("[{{when: {{url: \"http://up/eve\"}}, error: down}}, {{answer: {good}}}]")), allow),
+        (send("{status_code: 200, body: {blocked: true}}"), "false"),
+        (send("[{error: down}]"), "false"),
+        // What nobody answers fails the decision, whatever the policy makes of an error.
+        (send(&format!("[{{when: {{url: \"http://up/eve\"}}, answer: {good}}}]")), "{error: true}"),
+        (format!("{{http.send: {good}}}"), "{error: true}"),
+        ("{}".to_owned(), "{error: true}"),
+    ] {
+        assert_eq!(asked(&mocks, expect), Ok(Outcome::Passed), "{mocks}");
+    }
+}
+
+#[test]
+fn mocks_that_answer_nothing_are_refused() {
+    for (mocks, why) in [
+        ("{http.sent: {}}", "unknown key `mocks.http.sent`"),
+        ("{http.send: 200}", "`mocks.http.send` must be a mapping"),
+        ("{http.send: [{when: {url: a}}]}", "`mocks.http.send` needs either `answer` or `error`"),
+        ("{http.send: [{answer: {}, error: down}]}", "`mocks.http.send` needs either `answer` or `error`"),
+        ("{http.send: [{when: a, answer: {}}]}", "`mocks.http.send.when` must be a mapping"),
+        ("{http.send: [{whn: {}, answer: {}}]}", "unknown key `mocks.http.send.whn`"),
+        ("{net.lookup_ip_addr: peer}", "must be a list of addresses"),
+        ("{net.lookup_ip_addr: [{answer: peer}]}", "must be a list of addresses"),
+        ("[]", "`mocks` must be a mapping"),
+    ] {
+        let refused = asked(mocks, "true").unwrap_err();
+        assert!(refused.contains(why), "{mocks}: {refused}");
+    }
+}
+
 #[test]
 fn answers_that_are_no_decisions_can_be_expected() {
     passes("request: {path: /c}, expect: {undefined: true}");

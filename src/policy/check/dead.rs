@@ -163,7 +163,7 @@ pub(super) fn deprecated(tree: &Tree) -> Vec<Fault> {
 }
 
 /// What OPA has deprecated, and what to write instead (OPA's table of built-ins).
-const DEPRECATED: [(&str, &str); 12] = [
+const DEPRECATED: [(&str, &str); 11] = [
     ("all", "`every x in xs { x }`"),
     ("any", "`some x in xs; x`, or `true in xs`"),
     ("cast_array", "`is_array` and, from a set, `[x | some x in xs]`"),
@@ -175,5 +175,4 @@ const DEPRECATED: [(&str, &str); 12] = [
     ("net.cidr_overlap", "`net.cidr_contains`"),
     ("re_match", "`regex.match`"),
     ("set_diff", "`left - right`"),
-    ("rego.parse_module", "the module's own rules"),
 ];

@@ -22,7 +22,7 @@ const fn error(id: &'static str, summary: &'static str) -> Rule {
 }
 
 /// All rules, in the order of their names.
-pub const RULES: [Rule; 18] = [
+pub const RULES: [Rule; 19] = [
     error("bad_decision", "A value of a decision rule that the contract does not take."),
     lint("constant_condition", "A condition that never holds, or always does, whatever the input is."),
     lint("crowded_package", "A package that lies in a large data object, which every evaluation copies."),
@@ -36,6 +36,7 @@ pub const RULES: [Rule; 18] = [
     lint("undefined_reference", "A look-up of what a literal does not have."),
     error("unknown_input", "An input path that the contract does not know."),
     lint("unread_rule", "A rule or function that no entry point and no test reads."),
+    lint("unreadable_constant", "A constant pattern, glob or network that can never be read."),
     lint("unreachable_rule", "A definition that can never matter, because another one always holds."),
     lint("unused_assignment", "A variable that is assigned and not used."),
     lint("unused_import", "An import that is not used."),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use regorus::Value;
 use smallvec::SmallVec;
 
-use crate::contract::decision::{Decision, DecisionError};
+use crate::contract::decision::{Allow, Decision, DecisionError, Deny};
+use crate::policy::divergence::{of_allows, of_denials};
 
 /// Decision ids kept for each kind of change.
 const EXAMPLES: usize = 3;
@@ -106,8 +107,8 @@ pub struct Report {
 /// What came of asking.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Allow { reason: Option<String>, value: Value },
-    Deny { reason: Option<String>, value: Value },
+    Allow { allow: Box<Allow>, value: Value },
+    Deny { deny: Box<Deny>, value: Value },
     Failed,
 }
 
@@ -203,12 +204,13 @@ impl Outcome {
     pub(crate) fn of(result: Option<(Value, Result<Decision, DecisionError>)>) -> Self {
         match result {
             None | Some((_, Err(_))) => Self::Failed,
-            Some((value, Ok(Decision::Allow(allow)))) => Self::Allow { reason: allow.reason, value },
-            Some((value, Ok(Decision::Deny(deny)))) => Self::Deny { reason: deny.reason, value },
+            Some((value, Ok(Decision::Allow(allow)))) => Self::Allow { allow, value },
+            Some((value, Ok(Decision::Deny(deny)))) => Self::Deny { deny, value },
         }
     }
 
-    /// How `after` differs; `is_partial` compares verdicts alone.
+    /// How `after` differs: in what it does, not in how it is written, as a shadow's decisions are compared.
+    /// `is_partial` compares verdicts alone.
     pub(crate) fn change(&self, after: &Self, is_partial: bool) -> Option<Change> {
         match (self, after) {
             (Self::Deny { .. }, Self::Allow { .. }) => Some(Change::DenyToAllow),
@@ -218,18 +220,21 @@ impl Outcome {
             (Self::Deny { .. }, Self::Failed) => Some(Change::DenyToFailure),
             (Self::Failed, Self::Deny { .. }) => Some(Change::FailureToDeny),
             (Self::Failed, Self::Failed) => None,
-            (Self::Allow { value, .. }, Self::Allow { value: now, .. }) => {
-                (!is_partial && !is_same(value, now)).then_some(Change::AllowDiffers)
+            (Self::Allow { allow, value }, Self::Allow { allow: other, value: now }) => {
+                let differs = !is_same(value, now) && !of_allows(allow, other).is_empty();
+                (!is_partial && differs).then_some(Change::AllowDiffers)
             }
-            (Self::Deny { value, .. }, Self::Deny { value: now, .. }) => {
-                (!is_partial && !is_same(value, now)).then_some(Change::DenyDiffers)
+            (Self::Deny { deny, value }, Self::Deny { deny: other, value: now }) => {
+                let differs = !is_same(value, now) && !of_denials(deny, other).is_empty();
+                (!is_partial && differs).then_some(Change::DenyDiffers)
             }
         }
     }
 
     pub(super) fn reason(&self) -> Option<String> {
         match self {
-            Self::Allow { reason, .. } | Self::Deny { reason, .. } => reason.clone(),
+            Self::Allow { allow, .. } => allow.reason.clone(),
+            Self::Deny { deny, .. } => deny.reason.clone(),
             Self::Failed => None,
         }
     }
@@ -424,6 +429,21 @@ impl std::fmt::Display for Skipped {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_decisions_do_is_compared_and_not_how_they_are_written() {
+        let outcome = |text: &str| {
+            let value = Value::from_json_str(text).unwrap();
+            let decision = Decision::parse(&value, crate::contract::decision::Phase::Request);
+            Outcome::of(Some((value, decision)))
+        };
+        let change = |before: &str, after: &str| outcome(before).change(&outcome(after), false);
+        assert_eq!(change("true", r#"{"allow": true}"#), None);
+        assert_eq!(change("false", r#"{"allow": false, "status": 403}"#), None);
+        assert_eq!(change("true", r#"{"allow": true, "reason": "r"}"#), Some(Change::AllowDiffers));
+        assert_eq!(change("false", r#"{"allow": false, "status": 404}"#), Some(Change::DenyDiffers));
+        assert_eq!(change("false", r#"{"allow": true}"#), Some(Change::DenyToAllow));
+    }
 
     #[test]
     fn bits_are_a_set() {

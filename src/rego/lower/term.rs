@@ -253,7 +253,7 @@ impl Lowering<'_> {
             Target::Builtin(name) => match builtin::find(name) {
                 Known::Available { arity } => arity,
                 Known::Outside(_) => Some(1),
-                Known::Missing | Known::Unknown => None,
+                Known::Unknown => None,
             },
             Target::Unknown => None,
         }
@@ -286,15 +286,6 @@ impl Lowering<'_> {
                             "configure `{}` for the policy, with whom it may ask, or give the facts as data or input",
                             outside.setting()
                         ),
-                    );
-                    return Target::Unknown;
-                }
-                Known::Missing => {
-                    self.fault(
-                        at,
-                        "builtin_missing",
-                        format!("built-in `{name}` is known to OPA but not available here"),
-                        "compute it outside the policy, and give it as data or input",
                     );
                     return Target::Unknown;
                 }

@@ -326,7 +326,7 @@ impl<'t> Flattener<'t> {
             Function::Builtin(name) => match builtin::find(name) {
                 Known::Available { arity } => arity,
                 Known::Outside(_) => Some(1),
-                Known::Missing | Known::Unknown => None,
+                Known::Unknown => None,
             },
             Function::Rule(path) => self.tree.functions_at(path).find_map(|(_, rule)| {
                 if let crate::rego::tree::Shape::Function(arguments) = &rule.shape {

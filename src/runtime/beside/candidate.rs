@@ -16,6 +16,11 @@ use crate::runtime::snapshot::Policy;
 pub enum Shadow {
     /// It is evaluated beside the policy in force.
     Loaded(Arc<Candidate>),
+    /// No bundle of it has come from its server yet: the policy goes on without it.
+    Awaited {
+        /// Where its bundle comes from.
+        shown: String,
+    },
     /// It cannot be: the policy in force goes on without it.
     Refused {
         /// Where its bundle comes from.
@@ -26,7 +31,7 @@ pub enum Shadow {
 }
 
 /// A candidate for a policy in force, built with that one's settings.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Candidate {
     /// What would be in force.
     pub policy: Policy,
@@ -65,6 +70,25 @@ pub struct Verifier {
     comparable: [bool; 2],
 }
 
+impl Shadow {
+    /// What is evaluated, if anything is.
+    pub fn candidate(&self) -> Option<&Candidate> {
+        match self {
+            Self::Loaded(candidate) => Some(candidate),
+            Self::Awaited { .. } | Self::Refused { .. } => None,
+        }
+    }
+
+    /// The same beside another policy.
+    #[must_use]
+    pub fn beside(&self, in_force: &Policy) -> Self {
+        match self {
+            Self::Loaded(candidate) => Self::Loaded(Arc::new(candidate.beside(in_force))),
+            Self::Awaited { .. } | Self::Refused { .. } => self.clone(),
+        }
+    }
+}
+
 impl Candidate {
     /// `policy` as a candidate for `in_force`. It goes on with the counts of `former`, where that is the same.
     pub fn new(
@@ -90,6 +114,13 @@ impl Candidate {
             shown,
             sampling,
         }
+    }
+
+    /// The same, with its counts, beside another policy.
+    #[must_use]
+    pub fn beside(&self, in_force: &Policy) -> Self {
+        let left_to_chance = is_left_to_chance(&self.policy) || is_left_to_chance(in_force);
+        Self { left_to_chance, ..self.clone() }
     }
 
     /// Whether it is what is in force already.

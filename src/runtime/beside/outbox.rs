@@ -97,7 +97,7 @@ impl Lookout {
             Some(Shadow::Loaded(candidate)) if !candidate.is_in_force(policy) => {
                 Some(Shadowing::new(candidate))
             }
-            Some(Shadow::Loaded(_) | Shadow::Refused { .. }) | None => None,
+            Some(Shadow::Loaded(_) | Shadow::Awaited { .. } | Shadow::Refused { .. }) | None => None,
         };
         let verifier = policy.verifier.as_ref().map(Verifying::new);
         (shadow.is_some() || verifier.is_some()).then_some(Self { series, shadow, verifier })

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -106,11 +106,6 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// Where the archive of `policy` is kept, as OPA does it.
-pub(super) fn persisted_path(directory: &Path, policy: &str) -> PathBuf {
-    directory.join("bundles").join(policy).join("bundle.tar.gz")
-}
-
 /// The archive that is kept, if there is one; at most `bytes_max` of it are read.
 pub(super) fn read_persisted(path: &Path, bytes_max: u64) -> io::Result<Option<Archive>> {
     let file = match File::open(path) {
@@ -148,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_and_only_the_owner_can_read_it() {
         let directory = tempfile::tempdir().unwrap();
-        let path = persisted_path(directory.path(), "main");
+        let path = directory.path().join("bundles/main/bundle.tar.gz");
         assert!(read_persisted(&path, 10).unwrap().is_none());
         for text in ["a longer first one", "short"] {
             let archive = Archive::new(Bytes::copy_from_slice(text.as_bytes()), "url", Origin::Server);

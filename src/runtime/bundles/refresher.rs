@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use crate::config::model::Polling;
 use crate::runtime::build_error::with_sources;
 use crate::runtime::bundles::archive::Archive;
+use crate::runtime::bundles::key::Role;
 use crate::runtime::bundles::source::{Asking, Source};
-use crate::runtime::control::{Activation, Control};
+use crate::runtime::control::Control;
+use crate::runtime::control::activation::Activation;
 
 /// The first pause after a failed request, unless the shortest delay is shorter; each further one is twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -70,7 +72,13 @@ impl Task {
 async fn poll(source: &Arc<Source>, control: &Arc<Control>) {
     let polling = source.settings().polling;
     let mut failures = u32::from(source.is_unreachable());
-    let mut pause = pause(polling, failures, source.holds_requests(), Duration::ZERO);
+    // A snapshot does not wait for a candidate, so that is asked for here first.
+    let mut pause = if source.was_asked() {
+        pause(polling, failures, source.holds_requests(), Duration::ZERO)
+    } else {
+        Duration::ZERO
+    };
+    let mut may_lack = source.key().role == Role::Candidate;
     loop {
         // Ends early where the refused bundle is to be tried again.
         drop(tokio::time::timeout(pause, source.retry_wanted()).await);
@@ -85,7 +93,8 @@ async fn poll(source: &Arc<Source>, control: &Arc<Control>) {
         match fetched {
             Ok(archive) => {
                 if failures > 0 {
-                    tracing::info!(policy.id = %source.policy(), "Bundle server answers again");
+                    let shadow = source.shadow_mark();
+                    tracing::info!(policy.id = %source.policy(), shadow, "Bundle server answers again");
                 }
                 failures = 0;
                 if let Some(archive) = archive {
@@ -94,16 +103,40 @@ async fn poll(source: &Arc<Source>, control: &Arc<Control>) {
             }
             Err(fault) => {
                 let error = with_sources(&fault);
+                let (policy, shadow, url) = (source.policy(), source.shadow_mark(), &source.settings().shown);
                 if failures == 0 {
-                    let (policy, url) = (source.policy(), &source.settings().shown);
-                    tracing::warn!(policy.id = %policy, url, error, "Bundle not fetched, the last good one goes on");
+                    tracing::warn!(policy.id = %policy, shadow, url, error, "Bundle not fetched, the last good one goes on");
                 } else {
-                    tracing::debug!(policy.id = %source.policy(), error, "Bundle not fetched again");
+                    tracing::debug!(policy.id = %policy, shadow, error, "Bundle not fetched again");
                 }
                 failures = failures.saturating_add(1);
             }
         }
+        if std::mem::take(&mut may_lack) {
+            fall_back(source, control).await;
+        }
         pause = self::pause(polling, failures, source.holds_requests(), began.elapsed());
+    }
+}
+
+/// Takes the persisted candidate where the server has none to give.
+async fn fall_back(source: &Arc<Source>, control: &Arc<Control>) {
+    if source.key().archive(&control.shared().current().runtime).is_some() {
+        return;
+    }
+    let of = Arc::clone(source);
+    let persisted = tokio::task::spawn_blocking(move || of.persisted()).await;
+    match persisted {
+        Ok(Ok(Some(archive))) => activate(source, control, archive).await,
+        Ok(Ok(None)) => {}
+        Ok(Err(fault)) => {
+            let error = with_sources(&fault);
+            tracing::warn!(policy.id = %source.policy(), shadow = true, error, "Persisted bundle not read");
+        }
+        Err(error) => {
+            control.shared().metrics.task_panicked();
+            tracing::error!(policy.id = %source.policy(), %error, "Persisted bundle's reading panicked");
+        }
     }
 }
 
@@ -111,21 +144,21 @@ async fn poll(source: &Arc<Source>, control: &Arc<Control>) {
 async fn activate(source: &Arc<Source>, control: &Arc<Control>, archive: Archive) {
     let (of, by, tried) = (Arc::clone(source), Arc::clone(control), archive.clone());
     let activation = tokio::task::spawn_blocking(move || by.activate(&of, &tried)).await;
-    let policy = source.policy();
+    let (policy, shadow) = (source.policy(), source.shadow_mark());
     match activation {
         Ok(Ok(Activation::InForce { revision })) => {
             let generation = control.shared().generation();
-            tracing::info!(policy.id = %policy, policy.revision = revision, generation, "Bundle activated");
+            tracing::info!(policy.id = %policy, shadow, policy.revision = revision, generation, "Bundle activated");
         }
         Ok(Ok(Activation::Known | Activation::Obsolete | Activation::Unfit)) => {}
         Ok(Err(errors)) => {
             let (errors, url) = (errors.one_line(), &*archive.shown);
-            tracing::error!(policy.id = %policy, url, errors, "Bundle refused, the last good one goes on");
+            tracing::error!(policy.id = %policy, shadow, url, errors, "Bundle refused, the last good one goes on");
         }
         Err(error) => {
             control.shared().metrics.task_panicked();
             source.refused(&archive, vec!["its activation panicked".to_owned()]);
-            tracing::error!(policy.id = %policy, %error, "Bundle activation panicked, the last good one goes on");
+            tracing::error!(policy.id = %policy, shadow, %error, "Bundle activation panicked, the last good one goes on");
         }
     }
 }

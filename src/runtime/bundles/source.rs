@@ -12,12 +12,13 @@ use crate::base::clock::Clock;
 use crate::config::model::{Name, RemoteBundle};
 use crate::runtime::build_error::with_sources;
 use crate::runtime::bundles::archive::{self, Archive, Origin};
+use crate::runtime::bundles::key::{Key, Role};
 use crate::runtime::bundles::request::{self, Client, Condition, FetchFault, Refused, Response};
 
-/// A bundle that is fetched for one policy. Outlives reloads that leave its settings alone.
+/// A bundle that is fetched. Outlives reloads that leave its settings alone.
 #[derive(Debug)]
 pub struct Source {
-    policy: Name,
+    key: Key,
     settings: RemoteBundle,
     clock: Arc<dyn Clock>,
     client: Arc<Client>,
@@ -109,7 +110,7 @@ pub(super) enum Asking {
 
 impl Source {
     /// A source that was not asked yet.
-    pub(super) fn new(policy: Name, settings: RemoteBundle, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(key: Key, settings: RemoteBundle, clock: Arc<dyn Clock>) -> Self {
         let state = State {
             seen: None,
             refused: false,
@@ -118,12 +119,22 @@ impl Source {
             status: Status::default(),
         };
         let client = Arc::default();
-        Self { policy, settings, clock, client, state: Mutex::new(state), retry: Notify::new() }
+        Self { key, settings, clock, client, state: Mutex::new(state), retry: Notify::new() }
+    }
+
+    /// What it is for.
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// The policy that it is for.
     pub fn policy(&self) -> &Name {
-        &self.policy
+        &self.key.policy
+    }
+
+    /// `shadow=true` in the log, where it is a candidate's.
+    pub(super) fn shadow_mark(&self) -> Option<bool> {
+        (self.key.role == Role::Candidate).then_some(true)
     }
 
     /// Where and how it is fetched.
@@ -220,6 +231,16 @@ impl Source {
         self.state().status.unreachable.is_some()
     }
 
+    /// Whether the server was asked yet.
+    pub(super) fn was_asked(&self) -> bool {
+        self.state().status.last_request.is_some()
+    }
+
+    /// Whether `archive` is the last one that was taken or refused.
+    pub(super) fn has_seen(&self, archive: &Archive) -> bool {
+        self.state().seen.as_ref().is_some_and(|seen| seen.digest == Some(archive.digest))
+    }
+
     /// Notes that the snapshot in force is built of `archive`, and that it need not be looked at again.
     pub(in crate::runtime) fn adopted(&self, archive: &Archive) {
         let mut state = self.state();
@@ -228,6 +249,15 @@ impl Source {
         state.whole_only = false;
         state.status.refused = None;
         state.status.describe(archive);
+    }
+
+    /// Notes that a rollback has put `archive` in force. A policy goes on with that until its server has another; a candidate
+    /// is no part of what was to be undone, and is fetched anew.
+    pub(super) fn rolled_back_to(&self, archive: Option<&Archive>) {
+        let seen = archive.is_some_and(|archive| self.has_seen(archive));
+        if self.key.role == Role::Candidate && !seen {
+            self.want_whole();
+        }
     }
 
     /// Has the whole bundle fetched at once, as a delta is of no use.
@@ -245,12 +275,12 @@ impl Source {
         self.state().status.activated(self.clock.now());
         let Some(path) = self.persisted_path().filter(|_| archive.is_to_be_kept()) else { return };
         if let Err(error) = archive::persist(&path, archive) {
-            tracing::warn!(policy.id = %self.policy, path = %path.display(), %error, "Bundle not persisted");
+            tracing::warn!(policy.id = %self.key.policy, path = %path.display(), %error, "Bundle not persisted");
         }
     }
 
     /// Notes that `archive` was put in force in place of one that is refused.
-    pub(super) fn fell_back(&self, archive: &Archive) {
+    pub(in crate::runtime) fn fell_back(&self, archive: &Archive) {
         let mut state = self.state();
         state.status.describe(archive);
         state.status.activated(self.clock.now());
@@ -284,11 +314,11 @@ impl Source {
     }
 
     fn persisted_path(&self) -> Option<PathBuf> {
-        self.settings.persist.as_deref().map(|directory| archive::persisted_path(directory, &self.policy))
+        self.settings.persist.as_deref().map(|directory| directory.join(self.key.persisted_path()))
     }
 
     /// The archive that was kept, if there is one.
-    pub(super) fn persisted(&self) -> Result<Option<Archive>, FetchFault> {
+    pub(in crate::runtime) fn persisted(&self) -> Result<Option<Archive>, FetchFault> {
         let Some(path) = self.persisted_path() else { return Ok(None) };
         archive::read_persisted(&path, self.settings.size_limit.bytes())
             .map_err(|source| FetchFault::Persisted { file: path, source })

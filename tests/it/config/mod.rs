@@ -292,6 +292,10 @@ fn the_opposite_of_a_refusal_loads() {
         ("path: /healthz", "path: \"/healthz?deep=1\""),
         ("workers: 4", "workers: 4.0"),
         ("self_test: true", "shadow: {bundle: policies, sample: 10%, budget: 0.5%}"),
+        (
+            "self_test: true",
+            "shadow: {bundle: \"https://h/b.tar.gz\", size_limit: 1MiB, polling: {max_delay: 5m}}",
+        ),
         ("self_test: true", "verify: {sample: 1%, budget: 2%}"),
         ("self_test: true", "engine: interpreter"),
         ("127.0.0.1:9901}", "127.0.0.1:9901, explain: {recent: 100, size_limit: 1MiB}}"),

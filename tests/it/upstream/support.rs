@@ -132,6 +132,7 @@ pub(super) fn settings(endpoints: &[SocketAddr]) -> Upstream {
         health: None,
         tls: UpstreamTls::default(),
         preserve_host: false,
+        forward_client_certificate: false,
     }
 }
 
