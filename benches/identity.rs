@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
@@ -37,7 +38,7 @@ use serde_json::json;
 #[expect(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod token;
 
-use token::{Signer, jwks};
+use token::{Signer, base64url, jwks};
 
 const NOW: Duration = Duration::from_hours(500_000);
 
@@ -214,6 +215,42 @@ fn identity(criterion: &mut Criterion) {
     let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Basic YWxpY2U6c2VjcmV0"))]);
     let (chain, cache) = logins(&headers);
     criterion.bench_function("ldap seen before", |bencher| bencher.iter(|| ask(&chain, &cache, &headers)));
+}
+
+/// A token seen before whose holder proves with each request to have the key that it is bound to (RFC 9449).
+fn bound(criterion: &mut Criterion, signer: &Signer) {
+    let holder = Signer::es256("unused");
+    let key = holder.bare_jwk();
+    let thumbprint =
+        format!("{{\"crv\":{},\"kty\":{},\"x\":{},\"y\":{}}}", key["crv"], key["kty"], key["x"], key["y"]);
+    let hash = |bytes: &[u8]| base64url(digest::digest(&digest::SHA256, bytes).as_ref());
+    let token = signer.sign(&json!({
+        "iss": "https://idp.example", "aud": "orders", "sub": "alice", "exp": NOW.as_secs() + 300,
+        "cnf": {"jkt": hash(thumbprint.as_bytes())},
+    }));
+    let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": key}).to_string();
+    let ath = hash(token.as_bytes());
+    let authorization = HeaderValue::from_str(&format!("DPoP {token}")).unwrap();
+    let chain = tokens(&[signer]);
+    let cache = WorkerCache::new();
+    let mut number = 0;
+    criterion.bench_function("es256 bound to a key, seen before, with a new proof", |bencher| {
+        bencher.iter_batched_ref(
+            || {
+                number += 1;
+                let claims = json!({"htm": "GET", "htu": "http://localhost/", "iat": NOW.as_secs(),
+                    "jti": format!("proof-{number}"), "ath": ath});
+                let proof = holder.sign_parts(&header, &claims.to_string());
+                let proof = HeaderValue::from_str(&proof).unwrap();
+                HeaderMap::from_iter([
+                    (AUTHORIZATION, authorization.clone()),
+                    (HeaderName::from_static("dpop"), proof),
+                ])
+            },
+            |headers| ask(&chain, &cache, headers),
+            criterion::BatchSize::SmallInput,
+        );
+    });
 }
 
 /// What 100 000 callers take in memory, who all come to two workers; printed, for it is no time.

@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # gcc: aws-lc and mimalloc; the others are real servers and tools that tests talk to. A tool that is there is not asked for again.
-declare -A packages=([cc]=gcc [python3]=python3 [curl]=curl [nginx]=nginx [openssl]=openssl [/usr/sbin/slapd]=slapd)
+# npm brings an OpenID provider, and Chromium logs in at it.
+declare -A packages=([cc]=gcc [python3]=python3 [curl]=curl [nginx]=nginx [openssl]=openssl
+    [node]=nodejs [npm]=npm [/usr/sbin/slapd]=slapd [chromium]=chromium [chromedriver]=chromium-driver)
 missing=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
@@ -18,6 +20,7 @@ if ((${#missing[@]})); then
     $sudo apt-get update -qq
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
+[[ -d examples/oidc/node_modules/oidc-provider ]] || npm ci --prefix examples/oidc --no-audit --no-fund --no-update-notifier --silent
 command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
 
 profile=default

@@ -23,9 +23,13 @@ pub use self::identity::{
     ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, ExternalAsked,
     ExternalProvider, JwtProvider, KeyPart, KeySetSource, Memory, Provider, TokenBinding,
 };
+pub use self::oauth::{
+    ClientAuthentication, IntrospectionProvider, OAuthClient, OidcPaths, OidcProvider, OidcSession,
+};
 
 mod identity;
 pub mod ldap;
+mod oauth;
 
 /// The name of a listener, provider, upstream, policy or API: 1 to 64 of `a-z A-Z 0-9 _ -`. Cheap to clone.
 pub type Name = Arc<str>;

@@ -34,7 +34,7 @@ impl Effective {
         }
         for (name, provider) in written.identity.get_mut().into_iter().flatten() {
             match (provider.get_mut(), config.identity.get(name.0.as_str())) {
-                (Some(Provider::Jwt(jwt)), _) if jwt.jwks_uri.is_some() => {
+                (Some(Provider::Jwt(jwt)), _) if jwt.jwks_uri.is_some() || jwt.discovery => {
                     jwt.refresh.get_or_insert_with(default_refresh);
                 }
                 (Some(Provider::Ldap(ldap)), Some(model::Provider::Ldap(config))) => {

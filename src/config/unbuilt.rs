@@ -14,11 +14,6 @@ struct Unbuilt {
 }
 
 const UNBUILT: &[Unbuilt] = &[
-    Unbuilt {
-        path: &["identity", "*", "type"],
-        values: &["introspection", "oidc"],
-        instead: "use `jwt`, `api_key`, `client_certificate`, `ldap` or `external`",
-    },
     Unbuilt { path: &["apis", "*", "openapi"], values: &[], instead: "list the `routes` here" },
     Unbuilt {
         path: &["limits", "store"],

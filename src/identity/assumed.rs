@@ -123,6 +123,8 @@ pub fn assume(provider: &Provider, said: Said, now: Duration) -> Result<Assumed,
         Provider::Ldap(config) if config.enrich.is_some() => return Err(AssumeError::Enriches),
         Provider::Ldap(_) => plain("ldap", said),
         Provider::External(_) => plain("external", said),
+        Provider::Introspection(_) => plain("introspection", said),
+        Provider::Oidc(_) => plain("oidc", said),
     };
     Ok(Assumed { facts, certificate: None })
 }

@@ -18,6 +18,7 @@ use crate::contract::identity::{Facts, Failure, Identity};
 use crate::identity::binding::{Binding, NotHeld};
 use crate::identity::cache::{Key, Remembered, WorkerCache};
 use crate::identity::digest::{Sha256, sha256};
+use crate::identity::oidc::party::RelyingParty;
 use crate::identity::provider::{Provider, Role, next_id};
 use crate::identity::{
     Answer, Authenticator, Enricher, Presented, Proof, Rejection, Reply, Validity, Verdict,
@@ -141,6 +142,12 @@ impl Chain {
     /// The headers that the upstream does not get: those of providers that say so, whichever proves the identity.
     pub fn withheld_headers(&self) -> &FoldedNames {
         &self.withheld
+    }
+
+    /// Who logs browsers in here: the first that can.
+    pub fn relying_party(&self) -> Option<&Arc<RelyingParty>> {
+        let mut authenticators = self.links.iter().filter_map(|link| link.provider.authenticator());
+        authenticators.find_map(Authenticator::relying_party)
     }
 
     /// Finds out who asks. Returns without waiting unless a provider has to wait for another machine.

@@ -23,6 +23,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use crate::contract::identity::Facts;
 use crate::contract::request::{ClientCertificate, TlsFacts};
 use crate::identity::binding::Binding;
+use crate::identity::oidc::party::RelyingParty;
+use crate::identity::oidc::visit::Visit;
 
 pub mod api_key;
 pub mod assumed;
@@ -31,10 +33,14 @@ pub mod cache;
 pub mod chain;
 pub mod client_certificate;
 mod digest;
+pub mod discovery;
 pub mod external;
 mod header;
+pub mod introspection;
 pub mod jwt;
 pub mod ldap;
+pub mod oauth;
+pub mod oidc;
 pub mod provider;
 pub mod remote;
 pub mod resources;
@@ -68,6 +74,8 @@ pub struct Target<'r> {
     pub path: &'r str,
     /// The client's address.
     pub client: IpAddr,
+    /// What there is of a browser's sessions, where any provider has such.
+    pub visit: Option<&'r Visit>,
 }
 
 /// `GET http://localhost/`.
@@ -75,7 +83,7 @@ impl Default for Target<'_> {
     fn default() -> Self {
         static GET: Method = Method::GET;
         let client = IpAddr::from([127, 0, 0, 1]);
-        Self { method: &GET, scheme: "http", authority: "localhost", path: "/", client }
+        Self { method: &GET, scheme: "http", authority: "localhost", path: "/", client, visit: None }
     }
 }
 
@@ -114,6 +122,11 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     /// Changes whenever what was proven before must be proven again, as when a signing key was withdrawn.
     fn revision(&self) -> u64 {
         0
+    }
+
+    /// Who logs browsers in, where it can.
+    fn relying_party(&self) -> Option<&Arc<RelyingParty>> {
+        None
     }
 }
 

@@ -10,9 +10,12 @@ use crate::identity::api_key::ApiKeys;
 use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
 use crate::identity::external::{External, ExternalFault};
+use crate::identity::introspection::Introspection;
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::OpenError;
 use crate::identity::ldap::{self, LdapError};
+use crate::identity::oauth::ClientFault;
+use crate::identity::oidc::{Oidc, OidcFault};
 use crate::identity::resources::Resources;
 use crate::identity::{Authenticator, Enricher};
 
@@ -51,6 +54,12 @@ pub enum ProviderFault {
     /// The way to its service cannot be made.
     #[error(transparent)]
     External(#[from] ExternalFault),
+    /// It cannot ask its authorization server.
+    #[error(transparent)]
+    Introspection(#[from] ClientFault),
+    /// It cannot log browsers in.
+    #[error(transparent)]
+    Oidc(#[from] OidcFault),
 }
 
 /// All providers that cannot run, at least one.
@@ -110,7 +119,9 @@ pub fn warnings(configured: &BTreeMap<Name, model::Provider>) -> Vec<String> {
         model::Provider::Jwt(_)
         | model::Provider::ClientCertificate(_)
         | model::Provider::Ldap(_)
-        | model::Provider::External(_) => None,
+        | model::Provider::External(_)
+        | model::Provider::Introspection(_)
+        | model::Provider::Oidc(_) => None,
     };
     configured.iter().filter_map(warning).collect()
 }
@@ -130,6 +141,10 @@ fn role(name: &Name, config: &model::Provider, resources: &Resources) -> Result<
         model::Provider::ClientCertificate(config) => Box::new(ClientCertificates::new(config.clone())),
         model::Provider::Ldap(config) => return Ok(ldap::open(name, config, &resources.remotes)?),
         model::Provider::External(config) => Box::new(External::open(name, config, &resources.remotes)?),
+        model::Provider::Introspection(config) => {
+            Box::new(Introspection::open(name, config, &resources.remotes)?)
+        }
+        model::Provider::Oidc(config) => Box::new(Oidc::open(name, config, resources)?),
     }))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::base::clock::Clock;
 use crate::identity::jwt::key_sets::{self, KeySets};
 use crate::identity::jwt::replay::SeenProofs;
+use crate::identity::oidc::state::Sessions;
 use crate::identity::remote::remotes::Remotes;
 use crate::identity::remote::tasks::Runner;
 use crate::identity::shelf::Shelf;
@@ -18,6 +19,8 @@ pub struct Resources {
     pub remotes: Remotes,
     /// Proofs of possession that were shown.
     pub proofs: Arc<SeenProofs>,
+    /// What is known of browsers' sessions.
+    pub sessions: Sessions,
     /// What all workers have proven.
     pub shelf: Arc<Shelf>,
 }
@@ -34,8 +37,14 @@ impl Resources {
     pub fn new(clock: Arc<dyn Clock>) -> (Self, Keeper) {
         let (key_sets, refresher) = KeySets::new(Arc::clone(&clock));
         let (remotes, runner) = Remotes::new(clock);
-        let (proofs, shelf) = Default::default();
-        (Self { key_sets, remotes, proofs, shelf }, Keeper { refresher, runner })
+        let resources = Self {
+            key_sets,
+            remotes,
+            proofs: Arc::default(),
+            sessions: Sessions::default(),
+            shelf: Arc::default(),
+        };
+        (resources, Keeper { refresher, runner })
     }
 }
 

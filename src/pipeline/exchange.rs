@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use regorus::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use crate::contract::event::{Bundle, Event, Gateway, LimitTaken, LogLevel, Outco
 use crate::contract::identity::{Failure, Identity};
 use crate::contract::request::RequestHead;
 use crate::identity::chain::Chain;
+use crate::identity::oidc::visit::Visit;
 use crate::pipeline::Worker;
 use crate::pipeline::connection::Connection;
 use crate::pipeline::reject::Cause;
@@ -36,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) local: Rc<Local>,
     pub(crate) connection: Rc<Connection>,
     pub(crate) head: RequestHead,
+    /// A browser's cookies of the gateway's own, where any provider may have set some.
+    pub(crate) visit: Option<Box<Visit>>,
     pub(crate) evidence: Evidence,
 }
 
@@ -184,6 +187,19 @@ impl Exchange {
         let found = self.evidence.route.and_then(|(api, route)| self.local.resolve(api, route));
         let chain = found.map(|(api, route)| route.chain.as_ref().unwrap_or(&api.chain));
         chain.into_iter().flat_map(Chain::challenges).collect()
+    }
+
+    /// What the gateway sets in the browser beside the answer.
+    pub(crate) fn set_cookies(&self, headers: &mut HeaderMap) {
+        let cookies = self.visit.as_deref().map(Visit::take_cookies).unwrap_or_default();
+        if cookies.is_empty() {
+            return;
+        }
+        for cookie in cookies {
+            headers.append(header::SET_COOKIE, cookie);
+        }
+        // Nobody else may be given this session out of a shared cache (RFC 9111 section 7.3).
+        headers.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 
     fn record(&self) {

@@ -51,6 +51,7 @@ impl Routed {
                     authority: &exchange.head.authority,
                     path: exchange.head.path.as_str(),
                     client: from.source.client_ip,
+                    visit: exchange.visit.as_deref(),
                 },
                 now: exchange.evidence.received_at,
             };

@@ -22,6 +22,7 @@ use pin_project_lite::pin_project;
 use crate::runtime::worker;
 
 mod admitted;
+mod browser;
 mod cleared;
 pub mod connection;
 mod exchange;
@@ -39,6 +40,7 @@ pub mod websocket;
 
 pub use respond::ResponseBody;
 
+use admitted::Admitted;
 use connection::Connection;
 use received::Received;
 use request_body::UpstreamRequestBody;
@@ -97,8 +99,20 @@ async fn stages(
     connection: &Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Reject> {
-    let received = Received::read(worker, connection, request)?;
-    received.route()?.identify().await?.inspect().await?.decide().await?.enforce()?.forward().await
+    let received = Received::read(worker, connection, request)?.take_browser_cookies();
+    // Both are rare, and every request would carry the room for them.
+    if let Some((party, page)) = received.page() {
+        return Err(Box::pin(received.answer(party, page)).await);
+    }
+    match admitted(received).await {
+        Ok(admitted) => admitted.enforce()?.forward().await,
+        Err(reject) if reject.wants_login() => Err(Box::pin(reject.offer_login()).await),
+        Err(reject) => Err(reject),
+    }
+}
+
+async fn admitted(received: Received) -> Result<Admitted, Reject> {
+    received.route()?.identify().await?.inspect().await?.decide().await
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl Received {
         };
         let exchange = |head, evidence| {
             let (worker, local, connection) = (Rc::clone(worker), Rc::clone(&local), Rc::clone(connection));
-            Box::new(Exchange { worker, local, connection, head, evidence })
+            Box::new(Exchange { worker, local, connection, head, visit: None, evidence })
         };
         match read {
             Ok((head, source, hop, request_id)) => {

@@ -9,6 +9,7 @@ use crate::contract::canonical::Refusal;
 use crate::contract::decision::Deny;
 use crate::contract::event::Outcome;
 use crate::identity::Reply;
+use crate::identity::oidc::party::Kind;
 use crate::pipeline::framing::FramingError;
 use crate::policy::decide::Failure;
 
@@ -73,6 +74,15 @@ pub enum Cause {
     },
     /// No credential was given, and the API wants one.
     CredentialRequired,
+    /// A path that the gateway answers itself: what became of it.
+    Browser {
+        /// What became of it.
+        kind: Kind,
+        /// The browser is sent elsewhere.
+        is_redirect: bool,
+        /// Stable reason.
+        reason: &'static str,
+    },
     /// An identity provider cannot answer.
     IdentityUnavailable {
         /// Stable reason.
@@ -219,6 +229,7 @@ impl Cause {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Retired => StatusCode::GONE,
+            Self::Browser { kind, is_redirect, .. } => browser_status(*kind, *is_redirect),
             Self::BadCredential { reply: Some(reply), .. } => reply.status,
             Self::BadCredential { .. } | Self::CredentialRequired => StatusCode::UNAUTHORIZED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -262,6 +273,7 @@ impl Cause {
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::Retired => "api_retired",
             Self::BadCredential { reason, .. }
+            | Self::Browser { reason, .. }
             | Self::IdentityUnavailable { reason }
             | Self::UpstreamFailed { reason }
             | Self::UpstreamUnavailable { reason }
@@ -290,12 +302,20 @@ impl Cause {
     /// The kind that stands for all reasons that another module gives.
     fn kind(&self) -> Option<&'static str> {
         let is_credential = matches!(self, Self::BadCredential { .. });
-        let is_identity = matches!(self, Self::IdentityUnavailable { .. });
+        let is_refused_browser = matches!(
+            self,
+            Self::Browser {
+                kind: Kind::BadRequest | Kind::BadCredential | Kind::Forbidden | Kind::BadMethod,
+                ..
+            }
+        );
+        let is_identity =
+            matches!(self, Self::IdentityUnavailable { .. } | Self::Browser { kind: Kind::Unavailable, .. });
         let is_unavailable = matches!(self, Self::UpstreamUnavailable { .. });
         let is_failed = matches!(self, Self::UpstreamFailed { .. });
         let is_timeout = matches!(self, Self::UpstreamTimeout { .. });
         let kinds = [
-            (is_credential, "bad_credential"),
+            (is_credential || is_refused_browser, "bad_credential"),
             (is_identity, "identity_unavailable"),
             (is_unavailable, "upstream_unavailable"),
             (is_failed, "upstream_failed"),
@@ -344,9 +364,16 @@ impl Cause {
             | Self::BodyBroken
             | Self::Limited { .. }
             | Self::Denied(_)
-            | Self::ResponseDenied(_) => Fault::Client,
+            | Self::ResponseDenied(_)
+            | Self::Browser {
+                kind: Kind::Done | Kind::BadRequest | Kind::BadCredential | Kind::Forbidden | Kind::BadMethod,
+                ..
+            } => Fault::Client,
             Self::PolicyFailed(_) | Self::UnknownUpstream => Fault::Policy,
-            Self::Draining | Self::IdentityUnavailable { .. } | Self::Internal => Fault::Gateway,
+            Self::Browser { kind: Kind::Unavailable, .. }
+            | Self::Draining
+            | Self::IdentityUnavailable { .. }
+            | Self::Internal => Fault::Gateway,
             Self::UpstreamUnavailable { .. } | Self::UpstreamFailed { .. } | Self::UpstreamTimeout { .. } => {
                 Fault::Upstream
             }
@@ -386,8 +413,14 @@ impl Cause {
             | Self::BodyMalformed
             | Self::BodyUnsupported
             | Self::BodyTimeout
-            | Self::BodyBroken => Outcome::Refused,
-            Self::IdentityUnavailable { .. }
+            | Self::BodyBroken
+            | Self::Browser {
+                kind: Kind::BadRequest | Kind::BadCredential | Kind::Forbidden | Kind::BadMethod,
+                ..
+            } => Outcome::Refused,
+            Self::Browser { kind: Kind::Done, .. } => Outcome::Allowed,
+            Self::Browser { kind: Kind::Unavailable, .. }
+            | Self::IdentityUnavailable { .. }
             | Self::PolicyFailed(_)
             | Self::UnknownUpstream
             | Self::UpstreamUnavailable { .. }
@@ -424,6 +457,7 @@ impl Cause {
             Self::Retired => "this version of the API is retired".to_owned(),
             Self::BadCredential { .. } => "the credential is not accepted".to_owned(),
             Self::CredentialRequired => "a credential is required here".to_owned(),
+            Self::Browser { kind, .. } => browser_message(*kind).to_owned(),
             Self::IdentityUnavailable { .. } => "the identity cannot be checked now".to_owned(),
             Self::BodyTooLarge => "the body is too large".to_owned(),
             Self::BodyMalformed => "the body is not what its content type says".to_owned(),
@@ -474,6 +508,7 @@ impl Cause {
             | Self::Retired
             | Self::BadCredential { .. }
             | Self::CredentialRequired
+            | Self::Browser { .. }
             | Self::IdentityUnavailable { .. }
             | Self::BodyMalformed
             | Self::BodyUnsupported
@@ -507,6 +542,31 @@ impl From<Refusal> for Cause {
             Refusal::BodyMalformed => Self::BodyMalformed,
             Refusal::BodyUnsupported => Self::BodyUnsupported,
         }
+    }
+}
+
+fn browser_status(kind: Kind, is_redirect: bool) -> StatusCode {
+    match kind {
+        Kind::Done if is_redirect => StatusCode::SEE_OTHER,
+        Kind::Done => StatusCode::OK,
+        Kind::BadRequest => StatusCode::BAD_REQUEST,
+        Kind::BadCredential => StatusCode::UNAUTHORIZED,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn browser_message(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Done => "done",
+        Kind::BadRequest => {
+            "this is no login of this browser that is still open; begin again at the page you want"
+        }
+        Kind::BadCredential => "the login was not successful; begin again at the page you want",
+        Kind::Forbidden => "a page of another site may have sent this request",
+        Kind::BadMethod => "the method is not allowed here",
+        Kind::Unavailable => "the identity provider does not answer; try again later",
     }
 }
 

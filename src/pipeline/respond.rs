@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use crate::contract::decision::{self, Deny};
 use crate::identity::Reply;
+use crate::identity::oidc::party::Kind;
+use crate::pipeline::browser::Instead;
 use crate::pipeline::connection::HandedOut;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::reject::Cause;
@@ -27,6 +29,7 @@ struct Rejected {
     exchange: Box<Exchange>,
     cause: Cause,
     headers: Vec<(http::HeaderName, HeaderValue)>,
+    instead: Option<Instead>,
 }
 
 /// A response's body. It holds the exchange, so that the event is written when the body ends or is dropped.
@@ -48,7 +51,7 @@ enum Content {
 
 impl Reject {
     pub(crate) fn new(exchange: Box<Exchange>, cause: Cause) -> Self {
-        Self(Box::new(Rejected { exchange, cause, headers: Vec::new() }))
+        Self(Box::new(Rejected { exchange, cause, headers: Vec::new(), instead: None }))
     }
 
     /// Headers that the response carries whatever the cause (limits that were taken).
@@ -57,12 +60,40 @@ impl Reject {
         self
     }
 
+    /// The request.
+    pub(super) fn exchange(&self) -> &Exchange {
+        &self.0.exchange
+    }
+
+    /// Why it leaves.
+    pub(super) fn cause(&self) -> &Cause {
+        &self.0.cause
+    }
+
+    /// As it is, but for another cause.
+    pub(super) fn because(mut self, cause: Cause) -> Self {
+        self.0.cause = cause;
+        self
+    }
+
+    /// The cause stays as it is, and the client is answered something else, and gets these cookies.
+    pub(super) fn answered_instead(mut self, instead: Instead, cookies: Vec<HeaderValue>) -> Self {
+        self.0.instead = Some(instead);
+        self.0.headers.extend(cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie)));
+        self
+    }
+
     /// The response that says so.
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
-        let Rejected { mut exchange, cause, headers: extra } = *self.0;
+        let Rejected { mut exchange, cause, headers: extra, instead } = *self.0;
         exchange.evidence.rejected(&cause);
+        if let Some(instead) = &instead {
+            exchange.evidence.status = instead.status().as_u16();
+        }
         exchange.count_refusal(&cause);
         let mut response = match (cause.denial(), &cause) {
+            _ if instead.is_some() => another(instead.as_ref(), &exchange, &cause),
+            (_, Cause::Browser { kind: Kind::Done, .. }) => empty(cause.status()),
             (Some(deny), _) => denial(deny, &exchange, &cause),
             (None, Cause::BadCredential { reply: Some(reply), .. }) => of_service(reply),
             (None, _) => problem(&exchange, &cause),
@@ -77,6 +108,7 @@ impl Reject {
         }
         // RFC 9110 section 15.5.2: a 401 says how to do better, a policy's as the gateway's own.
         let is_unasked = matches!(cause, Cause::CredentialRequired)
+            || matches!(instead, Some(Instead::Unauthorized))
             || cause.denial().is_some_and(|deny| deny.status == StatusCode::UNAUTHORIZED);
         if is_unasked && !headers.contains_key(header::WWW_AUTHENTICATE) {
             for challenge in exchange.challenges() {
@@ -86,6 +118,7 @@ impl Reject {
         for (name, value) in extra {
             headers.append(name, value);
         }
+        exchange.set_cookies(headers);
         let control = &exchange.connection.control;
         if exchange.head.protocol == "HTTP/2" {
             response.body_mut().handed_out = Some(control.watch_response());
@@ -99,6 +132,29 @@ impl Reject {
         }
         response
     }
+}
+
+/// What a browser, or a program in it, is answered in place of a refusal.
+fn another(instead: Option<&Instead>, exchange: &Exchange, cause: &Cause) -> Response<ResponseBody> {
+    match instead {
+        Some(Instead::Login { location }) => {
+            let mut response = empty(StatusCode::FOUND);
+            response.headers_mut().insert(header::LOCATION, location.clone());
+            response
+        }
+        Some(Instead::Unauthorized) | None => {
+            let decision_id = exchange.evidence.decision_id.to_string();
+            let status = StatusCode::UNAUTHORIZED;
+            whole(status, PROBLEM_JSON, document_of(status, cause, Some(decision_id)).into())
+        }
+    }
+}
+
+/// An answer whose head says all.
+fn empty(status: StatusCode) -> Response<ResponseBody> {
+    let mut response = whole(status, PROBLEM_JSON, Bytes::new());
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response
 }
 
 /// To HEAD, and with 304, the head alone is sent; its length is the content's that is left out (RFC 9110 section 8.6).
@@ -126,7 +182,10 @@ fn problem(exchange: &Exchange, cause: &Cause) -> Response<ResponseBody> {
 }
 
 fn document(cause: &Cause, decision_id: Option<String>) -> String {
-    let status = cause.status();
+    document_of(cause.status(), cause, decision_id)
+}
+
+fn document_of(status: StatusCode, cause: &Cause, decision_id: Option<String>) -> String {
     let mut document = serde_json::json!({
         "title": status.canonical_reason().unwrap_or("Error"),
         "status": status.as_u16(),

@@ -124,6 +124,7 @@ fn add(
     for (name, value) in limit_headers {
         headers.insert(name, value);
     }
+    exchange.set_cookies(headers);
     if let Some(api) = exchange.runtime().apis.get(api) {
         // A date can be told only once, links of both.
         for (name, _) in api.lifecycle_headers.iter().filter(|(name, _)| *name != header::LINK) {

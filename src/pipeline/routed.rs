@@ -7,7 +7,7 @@ use crate::pipeline::received::{Origin, Received};
 use crate::pipeline::reject::Cause;
 use crate::pipeline::respond::Reject;
 use crate::runtime::router::{NoMatch, Params};
-use crate::runtime::snapshot::{Api, Route};
+use crate::runtime::snapshot::{Api, Listener, Route};
 
 /// A request for a known route.
 #[derive(Debug)]
@@ -60,6 +60,17 @@ impl Received {
 }
 
 fn find(exchange: &Exchange, from: &Origin) -> Result<Target, Cause> {
+    let listener = check_connection(exchange, from)?;
+    let head = &exchange.head;
+    match listener.router.find(&head.host, head.path.as_str(), &head.method) {
+        Ok(found) => Ok(Target { api: found.api, route: found.route, params: found.params }),
+        Err(NoMatch::Path) => Err(Cause::NoRoute),
+        Err(NoMatch::Method { allow }) => Err(Cause::MethodNotAllowed { allow }),
+    }
+}
+
+/// The listener, where the connection may be used for the request's host.
+pub(super) fn check_connection<'r>(exchange: &'r Exchange, from: &Origin) -> Result<&'r Listener, Cause> {
     let listener = exchange.runtime().listener(exchange.connection.listener).ok_or(Cause::Internal)?;
     let head = &exchange.head;
     // A certificate that was revoked after the handshake is none.
@@ -73,9 +84,5 @@ fn find(exchange: &Exchange, from: &Origin) -> Result<Target, Cause> {
     if sni.is_some_and(|sni| sni != head.host) && listener.router.names_host(&head.host) {
         return Err(Cause::Misdirected);
     }
-    match listener.router.find(&head.host, head.path.as_str(), &head.method) {
-        Ok(found) => Ok(Target { api: found.api, route: found.route, params: found.params }),
-        Err(NoMatch::Path) => Err(Cause::NoRoute),
-        Err(NoMatch::Method { allow }) => Err(Cause::MethodNotAllowed { allow }),
-    }
+    Ok(listener)
 }

@@ -8,6 +8,7 @@ use crate::config::model::{self, Config, Lifecycle, Name};
 use crate::contract::decision::FoldedNames;
 use crate::identity::chain::Chain;
 use crate::identity::jwt::dpop::DPOP;
+use crate::identity::oidc::party::RelyingParty;
 use crate::identity::provider::{self, Provider};
 use crate::identity::resources::Resources;
 use crate::runtime::beside::candidate::{Candidate, Shadow};
@@ -190,11 +191,12 @@ fn assemble(
         let built = build_api(api, &config, &providers, &clusters);
         faults.take(built.map_err(BuildError::Dangling))
     });
-    let apis = apis.collect();
+    let apis: Vec<Api> = apis.collect();
     if !faults.0.is_empty() {
         return Err(BuildErrors(faults.0));
     }
-    Ok(Runtime { config, instance, listeners, apis, policies, clusters, labels })
+    let has_browsers = apis.iter().any(|api: &Api| !api.parties.is_empty());
+    Ok(Runtime { config, instance, listeners, apis, policies, clusters, labels, has_browsers })
 }
 
 /// Listeners in the order of the running ones: their sockets stay as they are.
@@ -285,10 +287,12 @@ fn build_api(
         })
     });
     let routes = routes.collect::<Result<Vec<_>, Name>>()?;
+    let api_chain = chain(&api.identity)?;
     Ok(Api {
         name: Arc::clone(&api.name),
         version: api.version.clone(),
-        chain: chain(&api.identity)?,
+        parties: parties(&api_chain, &routes),
+        chain: api_chain,
         on_bad_credential: api.on_bad_credential,
         anonymous: api.anonymous,
         policy: policy.ok_or_else(|| Arc::clone(&api.policy))?,
@@ -302,6 +306,18 @@ fn build_api(
     })
 }
 
+/// Who logs browsers in for an API or one of its routes, each once.
+fn parties(chain: &Chain, routes: &[Route]) -> Vec<Arc<RelyingParty>> {
+    let mut parties: Vec<Arc<RelyingParty>> = Vec::new();
+    let chains = routes.iter().filter_map(|route| route.chain.as_ref());
+    for party in [chain].into_iter().chain(chains).filter_map(Chain::relying_party) {
+        if !parties.iter().any(|known| Arc::ptr_eq(known, party)) {
+            parties.push(Arc::clone(party));
+        }
+    }
+    parties
+}
+
 /// Every header that any provider takes a credential from: a client may send one to the wrong API.
 fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
     let headers = config.identity.values().flat_map(|provider| match provider {
@@ -311,8 +327,10 @@ fn credential_headers(config: &Config) -> Vec<http::HeaderName> {
         model::Provider::ApiKey(key) => vec![key.header.clone()],
         model::Provider::Ldap(ldap) if ldap.enrich.is_some() => Vec::new(),
         model::Provider::Ldap(_) => vec![http::header::AUTHORIZATION],
-        model::Provider::ClientCertificate(_) => Vec::new(),
         model::Provider::External(external) => external.forward.clone(),
+        model::Provider::Introspection(tokens) => vec![tokens.header.clone()],
+        // A browser's cookies never stay in a request.
+        model::Provider::ClientCertificate(_) | model::Provider::Oidc(_) => Vec::new(),
     });
     headers.collect()
 }

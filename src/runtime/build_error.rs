@@ -237,7 +237,11 @@ impl BuildError {
 
 fn of_provider(name: &Name, fault: &ProviderFault, path: &Path) -> Vec<Diagnostic> {
     match fault {
-        ProviderFault::KeySet(_) | ProviderFault::Ldap(_) | ProviderFault::External(_) => {
+        ProviderFault::KeySet(_)
+        | ProviderFault::Ldap(_)
+        | ProviderFault::External(_)
+        | ProviderFault::Introspection(_)
+        | ProviderFault::Oidc(_) => {
             vec![whole(path, format!("identity provider `{name}`: {}", with_sources(fault)))]
         }
         ProviderFault::KeysFile(errors) => {

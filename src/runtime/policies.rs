@@ -27,7 +27,7 @@ use crate::rego::fault::BundleErrors;
 use crate::rego::program::{EngineKind, Entrypoint, Options, Program};
 use crate::runtime::beside::candidate::Verifier;
 use crate::runtime::build::Faults;
-use crate::runtime::build_error::{BuildError, SigningError};
+use crate::runtime::build_error::{BuildError, BuildErrors, SigningError};
 use crate::runtime::bundles::Archives;
 use crate::runtime::bundles::archive::Archive;
 use crate::runtime::outside::Outbound;

@@ -135,6 +135,17 @@ impl Router {
         suffix.and_then(|suffix| self.wildcard.get(suffix)).unwrap_or(&self.any)
     }
 
+    /// The host of the configuration that leads to the APIs for `host`; empty for those that answer to any.
+    pub fn group_of<'h>(&self, host: &'h str) -> std::borrow::Cow<'h, str> {
+        use std::borrow::Cow;
+        if self.exact.contains_key(host) {
+            return Cow::Borrowed(host);
+        }
+        let suffix = host.find('.').and_then(|dot| host.get(dot..));
+        let suffix = suffix.filter(|suffix| self.wildcard.contains_key(*suffix));
+        suffix.map_or(Cow::Borrowed(""), |suffix| Cow::Owned(format!("*{suffix}")))
+    }
+
     /// Whether an API answers to just this host.
     pub fn names_host(&self, host: &str) -> bool {
         self.exact.contains_key(host)

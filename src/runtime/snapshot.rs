@@ -12,6 +12,7 @@ use crate::config::model::{self, Anonymous, BadCredential, Config, Lifecycle, Na
 use crate::contract::decision::FoldedNames;
 use crate::contract::decision::Phase;
 use crate::identity::chain::Chain;
+use crate::identity::oidc::party::RelyingParty;
 use crate::policy::bundle::Bundle;
 use crate::policy::decide::Rules;
 use crate::rego::differential::Verification;
@@ -41,6 +42,8 @@ pub struct Runtime {
     pub clusters: Clusters,
     /// Labels of every event.
     pub labels: EncodedLabels,
+    /// Browsers may have sessions.
+    pub has_browsers: bool,
 }
 
 /// A listener of a generation.
@@ -65,6 +68,8 @@ pub struct Api {
     pub version: Option<Arc<str>>,
     /// Providers it accepts.
     pub chain: Chain,
+    /// Who logs browsers in on its hosts.
+    pub parties: Vec<Arc<RelyingParty>>,
     /// What a bad credential means.
     pub on_bad_credential: BadCredential,
     /// What a request without a credential means.

@@ -99,8 +99,14 @@ fn post_at(world: &World, authorization: &str, proofs: &[&str], now: u64) -> Out
         headers.append(HeaderName::from_static("dpop"), HeaderValue::from_str(proof).unwrap());
     }
     let client = [192, 0, 2, 1].into();
-    let target =
-        Target { method: &Method::POST, scheme: "https", authority: "gw.test", path: "/pay", client };
+    let target = Target {
+        method: &Method::POST,
+        scheme: "https",
+        authority: "gw.test",
+        path: "/pay",
+        client,
+        ..Target::default()
+    };
     let now = Duration::from_secs(now);
     world.present(&Presented { headers: &headers, query: None, tls: None, target, now })
 }

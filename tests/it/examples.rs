@@ -312,11 +312,22 @@ fn ldap() {
 }
 
 #[test]
+fn oidc() {
+    let found = Command::new("npm").arg("--version").output().is_ok_and(|ran| ran.status.success());
+    if found {
+        // The first start installs the provider.
+        run("oidc", Duration::from_secs(150));
+    } else {
+        eprintln!("skipped: npm is not installed");
+    }
+}
+
+#[test]
 fn every_example_is_run() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let found = fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path());
     let found = found.filter(|path| path.join("requests.yaml").exists());
     let names: BTreeSet<_> = found.map(|path| path.file_name().unwrap().to_owned()).collect();
     // An example that is not here needs a test above.
-    assert_eq!(names, ["ldap", "quickstart", "sidecar"].into_iter().map(Into::into).collect());
+    assert_eq!(names, ["ldap", "oidc", "quickstart", "sidecar"].into_iter().map(Into::into).collect());
 }

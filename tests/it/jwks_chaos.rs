@@ -171,7 +171,7 @@ impl Load {
             thread::spawn(move || {
                 let thieves = [Signer::es256("k1"), Signer::es256("k2"), Signer::es256("unknown")];
                 let (mut served, mut asked) = (0, 0);
-                while !stop.load(Ordering::SeqCst) {
+                loop {
                     for thief in &thieves {
                         let status = ask(address, &token(thief, asked));
                         assert!(matches!(status, 401 | 503), "a forged token got {status}");
@@ -179,8 +179,10 @@ impl Load {
                     let signer = Arc::clone(&holder.lock().unwrap());
                     served += usize::from(ask(address, &token(&signer, number * 1_000_000 + asked)) == 200);
                     asked += 1;
+                    if stop.load(Ordering::SeqCst) {
+                        return (served, asked);
+                    }
                 }
-                (served, asked)
             })
         };
         let threads = (0..2).map(thread).collect();
@@ -275,7 +277,6 @@ fn a_key_server_that_was_down_at_the_start_is_found_when_it_comes() {
     let load = Load::start(address, &Arc::new(Mutex::new(Arc::new(Signer::es256("k9")))));
     let refused = get(address, "/", &format!("Authorization: Bearer {}\r\n", token(&key, 0)));
     assert_eq!(refused.status, 503, "nobody can say, which is not a no");
-    assert_eq!(gateway.events(1)[0]["gateway"]["outcome"], "refused");
     let reasons: Vec<_> = gateway.events(1).iter().map(|event| event["gateway"]["reason"].clone()).collect();
     assert!(reasons.iter().all(|reason| reason == "keys_unavailable"), "{reasons:?}");
 

@@ -208,9 +208,12 @@ pub(super) fn accepted<'c>(place: Place<'c>) -> &'c [config::model::Name] {
 fn proves(provider: &Provider) -> bool {
     match provider {
         Provider::Ldap(config) => config.enrich.is_none(),
-        Provider::Jwt(_) | Provider::ApiKey(_) | Provider::ClientCertificate(_) | Provider::External(_) => {
-            true
-        }
+        Provider::Jwt(_)
+        | Provider::ApiKey(_)
+        | Provider::ClientCertificate(_)
+        | Provider::Introspection(_)
+        | Provider::Oidc(_)
+        | Provider::External(_) => true,
     }
 }
 

@@ -21,9 +21,9 @@ use crate::contract::request::is_trust_domain;
 
 mod external;
 
-const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+pub(super) const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+pub(super) const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 const PROOF_LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(5);
-const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 
 impl Check<'_> {
     pub(super) fn provider(&mut self, place: &Place, written: &raw::Provider) -> Result<Provider, Reported> {
@@ -34,6 +34,10 @@ impl Check<'_> {
             raw::Provider::ClientCertificate(certificate) => {
                 self.client_certificate(place, certificate).map(Provider::ClientCertificate)
             }
+            raw::Provider::Introspection(written) => {
+                self.introspection(place, written).map(Provider::Introspection)
+            }
+            raw::Provider::Oidc(written) => self.oidc(place, written).map(Provider::Oidc),
             raw::Provider::External(external) => self.external(place, external).map(Provider::External),
         }
     }
@@ -122,6 +126,13 @@ impl Check<'_> {
     }
 
     fn key_set(&mut self, place: &Place, written: &raw::Jwt) -> Result<KeySetSource, Reported> {
+        if written.discovery {
+            return self.key_set_discovered(place, written);
+        }
+        if !written.endpoint_hosts.is_empty() {
+            let message = "`endpoint_hosts` has no effect without `discovery`";
+            return Err(self.together(place, &place.key("endpoint_hosts"), message, "take it out"));
+        }
         match (&written.jwks_uri, &written.jwks_file) {
             (Some(url), None) => self.key_set_url(place, written, url),
             (None, Some(file)) => {
@@ -141,10 +152,28 @@ impl Check<'_> {
                 Err(self.together(place, &place.key("jwks_file"), message, "keep one of them"))
             }
             (None, None) => {
-                let help = "the issuer's discovery document names its `jwks_uri`";
+                let help =
+                    "write `discovery: true`: the issuer's discovery document then says where its keys are";
                 Err(self.together(place, place, "neither `jwks_uri` nor `jwks_file` is given", help))
             }
         }
+    }
+
+    fn key_set_discovered(&mut self, place: &Place, written: &raw::Jwt) -> Result<KeySetSource, Reported> {
+        for (key, is_given) in
+            [("jwks_uri", written.jwks_uri.is_some()), ("jwks_file", written.jwks_file.is_some())]
+        {
+            if is_given {
+                let message = format!("`{key}` has no effect with `discovery`");
+                return Err(self.together(place, &place.key(key), message, "keep one of them"));
+            }
+        }
+        let issuer = self.issuer(&place.key("issuer"), &written.issuer);
+        let hosts = self.endpoint_hosts(&place.key("endpoint_hosts"), &written.endpoint_hosts);
+        let ca = written.jwks_ca.as_ref().map(|ca| self.authorities(&place.key("jwks_ca"), ca)).transpose();
+        let refresh = written.refresh.clone().unwrap_or_else(raw::default_refresh);
+        let refresh = self.duration(&place.key("refresh"), &refresh, REFRESH);
+        Ok(KeySetSource::Discovered { issuer: issuer?, hosts: hosts?, ca: ca?, refresh: refresh? })
     }
 
     fn key_set_url(
@@ -195,7 +224,7 @@ impl Check<'_> {
         Ok(algorithms)
     }
 
-    fn claims(&mut self, place: &Place, written: &raw::Claims) -> Result<ClaimPaths, Reported> {
+    pub(super) fn claims(&mut self, place: &Place, written: &raw::Claims) -> Result<ClaimPaths, Reported> {
         let mut path = |key: &str, written: &raw::ClaimPath| self.claim_path(&place.key(key), written);
         let subject = path("subject", &written.subject);
         let roles = written.roles.as_ref().map(|roles| path("roles", roles)).transpose();
@@ -240,6 +269,6 @@ pub(super) fn algorithm(written: raw::Algorithm) -> Algorithm {
     }
 }
 
-fn is_hmac(algorithm: Algorithm) -> bool {
+pub(super) fn is_hmac(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }

@@ -7,6 +7,7 @@ mod api;
 mod bundle;
 mod identity;
 mod listener;
+mod oauth;
 mod outside;
 mod pem;
 mod policy;
@@ -117,6 +118,9 @@ impl Check<'_> {
         let drain_timeout = self.drain_timeout(&root.key("drain_timeout"), &written.drain_timeout);
 
         self.distinct(listeners.as_deref(), apis.as_deref(), decision_logs.as_deref(), admin.as_ref().ok());
+        if let Ok(identity) = &identity {
+            self.distinct_oidc(identity);
+        }
         version?;
         let config = Config {
             path: file.to_owned(),

@@ -40,6 +40,7 @@ impl Check<'_> {
             );
         }
         self.unused(config);
+        self.oidc_without_tls(config);
         self.unreachable(config);
         self.proven_by_nobody(config);
         self.trusted_by_all(config);

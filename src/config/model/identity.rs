@@ -6,12 +6,11 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use jsonwebtoken::Algorithm;
 
-use super::CertificateFiles;
 use super::ldap::LdapProvider;
+use super::{CertificateFiles, IntrospectionProvider, OidcProvider};
 
 /// An identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and each is read through a reference")]
 pub enum Provider {
     /// `type: jwt`.
     Jwt(JwtProvider),
@@ -21,6 +20,10 @@ pub enum Provider {
     ClientCertificate(ClientCertificateProvider),
     /// `type: ldap`.
     Ldap(LdapProvider),
+    /// `type: introspection`.
+    Introspection(IntrospectionProvider),
+    /// `type: oidc`.
+    Oidc(OidcProvider),
     /// `type: external`.
     External(ExternalProvider),
 }
@@ -85,6 +88,17 @@ pub enum KeySetSource {
         /// Trusted issuers for the server's certificate; `None` uses the system's.
         ca: Option<PathBuf>,
         /// How often it is fetched again.
+        refresh: Duration,
+    },
+    /// Where the issuer's discovery document says, fetched in the background.
+    Discovered {
+        /// The issuer: `https`, or `http` on loopback.
+        issuer: String,
+        /// Hosts on which its endpoints may be beside its own and public names, lower case.
+        hosts: Vec<String>,
+        /// Trusted issuers for the servers' certificates; `None` uses the system's.
+        ca: Option<PathBuf>,
+        /// How often document and keys are fetched again.
         refresh: Duration,
     },
 }

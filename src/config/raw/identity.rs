@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::raw::identity::external::External;
 use crate::config::raw::identity::ldap::Ldap;
+use crate::config::raw::oauth::{Introspection, Oidc};
 use crate::config::raw::quantity::Duration;
 
 pub(crate) mod external;
@@ -13,7 +14,6 @@ pub(crate) mod ldap;
 /// A way to learn who sends a request.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "there are few, and they live as long as the load")]
 pub(crate) enum Provider {
     /// JSON Web Tokens of one issuer (RFC 7519), as bearer tokens.
     Jwt(Jwt),
@@ -23,6 +23,10 @@ pub(crate) enum Provider {
     ClientCertificate(ClientCertificate),
     /// A directory that is asked by LDAP.
     Ldap(Ldap),
+    /// Bearer tokens that the authorization server is asked about (RFC 7662).
+    Introspection(Introspection),
+    /// Browsers that log in at an OpenID provider.
+    Oidc(Oidc),
     /// An authentication service that is asked over HTTP.
     External(External),
 }
@@ -37,14 +41,22 @@ pub(crate) struct Jwt {
     /// Values of which the `aud` claim must hold one. Example: `[orders]`.
     #[schemars(length(min = 1), inner(length(min = 1)))]
     pub(crate) audiences: Vec<String>,
-    /// Where the issuer publishes its keys; `http` is allowed on loopback only. Either this or `jwks_file` is needed.
+    /// Where the issuer publishes its keys; `http` is allowed on loopback only. One of this, `discovery` and
+    /// `jwks_file` is needed.
     /// Example: `https://idp.example/jwks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) jwks_uri: Option<String>,
-    /// A file with the issuer's keys as a JSON Web Key Set (RFC 7517). Either this or `jwks_uri` is needed.
+    /// Whether the issuer's discovery document says where its keys are (OpenID Connect Discovery 1.0). `jwks_ca` and `refresh`
+    /// are for it, too. Default `false`.
+    #[serde(default)]
+    pub(crate) discovery: bool,
+    /// Hosts on which the keys may be, beside the issuer's own host and public names; for `discovery`. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) endpoint_hosts: Vec<String>,
+    /// A file with the issuer's keys as a JSON Web Key Set (RFC 7517).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) jwks_file: Option<String>,
-    /// A PEM file with the issuers trusted for the certificate of `jwks_uri`. Default those of the system.
+    /// A PEM file with the issuers trusted for the certificate of `jwks_uri` or of the issuer. Default those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) jwks_ca: Option<String>,
     /// How often `jwks_uri` is fetched again, at least `1s`. Default `5m`.
@@ -230,20 +242,20 @@ impl Default for Claims {
     }
 }
 
-fn default_algorithms() -> Vec<Algorithm> {
+pub(super) fn default_algorithms() -> Vec<Algorithm> {
     vec![Algorithm::RS256, Algorithm::ES256]
 }
 
-fn default_leeway() -> Duration {
+pub(super) fn default_leeway() -> Duration {
     Duration::new("30s")
 }
 
-fn default_token_header() -> String {
+pub(super) fn default_token_header() -> String {
     "Authorization".to_owned()
 }
 
 /// The upstream may want to know, too, and an option that takes something away is asked for.
-fn default_forward_credential() -> bool {
+pub(super) fn default_forward_credential() -> bool {
     true
 }
 

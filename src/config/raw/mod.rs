@@ -7,6 +7,7 @@
 pub(super) mod api;
 pub(super) mod identity;
 pub(super) mod listener;
+pub(super) mod oauth;
 pub(super) mod part;
 pub(super) mod policy;
 pub(super) mod quantity;

@@ -22,11 +22,11 @@ const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// The claims of one token.
 #[derive(Debug)]
-pub(super) struct Claims(Map<String, Value>);
+pub(in crate::identity) struct Claims(Map<String, Value>);
 
 /// What a token is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Confirmation {
+pub(in crate::identity) enum Confirmation {
     /// A client certificate's SHA-256, lower-case hexadecimal (RFC 8705 section 3.1).
     Certificate(String),
     /// A public key's thumbprint (RFC 9449 section 6.1).
@@ -34,25 +34,28 @@ pub(super) enum Confirmation {
 }
 
 impl Claims {
-    pub(super) fn new(claims: Map<String, Value>) -> Self {
+    pub(in crate::identity) fn new(claims: Map<String, Value>) -> Self {
         Self(claims)
     }
 
     /// The issuer: required, and a string.
-    pub(super) fn issuer(&self) -> Result<&str, Fault> {
-        text(self.0.get("iss"))?.ok_or(Fault::MissingClaim)
+    pub(in crate::identity) fn issuer(&self) -> Result<&str, Fault> {
+        self.text("iss")?.ok_or(Fault::MissingClaim)
+    }
+
+    /// A claim that is a string where it is there.
+    pub(in crate::identity) fn text(&self, name: &str) -> Result<Option<&str>, Fault> {
+        text(self.0.get(name))
+    }
+
+    /// The claims themselves.
+    pub(in crate::identity) fn members(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// The audiences, one of which must be accepted.
-    pub(super) fn audience(&self, accepted: &[String]) -> Result<Vec<String>, Fault> {
-        let audience = match self.0.get("aud") {
-            None => return Err(Fault::MissingClaim),
-            Some(Value::String(one)) => vec![one.clone()],
-            Some(Value::Array(list)) => strings(list)?,
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
-                return Err(Fault::InvalidClaim);
-            }
-        };
+    pub(in crate::identity) fn audience(&self, accepted: &[String]) -> Result<Vec<String>, Fault> {
+        let audience = self.audiences()?.ok_or(Fault::MissingClaim)?;
         if audience.iter().any(|name| accepted.contains(name)) {
             Ok(audience)
         } else {
@@ -60,8 +63,24 @@ impl Claims {
         }
     }
 
+    /// The audiences, if any are named.
+    pub(in crate::identity) fn audiences(&self) -> Result<Option<Vec<String>>, Fault> {
+        match self.0.get("aud") {
+            None => Ok(None),
+            Some(Value::String(one)) => Ok(Some(vec![one.clone()])),
+            Some(Value::Array(list)) => strings(list).map(Some),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+                Err(Fault::InvalidClaim)
+            }
+        }
+    }
+
     /// When the token holds, clock skew allowed for, and its `exp`; an error when that is not `now`.
-    pub(super) fn validity(&self, now: Duration, leeway: Duration) -> Result<(Validity, Duration), Fault> {
+    pub(in crate::identity) fn validity(
+        &self,
+        now: Duration,
+        leeway: Duration,
+    ) -> Result<(Validity, Duration), Fault> {
         let expires_at = self.time("exp")?.ok_or(Fault::MissingClaim)?;
         let not_before = self.time("nbf")?.unwrap_or_default().saturating_sub(leeway);
         let issued_at = self.time("iat")?.unwrap_or_default().saturating_sub(leeway);
@@ -79,7 +98,7 @@ impl Claims {
     }
 
     /// A `NumericDate`: seconds since the epoch, fractions allowed (RFC 7519 section 2).
-    pub(super) fn time(&self, name: &str) -> Result<Option<Duration>, Fault> {
+    pub(in crate::identity) fn time(&self, name: &str) -> Result<Option<Duration>, Fault> {
         let number = match self.0.get(name) {
             None => return Ok(None),
             Some(Value::Number(number)) => number,
@@ -94,14 +113,9 @@ impl Claims {
         time.filter(|time| time.as_secs() <= SECONDS_MAX).map(Some).ok_or(Fault::InvalidClaim)
     }
 
-    /// A claim that is a string.
-    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Fault> {
-        text(self.0.get(name))
-    }
-
     /// What the token is bound to (RFC 7800). A binding of a kind that cannot be checked here, or of two kinds, makes a
     /// token that proves nothing.
-    pub(super) fn confirmation(&self) -> Result<Option<Confirmation>, Fault> {
+    pub(in crate::identity) fn confirmation(&self) -> Result<Option<Confirmation>, Fault> {
         let confirmation = match self.0.get("cnf") {
             None => return Ok(None),
             Some(Value::Object(confirmation)) => confirmation,
@@ -123,11 +137,12 @@ impl Claims {
     }
 
     /// What the claims say about the subject, the claims themselves included.
-    pub(super) fn into_facts(
+    pub(in crate::identity) fn into_facts(
         self,
+        kind: &'static str,
         paths: &ClaimPaths,
         audience: Vec<String>,
-        expires_at: Duration,
+        expires_at: Option<Duration>,
     ) -> Result<Facts, Fault> {
         let subject = match self.lookup(&paths.subject)? {
             None => None,
@@ -136,15 +151,15 @@ impl Claims {
         };
         Ok(Facts {
             provider: None,
-            kind: Some("jwt"),
+            kind: Some(kind),
             subject,
-            issuer: Some(self.issuer()?.to_owned()),
+            issuer: self.text("iss")?.map(str::to_owned),
             audience,
             roles: self.names(paths.roles.as_deref())?,
             groups: self.names(paths.groups.as_deref())?,
             scopes: self.names(paths.scopes.as_deref())?,
             attributes: None,
-            expires_at: Some(expires_at),
+            expires_at,
             stale: false,
             claims: Some(PolicyValue::from(Value::Object(self.0))),
         })
@@ -271,7 +286,7 @@ mod tests {
             groups: Some(vec!["groups".into()]),
             scopes: Some(vec!["scope".into()]),
         };
-        claims(value).into_facts(&paths, vec![], Duration::ZERO)
+        claims(value).into_facts("jwt", &paths, vec![], Some(Duration::ZERO))
     }
 
     #[test]

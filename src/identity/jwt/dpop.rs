@@ -193,7 +193,14 @@ mod tests {
     use super::*;
 
     fn target<'a>(scheme: &'a str, authority: &'a str, path: &'a str) -> Target<'a> {
-        Target { method: &Method::GET, scheme, authority, path, client: [127, 0, 0, 1].into() }
+        Target {
+            method: &Method::GET,
+            scheme,
+            authority,
+            path,
+            client: [127, 0, 0, 1].into(),
+            ..Target::default()
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::identity::jwt::jwk::{Keys, Verifier};
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Deepest nesting of a token's JSON.
-pub(super) const JSON_DEPTH_MAX: usize = 32;
+pub(in crate::identity) const JSON_DEPTH_MAX: usize = 32;
 
 /// Header parameters that are refused: RFC 7515 section 4.1 (keys and certificates that the token itself brings, and
 /// extensions that must be understood), RFC 7516 (encryption), RFC 7797 (unencoded payload), RFC 7519 section 5.2
@@ -40,7 +40,7 @@ pub struct Jws<'t> {
 }
 
 /// Whether the credential has the three parts of a compact JWS; an opaque token has not, and may be another provider's.
-pub(super) fn has_shape(token: &[u8]) -> bool {
+pub(in crate::identity) fn has_shape(token: &[u8]) -> bool {
     memchr::memchr_iter(b'.', token).count() == 2
 }
 
@@ -89,14 +89,14 @@ impl<'t> Jws<'t> {
         &self.payload
     }
 
-    /// The `typ` parameter.
-    pub(super) fn token_type(&self) -> Option<&str> {
-        self.token_type.as_deref()
+    /// The `alg` parameter.
+    pub(in crate::identity) fn algorithm(&self) -> Algorithm {
+        self.algorithm
     }
 
-    /// The algorithm that it says it is signed with.
-    pub(super) fn algorithm(&self) -> Algorithm {
-        self.algorithm
+    /// The `typ` parameter.
+    pub(in crate::identity) fn token_type(&self) -> Option<&str> {
+        self.token_type.as_deref()
     }
 
     /// Proves that a key of the set made the signature, with one of the allowed algorithms.
@@ -114,7 +114,7 @@ impl<'t> Jws<'t> {
 }
 
 /// The claims of a payload.
-pub(super) fn parse_object(text: &[u8]) -> Result<Map<String, Value>, Fault> {
+pub(in crate::identity) fn parse_object(text: &[u8]) -> Result<Map<String, Value>, Fault> {
     match json::parse(text, JSON_DEPTH_MAX) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_))

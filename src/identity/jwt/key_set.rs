@@ -15,10 +15,14 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::fetch::FetchError;
 use crate::identity::digest::{Sha256, sha256};
+use crate::identity::discovery::{DiscoveryFault, Metadata};
 use crate::identity::jwt::jwk::{KeySetFault, Keys, Origin};
 
 /// Between two fetches that tokens with unknown keys ask for, whatever keys they name.
 pub const DEMAND_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The same where there are no keys yet, so that an issuer that comes up late is used soon.
+const FIRST_DEMAND_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long keys are used that could not be renewed, unless three refresh intervals are longer.
 pub const STALE_AFTER: Duration = Duration::from_hours(24);
@@ -35,9 +39,23 @@ pub enum RenewError {
     /// It could not be fetched.
     #[error("cannot fetch the key set")]
     Fetch(#[from] FetchError),
+    /// The issuer's discovery document could not be fetched.
+    #[error("cannot fetch the discovery document")]
+    Discovery(#[source] FetchError),
+    /// The issuer's discovery document is refused.
+    #[error("the discovery document is refused")]
+    Refused(#[from] DiscoveryFault),
     /// What was fetched is not a key set.
     #[error("the fetched key set cannot be used")]
     Unusable(#[from] KeySetFault),
+}
+
+/// What was fetched for a key set.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) document: Bytes,
+    /// What the issuer says of itself, where it was asked.
+    pub(super) metadata: Option<Metadata>,
 }
 
 /// How a key set is doing.
@@ -60,6 +78,7 @@ pub struct Status {
 pub struct KeySet {
     source: String,
     keys: ArcSwapOption<Keys>,
+    metadata: ArcSwapOption<Metadata>,
     /// Changes with the keys, after them: see [`KeySet::revision`].
     revision: AtomicU64,
     renewal: Mutex<Renewal>,
@@ -99,6 +118,7 @@ impl KeySet {
         Self {
             source,
             keys: ArcSwapOption::empty(),
+            metadata: ArcSwapOption::empty(),
             revision: AtomicU64::new(0),
             renewal: Mutex::new(Renewal { pending, ..Renewal::default() }),
             wanted: Arc::new(Notify::new()),
@@ -110,6 +130,11 @@ impl KeySet {
     /// The last good keys; none before the first fetch, or when they have gone stale.
     pub fn keys(&self) -> Guard<Option<Arc<Keys>>> {
         self.keys.load()
+    }
+
+    /// What the issuer says of itself, where its discovery document leads to the keys; as old as they are.
+    pub fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.metadata.load_full()
     }
 
     /// Changes whenever the keys do. What was proven with other keys must be proven again.
@@ -152,14 +177,19 @@ impl KeySet {
 
     /// Asks for newer keys because a token names one that is not there. `None` if there is no point in waiting: the
     /// last demand was too recent, or too many wait already.
-    pub(super) fn demand(self: &Arc<Self>, now: Duration) -> Option<impl Future<Output = ()> + use<>> {
+    pub(in crate::identity) fn demand(
+        self: &Arc<Self>,
+        now: Duration,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         let permit = Arc::clone(&self.waiters).try_acquire_owned().ok()?;
         let mut attempts = self.attempts.subscribe();
         {
             let mut renewal = self.renewal();
             if !renewal.pending {
                 // A clock that was set back must not forbid demands for as long.
-                let recent = |at: Duration| now.checked_sub(at).is_some_and(|ago| ago < DEMAND_INTERVAL);
+                let interval =
+                    if self.keys.load().is_some() { DEMAND_INTERVAL } else { FIRST_DEMAND_INTERVAL };
+                let recent = |at: Duration| now.checked_sub(at).is_some_and(|ago| ago < interval);
                 if renewal.demanded_at.is_some_and(recent) {
                     return None;
                 }
@@ -181,16 +211,18 @@ impl KeySet {
     /// Takes a fetched document, or keeps the last good one. Says whether the keys are fresh.
     pub(super) fn settle(
         &self,
-        fetched: Result<Bytes, FetchError>,
+        fetched: Result<Fetched, RenewError>,
         now: Duration,
         stale_after: Duration,
     ) -> bool {
-        let parsed = fetched.map_err(RenewError::Fetch).and_then(|document| {
-            Ok((sha256(&document), Keys::parse(&document, Origin::Network).map_err(RenewError::Unusable)?))
+        let parsed = fetched.and_then(|Fetched { document, metadata }| {
+            let keys = Keys::parse(&document, Origin::Network).map_err(RenewError::Unusable)?;
+            Ok((sha256(&document), keys, metadata))
         });
         let mut renewal = self.renewal();
         let renewed = match parsed {
-            Ok((document, keys)) => {
+            Ok((document, keys, metadata)) => {
+                self.metadata.store(metadata.map(Arc::new));
                 if renewal.document != Some(document) {
                     report(&self.source, &keys);
                     self.install(Some(keys));
@@ -207,6 +239,7 @@ impl KeySet {
                 if age.is_some_and(|age| age > stale_after) && self.keys.load().is_some() {
                     tracing::error!(key_set = %self.source, "Key set dropped as stale");
                     self.install(None);
+                    self.metadata.store(None);
                     renewal.document = None;
                 }
                 renewal.last_error = Some(error);

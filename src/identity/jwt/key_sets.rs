@@ -18,8 +18,9 @@ use crate::base::clock::Clock;
 use crate::base::pem::{self, PemError};
 use crate::config::model::KeySetSource;
 use crate::fetch::{FetchError, Fetcher, TrustError};
+use crate::identity::discovery::{self, DiscoveryFault, Metadata};
 use crate::identity::jwt::jwk::{DOCUMENT_BYTES_MAX, KeySetFault, Keys, Origin};
-use crate::identity::jwt::key_set::{KeySet, STALE_AFTER, Status};
+use crate::identity::jwt::key_set::{Fetched, KeySet, RenewError, STALE_AFTER, Status};
 
 /// The longest wait for a key set. With the longest pause it bounds the time from an issuer's return to its new keys.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -76,9 +77,18 @@ pub enum OpenError {
 /// What makes two configured sources the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct SourceKey {
-    url: Uri,
+    location: Location,
     ca: Option<Vec<CertificateDer<'static>>>,
     refresh: Duration,
+}
+
+/// Where keys are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Location {
+    /// At this URL.
+    Keys(Uri),
+    /// Where the issuer's discovery document says.
+    Issuer { issuer: String, hosts: Vec<String> },
 }
 
 /// All key sets that are open. Survives reloads.
@@ -111,7 +121,12 @@ impl KeySets {
             KeySetSource::File(path) => open_file(path.clone()),
             KeySetSource::Url { url, ca, refresh } => {
                 let ca = ca.as_deref().map(pem::certificates).transpose()?;
-                self.open_url(SourceKey { url: url.clone(), ca, refresh: *refresh })
+                self.open_url(SourceKey { location: Location::Keys(url.clone()), ca, refresh: *refresh })
+            }
+            KeySetSource::Discovered { issuer, hosts, ca, refresh } => {
+                let ca = ca.as_deref().map(pem::certificates).transpose()?;
+                let location = Location::Issuer { issuer: issuer.clone(), hosts: hosts.clone() };
+                self.open_url(SourceKey { location, ca, refresh: *refresh })
             }
         }
     }
@@ -147,12 +162,12 @@ impl KeySets {
             Some(issuers) => Fetcher::trusting_only(issuers.clone())?,
             None => self.trusting_system()?,
         };
-        let set = Arc::new(KeySet::awaited(key.url.to_string()));
+        let set = Arc::new(KeySet::awaited(key.location.to_string()));
         let task = Task {
             set: Arc::downgrade(&set),
             wanted: set.wanted(),
             fetcher,
-            url: key.url.clone(),
+            location: key.location.clone(),
             refresh: key.refresh,
         };
         self.opened.try_send(task).map_err(|_| OpenError::NotRefreshed)?;
@@ -196,7 +211,7 @@ struct Task {
     set: Weak<KeySet>,
     wanted: Arc<Notify>,
     fetcher: Fetcher,
-    url: Uri,
+    location: Location,
     refresh: Duration,
 }
 
@@ -224,9 +239,8 @@ impl Task {
     async fn run(self, clock: Arc<dyn Clock>) {
         let mut retry_after = RETRY_AFTER;
         loop {
-            let fetched = self.fetcher.get(&self.url, DOCUMENT_BYTES_MAX);
-            let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetched).await;
-            let fetched = fetched.unwrap_or(Err(FetchError::Timeout(FETCH_TIMEOUT)));
+            let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.location.fetch(&self.fetcher)).await;
+            let fetched = fetched.unwrap_or_else(|_| Err(FetchError::Timeout(FETCH_TIMEOUT).into()));
             let Some(set) = self.set.upgrade() else { return };
             let stale_after = STALE_AFTER.max(self.refresh.saturating_mul(3));
             let pause = if set.settle(fetched, clock.now(), stale_after) {
@@ -243,6 +257,32 @@ impl Task {
             if self.set.strong_count() == 0 {
                 return;
             }
+        }
+    }
+}
+
+impl Location {
+    async fn fetch(&self, fetcher: &Fetcher) -> Result<Fetched, RenewError> {
+        match self {
+            Self::Keys(url) => {
+                Ok(Fetched { document: fetcher.get(url, DOCUMENT_BYTES_MAX).await?, metadata: None })
+            }
+            Self::Issuer { issuer, hosts } => {
+                let url = discovery::document_url(issuer).ok_or(DiscoveryFault::Url("issuer"))?;
+                let document = fetcher.get(&url, discovery::DOCUMENT_BYTES_MAX).await;
+                let metadata = Metadata::parse(&document.map_err(RenewError::Discovery)?, issuer, hosts)?;
+                let document = fetcher.get(&metadata.jwks_uri, DOCUMENT_BYTES_MAX).await?;
+                Ok(Fetched { document, metadata: Some(metadata) })
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Keys(url) => write!(f, "{url}"),
+            Self::Issuer { issuer, .. } => f.write_str(issuer),
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::identity::jwt::key_set::KeySet;
 use crate::identity::jwt::replay::SeenProofs;
 use crate::identity::{Answer, Authenticator, Presented, Proof, Rejection, Verdict};
 
-mod claims;
+pub(in crate::identity) mod claims;
 pub mod dpop;
 pub mod fault;
 pub mod jwk;
@@ -82,7 +82,7 @@ pub(super) fn claimed(
         return Err(Fault::WrongIssuer);
     }
     let audience = claims.audience(&config.audiences)?;
-    claims.into_facts(&config.claims, audience, expires_at)
+    claims.into_facts("jwt", &config.claims, audience, Some(expires_at))
 }
 
 impl From<Fault> for Denial {
@@ -102,27 +102,6 @@ impl BearerTokens {
         let rules = |dpop| Arc::new(ProofRules::new(dpop, config.leeway, Arc::clone(seen)));
         let proofs = config.dpop.clone().map(rules);
         Self { verifier: Arc::new(Verifier { config, key_set, proofs }) }
-    }
-
-    /// Looks at as little of the token as can be: one seen before is known by its hash, whatever is in it.
-    fn token<'r>(&self, presented: &Presented<'r>) -> Result<Option<&'r [u8]>, Fault> {
-        let name = &self.verifier.config.header;
-        let value = match header::only(presented.headers, name) {
-            Ok(None) => return Ok(None),
-            Ok(Some(value)) => value,
-            Err(Ambiguous) => return Err(Fault::SeveralCredentials),
-        };
-        let speaks_dpop = self.verifier.proofs.is_some();
-        let token = if name == AUTHORIZATION { credential(value, speaks_dpop)? } else { Some(value) };
-        let Some(token) = token else { return Ok(None) };
-        // RFC 6750 section 2: not more than one way to send a token in one request.
-        if header::query_has(presented.query, "access_token") {
-            return Err(Fault::SeveralCredentials);
-        }
-        if token.len() > TOKEN_BYTES_MAX + DPOP_SCHEME.len() {
-            return Err(Fault::TooLarge);
-        }
-        Ok(Some(token))
     }
 }
 
@@ -144,7 +123,7 @@ impl Authenticator for BearerTokens {
     }
 
     fn find<'r>(&self, presented: &Presented<'r>) -> Result<Option<Cow<'r, [u8]>>, Rejection> {
-        match self.token(presented) {
+        match token(&self.verifier.config.header, presented, self.verifier.proofs.is_some()) {
             Ok(token) => Ok(token.map(Cow::Borrowed)),
             Err(fault) => Err(fault.rejection(Scheme::Bearer)),
         }
@@ -209,7 +188,7 @@ impl Verifier {
                 return Err(Fault::HolderNotProven.into());
             }
         };
-        let facts = claims.into_facts(&self.config.claims, audience, expires_at)?;
+        let facts = claims.into_facts("jwt", &self.config.claims, audience, Some(expires_at))?;
         Ok(Proof { facts, validity, binding: binding.map(Arc::new), revision: keys.revision() })
     }
 
@@ -231,6 +210,30 @@ impl Verifier {
             Denial::NoKeys => Verdict::Unavailable(NO_KEYS),
         }
     }
+}
+
+/// The token in the header `name`, with its scheme where that is DPoP's. Looks at as little of it as can be: one seen before is
+/// known by its hash, whatever is in it.
+pub(super) fn token<'r>(
+    name: &HeaderName,
+    presented: &Presented<'r>,
+    speaks_dpop: bool,
+) -> Result<Option<&'r [u8]>, Fault> {
+    let value = match header::only(presented.headers, name) {
+        Ok(None) => return Ok(None),
+        Ok(Some(value)) => value,
+        Err(Ambiguous) => return Err(Fault::SeveralCredentials),
+    };
+    let token = if name == AUTHORIZATION { credential(value, speaks_dpop)? } else { Some(value) };
+    let Some(token) = token else { return Ok(None) };
+    // RFC 6750 section 2: not more than one way to send a token in one request.
+    if header::query_has(presented.query, "access_token") {
+        return Err(Fault::SeveralCredentials);
+    }
+    if token.len() > TOKEN_BYTES_MAX + DPOP_SCHEME.len() {
+        return Err(Fault::TooLarge);
+    }
+    Ok(Some(token))
 }
 
 /// The credential of an `Authorization` value (RFC 9110 section 11.4): a bearer's token alone (RFC 6750 section 2.1), or
@@ -264,7 +267,7 @@ fn after_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
 }
 
 /// RFC 9110 section 11.2.
-fn check_token68(token: &[u8]) -> Result<(), Fault> {
+pub(super) fn check_token68(token: &[u8]) -> Result<(), Fault> {
     if memchr::memchr(b',', token).is_some() {
         return Err(Fault::SeveralCredentials);
     }
