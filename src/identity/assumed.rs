@@ -74,6 +74,17 @@ pub enum AssumeError {
         /// As in a decision event.
         reason: &'static str,
     },
+    /// A certificate of that name is refused.
+    #[error("a certificate of this subject is refused: `{reason}`")]
+    Certificate {
+        /// As in a decision event.
+        reason: &'static str,
+    },
+    /// It proves nobody's identity.
+    #[error(
+        "it adds to what others prove, and proves nobody: ask as somebody of another provider, with these groups and attributes"
+    )]
+    Enriches,
     /// The keys file is not usable.
     #[error(transparent)]
     KeysFile(#[from] KeysFileErrors),
@@ -108,7 +119,8 @@ pub fn assume(provider: &Provider, said: Said, now: Duration) -> Result<Assumed,
     let facts = match provider {
         Provider::Jwt(config) => token(config, said, now)?,
         Provider::ApiKey(config) => key(config, said, now)?,
-        Provider::ClientCertificate(config) => return Ok(certificate(config.clone(), said, now)),
+        Provider::ClientCertificate(config) => return certificate(config, said, now),
+        Provider::Ldap(config) if config.enrich.is_some() => return Err(AssumeError::Enriches),
         Provider::Ldap(_) => plain("ldap", said),
         Provider::External(_) => plain("external", said),
         Provider::Introspection(_) => plain("introspection", said),
@@ -134,38 +146,42 @@ pub fn plain(kind: &'static str, said: Said) -> Facts {
 }
 
 /// A certificate of this subject.
-pub fn certificate(config: ClientCertificateProvider, said: Said, now: Duration) -> Assumed {
+pub fn certificate(
+    config: &ClientCertificateProvider,
+    said: Said,
+    now: Duration,
+) -> Result<Assumed, AssumeError> {
     let until = now.saturating_add(GOOD_FOR);
     let text = |name: &str| said.attributes.get(name).and_then(Value::as_str).map(str::to_owned);
-    let only = |kind| if kind == config.subject { vec![said.subject.clone()] } else { Vec::new() };
-    let san_uri = match config.subject {
-        CertificateSubject::SanUri | CertificateSubject::SpiffeId => vec![said.subject.clone()],
-        CertificateSubject::SanDns | CertificateSubject::SanEmail | CertificateSubject::CommonName => {
-            text("spiffe_id").into_iter().collect()
-        }
-    };
-    let certificate = ClientCertificate {
+    let mut certificate = ClientCertificate {
         subject: text("distinguished_name").unwrap_or_else(|| format!("CN={}", said.subject)),
         issuer: text("issuer").unwrap_or_else(|| ISSUER.to_owned()),
-        common_name: only(CertificateSubject::CommonName).into_iter().next().or_else(|| text("common_name")),
+        common_name: text("common_name"),
         serial: text("serial").unwrap_or_else(|| "01".to_owned()),
         fingerprint_sha256: text("fingerprint_sha256").unwrap_or_else(|| "0".repeat(64)),
-        san_dns: only(CertificateSubject::SanDns),
-        san_uri,
-        san_email: only(CertificateSubject::SanEmail),
+        san_dns: Vec::new(),
+        san_uri: text("spiffe_id").into_iter().collect(),
+        san_email: Vec::new(),
         san_ip: Vec::new(),
         not_after: i64::try_from(until.as_secs()).unwrap_or(i64::MAX),
         forwarded_by: None,
         field: None,
     };
-    let facts = match ClientCertificates::new(config).prove(&certificate, now) {
+    let subject = said.subject.clone();
+    match config.subject {
+        CertificateSubject::SanUri | CertificateSubject::SpiffeId => certificate.san_uri = vec![subject],
+        CertificateSubject::SanDns => certificate.san_dns = vec![subject],
+        CertificateSubject::SanEmail => certificate.san_email = vec![subject],
+        CertificateSubject::CommonName => certificate.common_name = Some(subject),
+    }
+    let facts = match ClientCertificates::new(config.clone()).prove(&certificate, now) {
         Verdict::Proven(proof) => with(proof.facts, said),
-        // It has its name and has not expired, so it is proven.
-        Verdict::Foreign(_) | Verdict::Refused(_) | Verdict::Unavailable(_) => {
-            plain("client_certificate", said)
+        Verdict::Foreign(refusal) | Verdict::Refused(refusal) => {
+            return Err(AssumeError::Certificate { reason: refusal.reason });
         }
+        Verdict::Unavailable(reason) => return Err(AssumeError::Certificate { reason }),
     };
-    Assumed { facts, certificate: Some(certificate) }
+    Ok(Assumed { facts, certificate: Some(certificate) })
 }
 
 /// A token of the provider's issuer, read as its tokens are.
@@ -294,16 +310,16 @@ mod tests {
         let config =
             ClientCertificateProvider { subject: CertificateSubject::SanUri, trust_domains: Vec::new() };
         let id = "spiffe://example.org/device/7";
-        let assumed = certificate(
-            config,
-            said(&json!({"subject": id, "attributes": {"issuer": "CN=CA", "site": "north"}})),
-            NOW,
-        );
+        let alice = said(&json!({"subject": id, "attributes": {"issuer": "CN=CA", "site": "north"}}));
+        let assumed = certificate(&config, alice.clone(), NOW).unwrap();
         assert_eq!(assumed.facts.subject.as_deref(), Some(id));
         assert_eq!(assumed.facts.issuer.as_deref(), Some("CN=CA"));
         let attributes = serde_json::to_value(assumed.facts.attributes.unwrap()).unwrap();
         assert_eq!((&attributes["spiffe_id"], &attributes["site"]), (&json!(id), &json!("north")));
         assert_eq!(assumed.certificate.unwrap().spiffe_id(), Some(id));
+        let elsewhere =
+            ClientCertificateProvider { trust_domains: vec!["other.example".to_owned()], ..config };
+        assert!(matches!(certificate(&elsewhere, alice, NOW), Err(AssumeError::Certificate { .. })));
     }
 
     #[test]

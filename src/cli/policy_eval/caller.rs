@@ -146,11 +146,8 @@ impl CallerArgs {
             }
             let is_uri = said.subject.contains("://");
             let subject = if is_uri { CertificateSubject::SanUri } else { CertificateSubject::CommonName };
-            Ok(assumed::certificate(
-                ClientCertificateProvider { subject, trust_domains: Vec::new() },
-                said,
-                now,
-            ))
+            let config = ClientCertificateProvider { subject, trust_domains: Vec::new() };
+            Ok(assumed::certificate(&config, said, now)?)
         })
     }
 

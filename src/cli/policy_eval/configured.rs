@@ -14,7 +14,8 @@ use crate::cli::policy_eval::caller::{CallerArgs, Line, Met};
 use crate::config;
 use crate::config::interpolate::process_environment;
 use crate::config::model::{
-    Anonymous, Api, BundleSource, Config, Lifecycle, Listener, Policy, PolicyContract, Require, Route,
+    Anonymous, Api, BundleSource, Config, Lifecycle, Listener, Policy, PolicyContract, Provider, Require,
+    Route,
 };
 use crate::config::suggest;
 use crate::contract::decision::FoldedNames;
@@ -183,7 +184,7 @@ pub(super) fn admits(
         bail!("API `{}` takes one identity, the first that is proven: leave the other `--as` out", api.name);
     }
     if !is_anonymous && api.require == Require::All {
-        let missing = accepted.iter().filter(|name| config.identity.contains_key(*name));
+        let missing = accepted.iter().filter(|name| config.identity.get(*name).is_some_and(proves));
         let missing: Vec<&str> =
             missing.map(|name| &**name).filter(|name| args.providers().all(|given| given != *name)).collect();
         if !missing.is_empty() {
@@ -201,6 +202,19 @@ pub(super) fn admits(
 /// The providers that a route accepts.
 pub(super) fn accepted<'c>(place: Place<'c>) -> &'c [config::model::Name] {
     place.route.identity.as_deref().unwrap_or(&place.api.identity)
+}
+
+/// Whether a provider proves identities, rather than adding to those of others.
+fn proves(provider: &Provider) -> bool {
+    match provider {
+        Provider::Ldap(config) => config.enrich.is_none(),
+        Provider::Jwt(_)
+        | Provider::ApiKey(_)
+        | Provider::ClientCertificate(_)
+        | Provider::Introspection(_)
+        | Provider::Oidc(_)
+        | Provider::External(_) => true,
+    }
 }
 
 /// The listeners that are asked, in order.
