@@ -134,15 +134,14 @@ impl Writer {
 
     fn head(&mut self, tag: u8, length: usize) {
         self.0.push(tag);
-        match u8::try_from(length) {
-            Ok(short @ 0..0x80) => self.0.push(short),
-            Ok(_) | Err(_) => {
-                let octets = length.to_be_bytes();
-                let skipped = octets.iter().take_while(|octet| **octet == 0).count();
-                let octets = octets.get(skipped..).unwrap_or_default();
-                self.0.push(0x80 | u8::try_from(octets.len()).unwrap_or(0x7f));
-                self.0.extend_from_slice(octets);
-            }
+        if let Ok(short @ 0..0x80) = u8::try_from(length) {
+            self.0.push(short);
+        } else {
+            let octets = length.to_be_bytes();
+            let skipped = octets.iter().take_while(|octet| **octet == 0).count();
+            let octets = octets.get(skipped..).unwrap_or_default();
+            self.0.push(0x80 | u8::try_from(octets.len()).unwrap_or(0x7f));
+            self.0.extend_from_slice(octets);
         }
     }
 }

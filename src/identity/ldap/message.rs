@@ -131,7 +131,9 @@ impl Search {
         writer.boolean(BOOLEAN, false);
         self.filter.encode(writer);
         writer.nest(SEQUENCE, |list| {
-            self.attributes.iter().for_each(|attribute| list.put(OCTETS, attribute.as_bytes()));
+            for attribute in &self.attributes {
+                list.put(OCTETS, attribute.as_bytes());
+            }
             if self.attributes.is_empty() {
                 list.put(OCTETS, NO_ATTRIBUTES.as_bytes());
             }
@@ -145,7 +147,9 @@ impl Filled {
             Self::Any => writer.put(0x87, b"objectClass"),
             Self::One { filter, values } => encode(filter, values, writer),
             Self::Each { filter, values } => writer.nest(0xa1, |list| {
-                values.iter().for_each(|values| encode(filter, values, list));
+                for values in values {
+                    encode(filter, values, list);
+                }
             }),
         }
     }
@@ -174,7 +178,11 @@ fn encode(filter: &Filter, values: &Values, writer: &mut Writer) {
             assertion.put(OCTETS, value);
         });
     };
-    let each = |list: &mut Writer, parts: &[Filter]| parts.iter().for_each(|part| encode(part, values, list));
+    let each = |list: &mut Writer, parts: &[Filter]| {
+        for part in parts {
+            encode(part, values, list);
+        }
+    };
     match filter {
         Filter::And(parts) => writer.nest(0xa0, |list| each(list, parts)),
         Filter::Or(parts) => writer.nest(0xa1, |list| each(list, parts)),
@@ -183,9 +191,15 @@ fn encode(filter: &Filter, values: &Values, writer: &mut Writer) {
         Filter::Substrings { attribute, initial, any, last } => writer.nest(0xa4, |substrings| {
             substrings.put(OCTETS, attribute.as_bytes());
             substrings.nest(SEQUENCE, |list| {
-                initial.iter().for_each(|part| list.put(0x80, part));
-                any.iter().for_each(|part| list.put(0x81, part));
-                last.iter().for_each(|part| list.put(0x82, part));
+                for part in initial {
+                    list.put(0x80, part);
+                }
+                for part in any {
+                    list.put(0x81, part);
+                }
+                for part in last {
+                    list.put(0x82, part);
+                }
             });
         }),
         Filter::GreaterOrEqual(attribute, value) => compare(writer, 0xa5, attribute, value),
@@ -193,8 +207,12 @@ fn encode(filter: &Filter, values: &Values, writer: &mut Writer) {
         Filter::Present(attribute) => writer.put(0x87, attribute.as_bytes()),
         Filter::Approximate(attribute, value) => compare(writer, 0xa8, attribute, value),
         Filter::Extensible { attribute, with_name, rule, value } => writer.nest(0xa9, |assertion| {
-            rule.iter().for_each(|rule| assertion.put(0x81, rule.as_bytes()));
-            attribute.iter().for_each(|attribute| assertion.put(0x82, attribute.as_bytes()));
+            for rule in rule {
+                assertion.put(0x81, rule.as_bytes());
+            }
+            for attribute in attribute {
+                assertion.put(0x82, attribute.as_bytes());
+            }
             assertion.put(0x83, &values.fill(value));
             if *with_name {
                 assertion.boolean(0x84, true);
