@@ -14,4 +14,5 @@ pub mod pem;
 pub mod secret;
 pub mod share;
 pub mod size;
+pub mod spiffe;
 pub mod timer;

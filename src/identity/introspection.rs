@@ -278,7 +278,8 @@ mod tests {
             (json!({"token_type": "bearer"}), Ok(())),
             (json!({"token_type": "DPoP"}), Err("holder_not_proven")),
             (json!({"token_type": 1}), Err("invalid_claim")),
-            (json!({"cnf": {"jkt": "x"}}), Err("holder_not_proven")),
+            (json!({"cnf": {"jkt": "x"}}), Err("invalid_claim")),
+            (json!({"cnf": {"jkt": URL_SAFE_NO_PAD.encode([7; 32])}}), Err("holder_not_proven")),
             (json!({"scope": ["a", 1]}), Err("invalid_claim")),
             (json!({"sub": 7}), Err("invalid_claim")),
         ] {

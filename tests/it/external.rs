@@ -124,7 +124,7 @@ fn serve(mut stream: TcpStream, mode: &Mutex<Mode>, asked: &Mutex<Vec<String>>) 
 
 fn config(upstream: &RecordingUpstream, url: &str, more: &str, api: &str) -> String {
     let identity = format!(
-        "identity:\n  own: {{type: external, url: \"{url}\", forward: [authorization, x-tenant], {more}}}\n"
+        "identity:\n  own: {{type: external, url: \"{url}\", forward: [authorization, x-shop], {more}}}\n"
     );
     plain_config(&upstream.url(), &identity).replace(
         "{name: all, policy: main, upstream: up}",
@@ -148,12 +148,12 @@ const ALICE: &str = "Authorization: Basic YWxpY2U6d29uZGVybGFuZA==\r\n";
 fn the_service_gets_what_envoy_sends_and_its_answer_becomes_the_identity() {
     let (upstream, service) = (RecordingUpstream::start(), Service::answering(OK));
     let gateway = gateway(&upstream, &service, MAPPED);
-    let headers = format!("{ALICE}X-Tenant: acme\r\nX-Secret: no\r\nCookie: a=b\r\n");
+    let headers = format!("{ALICE}X-Shop: acme\r\nX-Secret: no\r\nCookie: a=b\r\n");
     assert_eq!(ask(&gateway, "/orders/1?page=2", &headers).status, 200);
     let asked = service.asked();
     let question = asked[0].to_ascii_lowercase();
     assert!(question.starts_with("get /check/orders/1?page=2 http/1.1\r\n"), "{question}");
-    for held in ["authorization: basic ywx", "x-tenant: acme", "host: gw.test"] {
+    for held in ["authorization: basic ywx", "x-shop: acme", "host: gw.test"] {
         assert!(question.contains(held), "{question}");
     }
     assert!(!question.contains("x-secret") && !question.contains("cookie"), "{question}");

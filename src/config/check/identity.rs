@@ -10,6 +10,7 @@ use jsonwebtoken::Algorithm;
 
 use super::value::{bare_host, is_loopback_host};
 use super::{Check, all};
+use crate::base::spiffe::is_trust_domain;
 use crate::config::model::{
     ApiKeyProvider, CertificateSubject, ClaimPaths, ClientCertificateProvider, Dpop, JwtProvider,
     KeySetSource, Provider, TokenBinding,
@@ -17,7 +18,6 @@ use crate::config::model::{
 use crate::config::place::Place;
 use crate::config::raw::identity as raw;
 use crate::config::report::Reported;
-use crate::contract::request::is_trust_domain;
 
 mod external;
 

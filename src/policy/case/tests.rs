@@ -297,7 +297,7 @@ fn refused(text: &str, want: &[&str]) {
 fn all_faults_come_at_once_each_with_its_place() {
     let text = "policy: {decision: gateway/nothing}\nextra: 1\ndefaults: {name: x, api: {rout: a}}\ncases:\n\
         - name: one\n  request: {path: /a, methd: GET, body: null, headers: {\"a b\": c, content-length: 3}}\n  \
-        identity: {type: ldap, roles: admin}\n  source: {ip: here, port: 99999}\n  expect: {alow: true}\n\
+        identity: {type: kerb, roles: admin}\n  source: {ip: here, port: 99999}\n  expect: {alow: true}\n\
         - name: one\n  request: {method: \"\"}\n  time: now\n  response: {}\n  expect: {refused: 400, allow: true}\n\
         - request: {path: /}\n  expect: {undefined: false}\n- 7\n";
     refused(
@@ -310,7 +310,7 @@ fn all_faults_come_at_once_each_with_its_place() {
             "p.case.yaml:6:57: `request.headers`: `a b` is no header name",
             "p.case.yaml:6:67: `request.headers`: `content-length` comes from the body",
             "p.case.yaml:7:13: `identity.provider` is missing",
-            "p.case.yaml:7:20: `identity.type` cannot be `ldap`",
+            "p.case.yaml:7:20: `identity.type` cannot be `kerb`",
             "p.case.yaml:7:33: `identity.roles` must be a list",
             "p.case.yaml:8:16: `source.ip`: `here` is no IP address",
             "p.case.yaml:8:28: `source.port` is no number that fits",

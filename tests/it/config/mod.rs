@@ -114,7 +114,7 @@ fn the_full_example_loads() {
     let api = &config.apis[0];
     assert_eq!((api.base_path.as_str(), api.lifecycle.clone()), ("/v2", Lifecycle::Active));
     assert_eq!(api.routes[1].body_bytes.unwrap().bytes(), 64 * 1024);
-    assert_eq!(api.identity_headers.len(), 19);
+    assert_eq!(api.identity_headers.len(), 20);
     let names: Vec<String> =
         config.files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect();
     let want = [
