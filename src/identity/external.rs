@@ -107,21 +107,18 @@ impl External {
             values.into_iter().for_each(|value| put(value.as_bytes()));
         };
         let (mut method, mut authority, mut path) = (false, false, false);
-        match &self.config.memory {
-            Some(memory) => {
-                for part in &memory.key {
-                    match part {
-                        KeyPart::Method => method = true,
-                        KeyPart::Authority => authority = true,
-                        KeyPart::Path => path = true,
-                        KeyPart::Header(name) => put_header(name),
-                    }
+        if let Some(memory) = &self.config.memory {
+            for part in &memory.key {
+                match part {
+                    KeyPart::Method => method = true,
+                    KeyPart::Authority => authority = true,
+                    KeyPart::Path => path = true,
+                    KeyPart::Header(name) => put_header(name),
                 }
             }
-            None => {
-                (method, authority, path) = (true, true, true);
-                self.config.forward.iter().for_each(put_header);
-            }
+        } else {
+            (method, authority, path) = (true, true, true);
+            self.config.forward.iter().for_each(put_header);
         }
         let target = &presented.target;
         if method {

@@ -35,7 +35,7 @@ const CHAIN_MAX: usize = 8;
 const KNOWN_MAX: usize = 1024;
 
 /// How long one is remembered: a list of revoked certificates may end meanwhile.
-const KNOWN_FOR: Duration = Duration::from_secs(60);
+const KNOWN_FOR: Duration = Duration::from_mins(1);
 
 /// Whose certificates a listener takes from trusted proxies.
 pub struct ForwardedCertificates {

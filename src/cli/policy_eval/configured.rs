@@ -200,7 +200,7 @@ pub(super) fn admits(
 }
 
 /// The providers that a route accepts.
-pub(super) fn accepted<'c>(place: Place<'c>) -> &'c [config::model::Name] {
+pub(super) fn accepted(place: Place<'_>) -> &[config::model::Name] {
     place.route.identity.as_deref().unwrap_or(&place.api.identity)
 }
 

@@ -212,7 +212,7 @@ impl Verifier {
     }
 }
 
-/// The token in the header `name`, with its scheme where that is DPoP's. Looks at as little of it as can be: one seen before is
+/// The token in the header `name`, with its scheme where that is `DPoP`'s. Looks at as little of it as can be: one seen before is
 /// known by its hash, whatever is in it.
 pub(super) fn token<'r>(
     name: &HeaderName,

@@ -204,5 +204,5 @@ fn text_at(document: Option<&Value>, path: &[String]) -> Option<String> {
     for step in path {
         value = value.as_object().ok()?.get(&Value::from(step.as_str()))?;
     }
-    value.as_string().ok().map(|text| text.to_string())
+    value.as_string().ok().map(std::string::ToString::to_string)
 }

@@ -13,7 +13,7 @@ pub(crate) struct Ldap {
     /// The directory's server, or a list of servers with the same content, the preferred one first. Example:
     /// `ldaps://ldap.example`, `[ldaps://ldap-1.example, ldaps://ldap-2.example]`.
     pub(crate) url: Urls,
-    /// Whether connections to `ldap` URLs are protected by the StartTLS operation before anything else is sent. Default
+    /// Whether connections to `ldap` URLs are protected by the `StartTLS` operation before anything else is sent. Default
     /// `false`.
     #[serde(default)]
     pub(crate) start_tls: bool,

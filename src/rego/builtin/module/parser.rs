@@ -591,11 +591,10 @@ impl Parser<'_> {
             let items = self.list("]", vec![head])?;
             return Term::node(Kind::Array(items));
         }
-        if self.is("|") && may_be_comprehension {
-            if let Some(body) = self.comprehension("]")? {
+        if self.is("|") && may_be_comprehension
+            && let Some(body) = self.comprehension("]")? {
                 return Term::node(Kind::ArrayComprehension { term: head, body });
             }
-        }
         self.state = before;
         let items = self.list("]", Vec::new())?;
         Term::node(Kind::Array(items))
