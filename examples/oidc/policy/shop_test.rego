@@ -8,7 +8,7 @@ customer := {"authenticated": true, "subject": "bob", "groups": ["staff"]}
 
 manager := {"authenticated": true, "subject": "alice", "groups": ["staff", "managers"]}
 
-allowed(who, path) := shop.decision.allow with input as {"identity": who, "request": {"path": path}}
+allowed(who, path) if shop.decision.allow with input as {"identity": who, "request": {"path": path}}
 
 test_anybody_may_look if allowed(anonymous, "/shop")
 
