@@ -69,7 +69,7 @@ enum PolicyCommand {
     /// Compile, and find what is probably not meant
     Check(policy_check::CheckArgs),
     /// Ask a policy about one input
-    Eval(policy_eval::EvalArgs),
+    Eval(Box<policy_eval::EvalArgs>),
     /// Measure what a decision costs
     Bench(policy_bench::BenchArgs),
     /// Show what each entry point reads

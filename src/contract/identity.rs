@@ -67,7 +67,9 @@ impl Facts {
         if let Some(more) = more {
             let own = self.attributes.as_ref().and_then(|own| own.as_object().ok());
             let mut merged = more.clone();
-            merged.extend(own.into_iter().flat_map(regorus::value::Object::iter).map(|(k, v)| (k.clone(), v.clone())));
+            merged.extend(
+                own.into_iter().flat_map(regorus::value::Object::iter).map(|(k, v)| (k.clone(), v.clone())),
+            );
             self.attributes = Some(Value::from(merged));
         }
         self.stale |= known.stale;

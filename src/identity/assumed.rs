@@ -277,7 +277,7 @@ mod tests {
 
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: Duration = Duration::from_hours(500_000);
 
     fn said(value: &Value) -> Said {
         let texts = |name: &str| {

@@ -192,9 +192,8 @@ impl Chain {
             }
         }
         match missing {
-            None if all.is_empty() => Outcome::Anonymous,
+            None | Some(_) if all.is_empty() => Outcome::Anonymous,
             None => Outcome::Proven(self.combine(&all, &attempt)),
-            Some(_) if all.is_empty() => Outcome::Anonymous,
             Some(Link { provider, .. }) => {
                 let challenge = provider.authenticator().map(Authenticator::challenge);
                 let challenge = challenge.unwrap_or(HeaderValue::from_static(""));

@@ -104,7 +104,9 @@ impl External {
         let mut put_header = |name: &HeaderName| {
             let values: Vec<_> = presented.headers.get_all(name).iter().collect();
             put(&values.len().to_le_bytes());
-            values.into_iter().for_each(|value| put(value.as_bytes()));
+            for value in values {
+                put(value.as_bytes());
+            }
         };
         let (mut method, mut authority, mut path) = (false, false, false);
         if let Some(memory) = &self.config.memory {
@@ -174,8 +176,9 @@ fn question(config: &ExternalProvider, presented: &Presented<'_>) -> Option<Outg
     let url = if config.append_path {
         let mut path = config.url.path().trim_end_matches('/').to_owned();
         path.push_str(target.path);
-        let query = presented.query.filter(|query| !query.is_empty());
-        query.into_iter().for_each(|query| path.extend(["?", query]));
+        if let Some(query) = presented.query.filter(|query| !query.is_empty()) {
+            path.extend(["?", query]);
+        }
         let mut parts = config.url.clone().into_parts();
         parts.path_and_query = Some(path.parse().ok()?);
         Uri::from_parts(parts).ok()?
@@ -236,7 +239,7 @@ impl Service {
     fn read(&self, method: &Method, answer: Received) -> Result<Finding, Outage> {
         if answer.status == StatusCode::OK {
             return match self.facts(&answer.headers) {
-                Some(facts) => Ok(Finding::Proven { facts, until: None }),
+                Some(facts) => Ok(Finding::Proven { facts: Box::new(facts), until: None }),
                 None => Err(Outage { reason: "external_answer_malformed" }),
             };
         }

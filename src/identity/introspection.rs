@@ -158,7 +158,7 @@ fn read(config: &IntrospectionProvider, document: Map<String, Value>, now: Durat
         return Finding::Refused(Refused::plain(INACTIVE));
     }
     match accept(config, Claims::new(document), now) {
-        Ok((facts, until)) => Finding::Proven { facts, until },
+        Ok((facts, until)) => Finding::Proven { facts: Box::new(facts), until },
         Err(fault) => Finding::Refused(Refused::plain(fault.reason())),
     }
 }
@@ -245,7 +245,7 @@ mod tests {
         answer: &Value,
     ) -> Result<(Facts, Option<Duration>), &'static str> {
         match read(config, answer.as_object().unwrap().clone(), NOW) {
-            Finding::Proven { facts, until } => Ok((facts, until)),
+            Finding::Proven { facts, until } => Ok((*facts, until)),
             Finding::Refused(refused) => Err(refused.reason),
         }
     }

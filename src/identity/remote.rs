@@ -71,7 +71,7 @@ pub enum Finding {
     /// The credential is good.
     Proven {
         /// For whom.
-        facts: Facts,
+        facts: Box<Facts>,
         /// Until when at most, since the Unix epoch; `None` where the server does not say.
         until: Option<Duration>,
     },
@@ -231,7 +231,7 @@ impl<I: Inquiry> Remote<I> {
     fn step(&self, digest: Sha256, now: Duration) -> Step {
         let mut state = self.state();
         match state.kept.fresh(&digest, now) {
-            Some(Settled::Proven(known)) => return Step::Done(self.proven(&known, now, false)),
+            Some(Settled::Proven(known)) => return Step::Done(Self::proven(&known, now, false)),
             Some(Settled::Refused(refused)) => return Step::Done(refusal(refused)),
             Some(Settled::Outage(_)) | None => {}
         }
@@ -240,10 +240,10 @@ impl<I: Inquiry> Remote<I> {
             return Step::Join(flight.clone());
         }
         if state.flights.len() >= FLIGHTS_MAX {
-            return Step::Done(self.past(&mut state, &digest, now, OVERLOADED));
+            return Step::Done(Self::past(&mut state, &digest, now, OVERLOADED));
         }
         match state.breaker.pass(now) {
-            Pass::Refused => Step::Done(self.past(&mut state, &digest, now, CIRCUIT_OPEN)),
+            Pass::Refused => Step::Done(Self::past(&mut state, &digest, now, CIRCUIT_OPEN)),
             Pass::Granted => {
                 let (sender, receiver) = watch::channel(None);
                 state.flights.insert(digest, receiver.clone());
@@ -263,8 +263,8 @@ impl<I: Inquiry> Remote<I> {
             Ok(Finding::Proven { facts, until }) => {
                 let end = until.unwrap_or(Duration::MAX);
                 let fresh = now.saturating_add(self.patience.ttl).min(end);
-                let stale = fresh.saturating_add(self.patience.stale).min(end);
-                Settled::Proven(Arc::new(Known { facts, fresh, stale }))
+                let last = fresh.saturating_add(self.patience.stale).min(end);
+                Settled::Proven(Arc::new(Known { facts: *facts, fresh, stale: last }))
             }
             Ok(Finding::Refused(refused)) => Settled::Refused(refused),
             Err(outage) => Settled::Outage(outage),
@@ -312,25 +312,25 @@ impl<I: Inquiry> Remote<I> {
         };
         drop(landed);
         match settled {
-            Some(Settled::Proven(known)) => self.proven(&known, now, false),
+            Some(Settled::Proven(known)) => Self::proven(&known, now, false),
             Some(Settled::Refused(refused)) => refusal(refused),
-            Some(Settled::Outage(Outage { reason })) => self.past(&mut self.state(), &digest, now, reason),
+            Some(Settled::Outage(Outage { reason })) => Self::past(&mut self.state(), &digest, now, reason),
             None => Verdict::Unavailable(STOPPED),
         }
     }
 
     /// What is left while the server is down: an answer of the past, where the configuration allows it.
-    fn past(&self, state: &mut State, digest: &Sha256, now: Duration, reason: &'static str) -> Verdict {
+    fn past(state: &mut State, digest: &Sha256, now: Duration, reason: &'static str) -> Verdict {
         match state.kept.stale(digest, now) {
             Some(known) => {
                 state.status.stale += 1;
-                self.proven(&known, now, true)
+                Self::proven(&known, now, true)
             }
             None => Verdict::Unavailable(reason),
         }
     }
 
-    fn proven(&self, known: &Known, now: Duration, is_stale: bool) -> Verdict {
+    fn proven(known: &Known, now: Duration, is_stale: bool) -> Verdict {
         let until = if is_stale { now.saturating_add(STALE_STEP).min(known.stale) } else { known.fresh };
         let mut facts = known.facts.clone();
         facts.stale = is_stale;
@@ -381,7 +381,7 @@ mod tests {
                     Some(Ok("no")) => Ok(Finding::Refused(Refused::plain("no"))),
                     Some(Ok(subject)) => {
                         let facts = Facts { subject: Some(subject.to_owned()), ..Facts::default() };
-                        Ok(Finding::Proven { facts, until: None })
+                        Ok(Finding::Proven { facts: Box::new(facts), until: None })
                     }
                     Some(Err(reason)) => Err(Outage { reason }),
                     None => std::future::pending().await,

@@ -275,7 +275,7 @@ fn the_client_is_told_what_to_do() {
     let (world, holder) = (world(), Holder::new());
     let challenge = |outcome: Outcome| match outcome {
         Outcome::Refused(refusal) => refusal.challenge.to_str().unwrap().to_owned(),
-        other => panic!("{other:?}"),
+        other @ (Outcome::Anonymous | Outcome::Proven(_) | Outcome::Unavailable(_)) => panic!("{other:?}"),
     };
     let algorithms = "algs=\"ES256 ES384 EdDSA RS256\"";
     let bound = format!("DPoP {}", holder.token);

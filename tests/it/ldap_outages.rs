@@ -336,7 +336,7 @@ impl Load {
         let mut round = client;
         while !self.stop.load(Ordering::Relaxed) {
             round += 1;
-            let (mine, is_right) = (round % NUMBERED, round % 3 != 0);
+            let (mine, is_right) = (round % NUMBERED, !round.is_multiple_of(3));
             let other = if is_right { mine } else { (mine + 1) % NUMBERED };
             let name = format!("u{mine:02}");
             let response = login(gateway, &name, &format!("p{other:02}"));

@@ -88,8 +88,8 @@ fn a_provider_that_says_no_ends_the_session() {
         claims["sub"] = json!("mallory");
         renewed(&claims, "refresh-2")
     };
-    let replies: [(fn(&FakeProvider) -> Reply, &str); 2] =
-        [(refused, "refused"), (another_user, "another user")];
+    type Replying = fn(&FakeProvider) -> Reply;
+    let replies: [(Replying, &str); 2] = [(refused, "refused"), (another_user, "another user")];
     for (reply, what) in replies {
         let (_upstream, provider, gateway, mut browser) = logged_in();
         provider.reply("/token", reply(&provider));

@@ -92,11 +92,13 @@ pub(super) fn table(
             let methods = if route.methods.is_empty() { &METHODS[..] } else { &route.methods };
             let mut cells = Vec::new();
             for method in methods {
-                let cell = if let Err(refused) = &admitted { Cell::Denied(Denied {
-                    reason: Some(refused.reason.clone()),
-                    status: refused.status.as_u16(),
-                    error: None,
-                }) } else {
+                let cell = if let Err(refused) = &admitted {
+                    Cell::Denied(Denied {
+                        reason: Some(refused.reason.clone()),
+                        status: refused.status.as_u16(),
+                        error: None,
+                    })
+                } else {
                     let decider = decider(&mut deciders, configured::policy_of(config, api)?, timeout)?;
                     cell(args, place, method, &met, decider, now)?
                 };

@@ -322,25 +322,25 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_bound(cnf: &Value, want: Result<Option<Confirmation>, Fault>) {
-        assert_eq!(claims(&json!({"cnf": cnf})).confirmation(), want);
+    fn check_bound(cnf: &Value, want: &Result<Option<Confirmation>, Fault>) {
+        assert_eq!(claims(&json!({"cnf": cnf})).confirmation(), *want);
     }
 
     #[test]
     fn a_bound_token_names_what_it_is_bound_to() {
         assert_eq!(claims(&json!({})).confirmation(), Ok(None));
         let hash = URL_SAFE_NO_PAD.encode([0xab; 32]);
-        check_bound(&json!({"x5t#S256": hash}), Ok(Some(Confirmation::Certificate("ab".repeat(32)))));
-        check_bound(&json!({"jkt": hash}), Ok(Some(Confirmation::Key([0xab; 32]))));
-        check_bound(&json!({"x5t#S256": hash, "jkt": hash}), Err(Fault::HolderNotProven));
+        check_bound(&json!({"x5t#S256": hash}), &Ok(Some(Confirmation::Certificate("ab".repeat(32)))));
+        check_bound(&json!({"jkt": hash}), &Ok(Some(Confirmation::Key([0xab; 32]))));
+        check_bound(&json!({"x5t#S256": hash, "jkt": hash}), &Err(Fault::HolderNotProven));
         for unknown in
             [json!({}), json!({"kid": "a"}), json!({"jwk": {}}), json!({"JKT": hash}), json!({"jkt": [hash]})]
         {
-            check_bound(&unknown, Err(Fault::HolderNotProven));
+            check_bound(&unknown, &Err(Fault::HolderNotProven));
         }
-        check_bound(&json!({"x5t#S256": "YQ"}), Err(Fault::InvalidClaim));
-        check_bound(&json!({"jkt": "x"}), Err(Fault::InvalidClaim));
-        check_bound(&json!("x"), Err(Fault::InvalidClaim));
+        check_bound(&json!({"x5t#S256": "YQ"}), &Err(Fault::InvalidClaim));
+        check_bound(&json!({"jkt": "x"}), &Err(Fault::InvalidClaim));
+        check_bound(&json!("x"), &Err(Fault::InvalidClaim));
     }
 
     proptest! {

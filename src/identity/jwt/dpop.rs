@@ -142,13 +142,12 @@ impl HolderKey {
         if shown.thumbprint().as_ref() != Some(&self.thumbprint) {
             return Err(Fault::HolderNotProven);
         }
-        let made = match self.key.get().filter(|key| key.algorithm() == algorithm) {
+        let made = if let Some(known) = self.key.get().filter(|key| key.algorithm() == algorithm) {
             // It has the same thumbprint, so it is the same key.
-            Some(known) => jws.check_made_by(known),
-            None => {
-                let fresh = shown.verifier(algorithm).map_err(|_| Fault::ProofMalformed)?;
-                jws.check_made_by(&fresh).map(|()| drop(self.key.set(fresh)))
-            }
+            jws.check_made_by(known)
+        } else {
+            let fresh = shown.verifier(algorithm).map_err(|_| Fault::ProofMalformed)?;
+            jws.check_made_by(&fresh).map(|()| drop(self.key.set(fresh)))
         };
         made.map_err(|_| Fault::ProofSignature)?;
         jws::parse_object(jws.payload()).map(Claims::new).map_err(malformed)

@@ -191,13 +191,13 @@ fn encode(filter: &Filter, values: &Values, writer: &mut Writer) {
         Filter::Substrings { attribute, initial, any, last } => writer.nest(0xa4, |substrings| {
             substrings.put(OCTETS, attribute.as_bytes());
             substrings.nest(SEQUENCE, |list| {
-                for part in initial {
+                if let Some(part) = initial {
                     list.put(0x80, part);
                 }
                 for part in any {
                     list.put(0x81, part);
                 }
-                for part in last {
+                if let Some(part) = last {
                     list.put(0x82, part);
                 }
             });
@@ -207,10 +207,10 @@ fn encode(filter: &Filter, values: &Values, writer: &mut Writer) {
         Filter::Present(attribute) => writer.put(0x87, attribute.as_bytes()),
         Filter::Approximate(attribute, value) => compare(writer, 0xa8, attribute, value),
         Filter::Extensible { attribute, with_name, rule, value } => writer.nest(0xa9, |assertion| {
-            for rule in rule {
+            if let Some(rule) = rule {
                 assertion.put(0x81, rule.as_bytes());
             }
-            for attribute in attribute {
+            if let Some(attribute) = attribute {
                 assertion.put(0x82, attribute.as_bytes());
             }
             assertion.put(0x83, &values.fill(value));

@@ -183,7 +183,7 @@ impl Inquiry for Names {
 
 fn finding(found: Result<Option<Facts>, Fault>) -> Result<Finding, Outage> {
     match found {
-        Ok(Some(facts)) => Ok(Finding::Proven { facts, until: None }),
+        Ok(Some(facts)) => Ok(Finding::Proven { facts: Box::new(facts), until: None }),
         Ok(None) => Ok(Finding::Refused(Refused::plain(INVALID_CREDENTIALS))),
         Err(fault) => Err(Outage { reason: fault.reason() }),
     }

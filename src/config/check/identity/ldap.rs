@@ -153,19 +153,21 @@ impl Check<'_> {
         let subject = match (&written.subject, &filter) {
             (Some(name), _) if name == DN => Ok(SubjectFrom::Dn),
             (Some(name), _) => self.ldap_attribute(&subject_at, name).map(SubjectFrom::Attribute),
-            (None, Ok(filter)) => if let Some(name) = filter.attribute_of(FilterPlace::Username) {
-                // Options select values of an attribute; the subject is the attribute's.
-                let name = name.split(';').next().unwrap_or(name);
-                Ok(SubjectFrom::Attribute(name.to_owned()))
-            } else {
-                let help = "name an attribute with one value, or `dn`";
-                Err(self.together(
-                    place,
-                    place,
-                    "`subject` is missing, and the filter does not tell it",
-                    help,
-                ))
-            },
+            (None, Ok(filter)) => {
+                if let Some(name) = filter.attribute_of(FilterPlace::Username) {
+                    // Options select values of an attribute; the subject is the attribute's.
+                    let name = name.split(';').next().unwrap_or(name);
+                    Ok(SubjectFrom::Attribute(name.to_owned()))
+                } else {
+                    let help = "name an attribute with one value, or `dn`";
+                    Err(self.together(
+                        place,
+                        place,
+                        "`subject` is missing, and the filter does not tell it",
+                        help,
+                    ))
+                }
+            }
             (None, Err(reported)) => Err(*reported),
         };
         Ok(Users { base: base?, scope: scope(written.scope), filter: filter?, subject: subject? })

@@ -384,7 +384,7 @@ impl Parser<'_> {
             (Lexeme::Keyword, "null") => Term::node(Kind::Null)?,
             (Lexeme::Keyword, word @ ("true" | "false")) => Term::node(Kind::Boolean(word == "true"))?,
             (Lexeme::Name, _) | (Lexeme::Keyword, "contains") => self.var()?,
-            (Lexeme::Number, digits) => self.number(digits.to_owned())?,
+            (Lexeme::Number, digits) => self.number(digits)?,
             (Lexeme::Text, inner) => match unescaped(inner) {
                 Some(text) => Term::node(Kind::String(text))?,
                 None => return self.fail("illegal string literal"),
@@ -425,7 +425,7 @@ impl Parser<'_> {
         self.advance();
         match self.lexeme() {
             Lexeme::Number => {
-                let number = self.number(format!("-{}", self.word()))?;
+                let number = self.number(&format!("-{}", self.word()))?;
                 self.finish(number)
             }
             Lexeme::Name => {
@@ -436,7 +436,7 @@ impl Parser<'_> {
         }
     }
 
-    fn number(&self, text: String) -> Parsed<Node> {
+    fn number(&self, text: &str) -> Parsed<Node> {
         let digits = text.trim_start_matches('-');
         let exponent = digits.split(['e', 'E']).nth(1).unwrap_or_default().trim_start_matches(['+', '-']);
         let second = digits.strip_prefix('0').and_then(|rest| rest.chars().next());
@@ -446,7 +446,7 @@ impl Parser<'_> {
         if digits.len() > 1_024 || exponent.trim_start_matches('0').len() > 4 {
             return self.fail("number too big");
         }
-        match Value::from_json_str(&text) {
+        match Value::from_json_str(text) {
             Ok(number @ Value::Number(_)) => Term::node(Kind::Number(number)),
             Ok(_) | Err(_) => self.fail("number too big"),
         }
@@ -591,10 +591,12 @@ impl Parser<'_> {
             let items = self.list("]", vec![head])?;
             return Term::node(Kind::Array(items));
         }
-        if self.is("|") && may_be_comprehension
-            && let Some(body) = self.comprehension("]")? {
-                return Term::node(Kind::ArrayComprehension { term: head, body });
-            }
+        if self.is("|")
+            && may_be_comprehension
+            && let Some(body) = self.comprehension("]")?
+        {
+            return Term::node(Kind::ArrayComprehension { term: head, body });
+        }
         self.state = before;
         let items = self.list("]", Vec::new())?;
         Term::node(Kind::Array(items))

@@ -185,7 +185,7 @@ impl Parser<'_> {
             return Ok(is_element.then(|| vec![element]));
         }
         if !is_element {
-            self.complete(&mut head)?;
+            complete(&mut head)?;
         }
         self.advance();
         let body = self.body_of_if()?;
@@ -269,21 +269,6 @@ impl Parser<'_> {
             head.value = Some(Term::node(Kind::Boolean(true))?);
         }
         Ok((head, false))
-    }
-
-    /// What `if` makes of a head with one step.
-    fn complete(&self, head: &mut Head) -> Parsed<()> {
-        let [first, step] = head.reference.as_slice() else { return Ok(()) };
-        let is_open = !step.is_ground() || matches!(step.kind, Kind::Ref(_));
-        let name = first.as_var().map(str::to_owned);
-        if is_open && head.args.is_empty() {
-            head.key = Some(step.clone());
-        }
-        match head.value {
-            Some(_) => head.name = name,
-            None => head.value = Some(Term::node(Kind::Boolean(true))?),
-        }
-        Ok(())
     }
 
     fn default_rule(&self, head: Head) -> Parsed<Rule> {
@@ -439,4 +424,19 @@ fn written(operator: &Node) -> Option<String> {
             })
             .collect::<Option<Vec<_>>>()?;
     Some(names.join("."))
+}
+
+/// What `if` makes of a head with one step.
+fn complete(head: &mut Head) -> Parsed<()> {
+    let [first, step] = head.reference.as_slice() else { return Ok(()) };
+    let is_open = !step.is_ground() || matches!(step.kind, Kind::Ref(_));
+    let name = first.as_var().map(str::to_owned);
+    if is_open && head.args.is_empty() {
+        head.key = Some(step.clone());
+    }
+    match head.value {
+        Some(_) => head.name = name,
+        None => head.value = Some(Term::node(Kind::Boolean(true))?),
+    }
+    Ok(())
 }

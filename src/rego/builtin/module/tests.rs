@@ -87,7 +87,7 @@ fn what_opa_refuses_is_an_error_with_its_place() {
 
 #[test]
 fn what_is_too_long_or_too_deep_is_refused_before_it_costs() {
-    let refused = |text: &str| assert!(matches!(parse(text), Err(Failure::Refused(_))), "{:.60}", text);
+    let refused = |text: &str| assert!(matches!(parse(text), Err(Failure::Refused(_))), "{text:.60}");
     refused(&format!("package a\n# {}", "x".repeat(BYTES_MAX)));
     refused(&format!("package a\np := [{}]", "1,".repeat(40_000)));
     for (open, close) in [
@@ -119,7 +119,7 @@ fn deep_brackets_within_the_bound_do_not_double_the_time() {
 proptest::proptest! {
     #[test]
     fn no_text_panics(text in "(package a\n)?[ a-f{}\"`$\\\\\n.;:=#(|)\\[\\],_0-9é]{0,60}") {
-        let _ = parse(&text).is_ok();
+        drop(parse(&text));
     }
 
     #[test]
@@ -127,6 +127,6 @@ proptest::proptest! {
         "p", "if", "x", "_", "{", "}", "[", "]", "(", ")", "|", ":=", "=", "in", "some", "every", "not", "else",
         "contains", "default", "with", "as", ".", ",", ":", "1", "-", "\n", "$\"", "\"", "data", "import", ";",
     ][..]), 0..40)) {
-        let _ = parse(&format!("package a\n{}", words.join(" "))).is_ok();
+        drop(parse(&format!("package a\n{}", words.join(" "))));
     }
 }
