@@ -214,7 +214,9 @@ impl Bearer {
             if let Some(cookies) = self.party.set_session(&self.place, &mut session, self.now) {
                 self.setter.set(cookies);
             }
-            until = until.min(self.now.saturating_add(RECHECK));
+            // Whoever brings the former cookie is to get the new one, so nobody remembers what the former one proves.
+            let recheck = if has_changed { self.now } else { self.now.saturating_add(RECHECK) };
+            until = until.min(recheck);
         }
         let ends = session.ends(lifetimes);
         let facts = self.party.facts(session.claims, Some(ends));

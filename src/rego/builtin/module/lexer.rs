@@ -242,6 +242,13 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
+    /// Passes these bytes and the rest of the character that they end in: an escaped one may be a long one. There may be no
+    /// more than the end.
+    fn pass(&mut self, bytes: usize) {
+        let after = self.at.saturating_add(bytes).min(self.text.len());
+        self.at = self.text.ceil_char_boundary(after);
+    }
+
     /// Passes a text in double quotes; gives the place of the closing one.
     fn quoted(&mut self) -> Result<usize, Failure> {
         let start = self.at;
@@ -252,13 +259,9 @@ impl<'a> Lexer<'a> {
                     self.at += 1;
                     return Ok(self.at - 1);
                 }
-                Some(b'\\') => self.at += 2,
+                Some(b'\\') => self.pass(2),
                 Some(b'\n') | None => return self.fail(start, "non-terminated string"),
-                Some(_) => self.at += 1,
-            }
-            // An escaped character may be a long one.
-            while !self.text.is_char_boundary(self.at) {
-                self.at += 1;
+                Some(_) => self.pass(1),
             }
         }
     }
@@ -284,16 +287,13 @@ impl<'a> Lexer<'a> {
         let start = self.at;
         loop {
             match self.rest().bytes().next() {
-                Some(b'\\') if !is_raw || self.rest().starts_with("\\{") => self.at += 2,
+                Some(b'\\') if !is_raw || self.rest().starts_with("\\{") => self.pass(2),
                 Some(b'{') => break,
                 Some(b'"') if !is_raw => break,
                 Some(b'`') if is_raw => break,
                 Some(b'\n') if !is_raw => return self.fail(start, "non-terminated string"),
                 None => return self.fail(start, "non-terminated string"),
-                Some(_) => self.at += 1,
-            }
-            while !self.text.is_char_boundary(self.at) {
-                self.at += 1;
+                Some(_) => self.pass(1),
             }
         }
         let end = self.at;

@@ -116,6 +116,13 @@ fn deep_brackets_within_the_bound_do_not_double_the_time() {
     assert!(parse(&format!("package a\np := {}", &nested[..nested.len() - 1])).is_err());
 }
 
+#[test]
+fn a_backslash_at_the_end_ends_nothing() {
+    for text in ["package a\np := \"\\", "package a\np := $\"\\", "package a\np := $`\\", "\"\\"] {
+        assert!(parse(text).is_err(), "{text}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_panics(text in "(package a\n)?[ a-f{}\"`$\\\\\n.;:=#(|)\\[\\],_0-9é]{0,60}") {
