@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use regorus::Value;
 
+/// The types of providers, as `input.identity.type` names them.
+pub const KINDS: [&str; 7] =
+    ["jwt", "api_key", "client_certificate", "ldap", "introspection", "oidc", "external"];
+
 /// A proven identity, or the anonymous one.
 ///
 /// The document that the policy sees is built once, here, so that a cached identity costs a request nothing.

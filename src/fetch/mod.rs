@@ -4,6 +4,7 @@
 //! that credentials reach no other). Certificates are always verified. Nothing here retries or caches; the caller knows
 //! when it makes sense. No error holds a header or a query of the request.
 
+pub mod credentials;
 pub mod exchange;
 
 use std::sync::Arc;

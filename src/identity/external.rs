@@ -15,11 +15,10 @@ use http::header::{CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use regorus::Value;
 
-use crate::base::pem::{self, PemError};
 use crate::config::model::{self, ExternalAsked, ExternalProvider, KeyPart, Name};
 use crate::contract::identity::Facts;
-use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing, Received, Trust};
-use crate::fetch::{ClientCertificate, TrustError};
+use crate::fetch::credentials::{Credentials, CredentialsError};
+use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing, Received};
 use crate::identity::digest::sha256;
 use crate::identity::remote::remotes::{Remotes, Settings};
 use crate::identity::remote::{Asking, Finding, Inquiry, Outage, Patience, Refused, Remote};
@@ -36,17 +35,6 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("External");
 
 /// The service has refused the request.
 const REFUSED: &str = "refused_by_service";
-
-/// Why the provider cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum ExternalFault {
-    /// A certificate or key file could not be read.
-    #[error(transparent)]
-    Pem(#[from] PemError),
-    /// No TLS client can be made.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-}
 
 /// Asks a service.
 #[derive(Debug)]
@@ -66,29 +54,13 @@ struct Service {
 
 impl External {
     /// The provider `name` as configured; its answers go on where its settings are the same.
-    pub fn open(name: &Name, config: &ExternalProvider, remotes: &Remotes) -> Result<Self, ExternalFault> {
-        let issuers = config.ca.as_ref().map(|file| pem::certificates(file)).transpose()?;
-        let certificate = config.client.as_ref().map(|files| -> Result<_, PemError> {
-            Ok(ClientCertificate {
-                chain: pem::certificates(&files.cert)?,
-                key: pem::private_key(&files.key)?,
-            })
-        });
-        let certificate = certificate.transpose()?;
-        let mut files: Vec<Vec<u8>> = Vec::new();
-        files.extend(issuers.iter().flatten().map(|issuer| issuer.to_vec()));
-        if let Some(certificate) = &certificate {
-            files.extend(certificate.chain.iter().map(|link| link.to_vec()));
-            files.push(sha256(certificate.key.secret_der()).to_vec());
-        }
+    pub fn open(name: &Name, config: &ExternalProvider, remotes: &Remotes) -> Result<Self, CredentialsError> {
+        let shown = config.client.as_ref().map(|files| (files.cert.as_path(), files.key.as_path()));
+        let credentials = Credentials::read(config.ca.as_deref(), shown)?;
+        let files = credentials.contents();
         let settings = Settings { config: model::Provider::External(config.clone()), files };
-        let remote = remotes.open(name, settings, patience(config), || -> Result<_, ExternalFault> {
-            let trust = match Trust::new(issuers, certificate) {
-                // Who asks a plain service on loopback needs no issuers; a TLS server is then not trusted.
-                Err(TrustError::NoSystemRoots) => Trust::nobody()?,
-                trust => trust?,
-            };
-            Ok(Service { config: config.clone(), exchanger: Exchanger::new(&trust) })
+        let remote = remotes.open(name, settings, patience(config), || -> Result<_, CredentialsError> {
+            Ok(Service { config: config.clone(), exchanger: Exchanger::new(&credentials.trust()?) })
         })?;
         Ok(Self { config: config.clone(), remote })
     }

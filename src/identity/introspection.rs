@@ -17,12 +17,13 @@ use crate::base::hex::hex;
 use crate::base::secret::Secret;
 use crate::config::model::{self, IntrospectionProvider, Name};
 use crate::contract::identity::Facts;
+use crate::fetch::credentials::CredentialsError;
 use crate::identity::binding::Binding;
 use crate::identity::digest::sha256;
 use crate::identity::jwt;
 use crate::identity::jwt::claims::{Claims, Confirmation};
 use crate::identity::jwt::fault::{Fault, Scheme};
-use crate::identity::oauth::{Client, ClientFault, NoAnswer};
+use crate::identity::oauth::{Client, NoAnswer};
 use crate::identity::remote::remotes::{Remotes, Settings};
 use crate::identity::remote::{Asking, Finding, Inquiry, Outage, Patience, Refused, Remote};
 use crate::identity::{Answer, Authenticator, Presented, Rejection, Verdict};
@@ -56,10 +57,15 @@ struct Endpoint {
 
 impl Introspection {
     /// The provider `name` as configured; its answers go on where its settings are the same.
-    pub fn open(name: &Name, config: &IntrospectionProvider, remotes: &Remotes) -> Result<Self, ClientFault> {
+    pub fn open(
+        name: &Name,
+        config: &IntrospectionProvider,
+        remotes: &Remotes,
+    ) -> Result<Self, CredentialsError> {
+        let credentials = Client::credentials(&config.client)?;
         let settings = Settings {
             config: model::Provider::Introspection(config.clone()),
-            files: Client::files(&config.client)?,
+            files: credentials.contents(),
         };
         let patience = Patience {
             timeout: config.client.timeout.saturating_add(SLACK),
@@ -68,8 +74,8 @@ impl Introspection {
             stale: config.stale,
             entries: config.entries,
         };
-        let remote = remotes.open(name, settings, patience, || -> Result<_, ClientFault> {
-            let client = Client::new(&config.client)?;
+        let remote = remotes.open(name, settings, patience, || -> Result<_, CredentialsError> {
+            let client = Client::new(&config.client, credentials)?;
             Ok(Endpoint { config: config.clone(), client, clock: Arc::clone(remotes.clock()) })
         })?;
         Ok(Self { config: config.clone(), remote })

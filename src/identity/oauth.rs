@@ -12,11 +12,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use crate::base::json;
-use crate::base::pem::{self, PemError};
+use crate::base::pem::PemError;
 use crate::config::model::{ClientAuthentication, OAuthClient};
-use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing, Trust};
-use crate::fetch::{ClientCertificate, TrustError};
-use crate::identity::digest::sha256;
+use crate::fetch::TrustError;
+use crate::fetch::credentials::Credentials;
+use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing};
 
 /// Largest answer read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -25,17 +25,6 @@ const JSON_DEPTH_MAX: usize = 32;
 
 /// `application/x-www-form-urlencoded` leaves these as they are (RFC 6749 appendix B); a space may be `%20`.
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
-
-/// Why a client cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientFault {
-    /// The `ca`, the certificate or its key could not be read.
-    #[error(transparent)]
-    Pem(#[from] PemError),
-    /// No TLS client can be made.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-}
 
 /// Why there is no answer to go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,33 +56,15 @@ pub(super) struct Client {
 // === impl Client ===
 
 impl Client {
-    /// As configured.
-    pub(super) fn new(config: &OAuthClient) -> Result<Self, ClientFault> {
-        let issuers = config.ca.as_deref().map(pem::certificates).transpose()?;
-        let certificate = config.certificate.as_ref().map(|files| {
-            let chain = pem::certificates(&files.cert)?;
-            Ok::<_, PemError>(ClientCertificate { chain, key: pem::private_key(&files.key)? })
-        });
-        let certificate = certificate.transpose()?;
-        let trust = match Trust::new(issuers, certificate) {
-            // Who asks without TLS on loopback needs no issuers; a TLS server is then not trusted.
-            Err(TrustError::NoSystemRoots) => Trust::nobody()?,
-            trust => trust?,
-        };
-        Ok(Self { config: config.clone(), exchanger: Exchanger::new(&trust) })
+    /// As configured, with the credentials that its files hold.
+    pub(super) fn new(config: &OAuthClient, credentials: Credentials) -> Result<Self, TrustError> {
+        Ok(Self { config: config.clone(), exchanger: Exchanger::new(&credentials.trust()?) })
     }
 
-    /// What the files that it is made of hold, to tell one from another.
-    pub(super) fn files(config: &OAuthClient) -> Result<Vec<Vec<u8>>, PemError> {
-        let mut files: Vec<Vec<u8>> = Vec::new();
-        if let Some(ca) = &config.ca {
-            files.extend(pem::certificates(ca)?.iter().map(|issuer| issuer.to_vec()));
-        }
-        if let Some(certificate) = &config.certificate {
-            files.extend(pem::certificates(&certificate.cert)?.iter().map(|link| link.to_vec()));
-            files.push(sha256(pem::private_key(&certificate.key)?.secret_der()).to_vec());
-        }
-        Ok(files)
+    /// What its files hold.
+    pub(super) fn credentials(config: &OAuthClient) -> Result<Credentials, PemError> {
+        let shown = config.certificate.as_ref().map(|files| (files.cert.as_path(), files.key.as_path()));
+        Credentials::read(config.ca.as_deref(), shown)
     }
 
     /// The client's id.

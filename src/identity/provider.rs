@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::model::{self, Name};
+use crate::fetch::credentials::CredentialsError;
 use crate::identity::api_key::ApiKeys;
 use crate::identity::api_key::keys_file::{self, KeysFileErrors};
 use crate::identity::client_certificate::ClientCertificates;
-use crate::identity::external::{External, ExternalFault};
+use crate::identity::external::External;
 use crate::identity::introspection::Introspection;
 use crate::identity::jwt::BearerTokens;
 use crate::identity::jwt::key_sets::OpenError;
 use crate::identity::ldap::{self, LdapError};
-use crate::identity::oauth::ClientFault;
 use crate::identity::oidc::{Oidc, OidcFault};
 use crate::identity::resources::Resources;
 use crate::identity::{Authenticator, Enricher};
@@ -51,12 +51,9 @@ pub enum ProviderFault {
     /// Its directory cannot be asked.
     #[error(transparent)]
     Ldap(#[from] LdapError),
-    /// The way to its service cannot be made.
+    /// It cannot ask its server.
     #[error(transparent)]
-    External(#[from] ExternalFault),
-    /// It cannot ask its authorization server.
-    #[error(transparent)]
-    Introspection(#[from] ClientFault),
+    Credentials(#[from] CredentialsError),
     /// It cannot log browsers in.
     #[error(transparent)]
     Oidc(#[from] OidcFault),

@@ -200,8 +200,8 @@ impl<I: Inquiry> Remote<I> {
         challenge: HeaderValue,
         now: Duration,
     ) -> Answer {
-        let receiver = match self.step(digest, now) {
-            Step::Done(verdict) => return Answer::Settled(challenged(verdict, &challenge)),
+        let receiver = match self.step(digest, &challenge, now) {
+            Step::Done(verdict) => return Answer::Settled(verdict),
             Step::Join(receiver) => receiver,
             Step::Ask(sender, receiver) => {
                 let remote = Arc::clone(self);
@@ -214,10 +214,7 @@ impl<I: Inquiry> Remote<I> {
             }
         };
         let remote = Arc::clone(self);
-        Answer::Pending(Box::pin(async move {
-            let verdict = remote.landed(digest, receiver, now).await;
-            challenged(verdict, &challenge)
-        }))
+        Answer::Pending(Box::pin(async move { remote.landed(digest, receiver, challenge, now).await }))
     }
 
     /// How the server is doing.
@@ -228,11 +225,11 @@ impl<I: Inquiry> Remote<I> {
         Status { circuit, asked, outages, stale, last_outage, remembered: state.kept.len() }
     }
 
-    fn step(&self, digest: Sha256, now: Duration) -> Step {
+    fn step(&self, digest: Sha256, challenge: &HeaderValue, now: Duration) -> Step {
         let mut state = self.state();
         match state.kept.fresh(&digest, now) {
             Some(Settled::Proven(known)) => return Step::Done(Self::proven(&known, now, false)),
-            Some(Settled::Refused(refused)) => return Step::Done(refusal(refused)),
+            Some(Settled::Refused(refused)) => return Step::Done(refusal(refused, challenge.clone())),
             Some(Settled::Outage(_)) | None => {}
         }
         // One whose task was dropped will never land.
@@ -300,6 +297,7 @@ impl<I: Inquiry> Remote<I> {
         &self,
         digest: Sha256,
         mut receiver: watch::Receiver<Option<Settled>>,
+        challenge: HeaderValue,
         now: Duration,
     ) -> Verdict {
         // The asking has its own deadline; this one is for the case that its task never gets to run.
@@ -313,7 +311,7 @@ impl<I: Inquiry> Remote<I> {
         drop(landed);
         match settled {
             Some(Settled::Proven(known)) => Self::proven(&known, now, false),
-            Some(Settled::Refused(refused)) => refusal(refused),
+            Some(Settled::Refused(refused)) => refusal(refused, challenge),
             Some(Settled::Outage(Outage { reason })) => Self::past(&mut self.state(), &digest, now, reason),
             None => Verdict::Unavailable(STOPPED),
         }
@@ -343,18 +341,9 @@ impl<I: Inquiry> Remote<I> {
     }
 }
 
-fn refusal(refused: Refused) -> Verdict {
+fn refusal(refused: Refused, challenge: HeaderValue) -> Verdict {
     let Refused { reason, reply } = refused;
-    Verdict::Refused(Rejection { reason, challenge: HeaderValue::from_static(""), reply })
-}
-
-fn challenged(verdict: Verdict, challenge: &HeaderValue) -> Verdict {
-    match verdict {
-        Verdict::Refused(rejection) => {
-            Verdict::Refused(Rejection { challenge: challenge.clone(), ..rejection })
-        }
-        Verdict::Proven(_) | Verdict::Foreign(_) | Verdict::Unavailable(_) => verdict,
-    }
+    Verdict::Refused(Rejection { reason, challenge, reply })
 }
 
 #[cfg(test)]

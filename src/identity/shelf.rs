@@ -14,7 +14,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use regorus::Value;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::identity::Facts;
+use crate::contract::identity::{Facts, KINDS};
 use crate::identity::binding::Binding;
 use crate::identity::cache::Key;
 use crate::identity::{Proof, Validity};
@@ -27,10 +27,6 @@ const ENTRIES: usize = 4_096;
 
 /// What an entry weighs on top of its text: key, validity, counts, its share of the tables.
 const ENTRY_OVERHEAD_BYTES: usize = 200;
-
-/// The types of providers, by which a packed identity names its own.
-const KINDS: [&str; 7] =
-    ["jwt", "api_key", "client_certificate", "ldap", "introspection", "oidc", "external"];
 
 /// Packed identities, least used ones evicted. Survives reloads, but not what a reload makes anew: a provider of a new
 /// snapshot has a new number.
@@ -51,6 +47,7 @@ struct ByWeight;
 /// The text of a packed identity.
 #[derive(Debug, Serialize, Deserialize)]
 struct Text {
+    /// Its place among the types of providers.
     #[serde(rename = "k")]
     kind: usize,
     #[serde(rename = "s", skip_serializing_if = "Option::is_none", default)]

@@ -239,8 +239,7 @@ fn of_provider(name: &Name, fault: &ProviderFault, path: &Path) -> Vec<Diagnosti
     match fault {
         ProviderFault::KeySet(_)
         | ProviderFault::Ldap(_)
-        | ProviderFault::External(_)
-        | ProviderFault::Introspection(_)
+        | ProviderFault::Credentials(_)
         | ProviderFault::Oidc(_) => {
             vec![whole(path, format!("identity provider `{name}`: {}", with_sources(fault)))]
         }

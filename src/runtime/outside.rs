@@ -17,11 +17,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::kept::{Kept, Shelf};
 use crate::base::host_port::HostPort;
-use crate::base::pem::{self, PemError};
+use crate::base::pem::PemError;
 use crate::config::model;
 use crate::contract::event::Outside as Told;
+use crate::fetch::TrustError;
+use crate::fetch::credentials::Credentials;
 use crate::fetch::exchange::{ExchangeError, Exchanger, Outgoing, Received, Trust};
-use crate::fetch::{ClientCertificate, TrustError};
 use crate::policy::http_send::{self, Keeping, Kind, Send, redirect};
 use crate::rego::outside::{Outside, Permitted, Question, Reply};
 use crate::upstream::resolve::Addresses;
@@ -119,18 +120,8 @@ impl Outbound {
 
 impl Http {
     fn build(settings: &model::HttpSend) -> Result<Self, OutboundError> {
-        let issuers = settings.ca.as_ref().map(|file| pem::certificates(file)).transpose()?;
-        let certificate = settings.client.as_ref().map(|files| -> Result<_, PemError> {
-            Ok(ClientCertificate {
-                chain: pem::certificates(&files.cert)?,
-                key: pem::private_key(&files.key)?,
-            })
-        });
-        let trust = match Trust::new(issuers, certificate.transpose()?) {
-            // Whoever asks plain servers needs no issuers; a TLS server is then not trusted.
-            Err(TrustError::NoSystemRoots) => Trust::nobody()?,
-            trust => trust?,
-        };
+        let shown = settings.client.as_ref().map(|files| (files.cert.as_path(), files.key.as_path()));
+        let trust = Credentials::read(settings.ca.as_deref(), shown)?.trust()?;
         Ok(Self {
             trust,
             permits: Semaphore::new(settings.concurrent),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::base::net::canonical_ip;
 use crate::config::model::{CertificateSubject, ClientCertificateProvider, Name, Require};
-use crate::contract::identity::Identity;
+use crate::contract::identity::{Identity, KINDS};
 use crate::contract::request::{ClientCertificate, Source, TlsFacts};
 use crate::identity::assumed::{self, Assumed, Said};
 use crate::policy::asking::Sent;
@@ -235,8 +235,6 @@ impl Met {
 
 const ANONYMOUS: &str = "anonymous";
 const CERTIFICATE: &str = "client_certificate";
-/// The types of providers, as in a configuration.
-const KINDS: [&str; 7] = ["jwt", "api_key", CERTIFICATE, "ldap", "introspection", "oidc", "external"];
 
 fn kinds() -> clap::builder::PossibleValuesParser {
     KINDS.into()

@@ -16,8 +16,8 @@ use http::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 
 use crate::config::model::{Name, OidcProvider};
+use crate::fetch::credentials::CredentialsError;
 use crate::identity::jwt::key_sets::OpenError;
-use crate::identity::oauth::ClientFault;
 use crate::identity::oidc::party::{Failure, RelyingParty};
 use crate::identity::oidc::session::Session;
 use crate::identity::oidc::state::{Renewal, Step};
@@ -64,7 +64,7 @@ const CROSS_SITE: &str = "cross_site_request";
 pub enum OidcFault {
     /// Its client cannot be made.
     #[error(transparent)]
-    Client(#[from] ClientFault),
+    Client(#[from] CredentialsError),
     /// Its keys cannot be had.
     #[error(transparent)]
     Keys(#[from] OpenError),

@@ -24,6 +24,7 @@ use crate::base::clock::Clock;
 use crate::config::model::{KeySetSource, Name, OidcProvider};
 use crate::contract::identity::Facts;
 use crate::contract::input::form_pairs;
+use crate::fetch::credentials::CredentialsError;
 use crate::identity::discovery::Metadata;
 use crate::identity::jwt::claims::Claims;
 use crate::identity::jwt::fault::Fault;
@@ -130,10 +131,12 @@ impl RelyingParty {
             ca: config.client.ca.clone(),
             refresh: config.refresh,
         };
+        let credentials = Client::credentials(&config.client).map_err(CredentialsError::from)?;
+        let client = Client::new(&config.client, credentials).map_err(CredentialsError::from)?;
         Ok(Self {
             name: Name::clone(name),
             config: config.clone(),
-            client: Client::new(&config.client)?,
+            client,
             key_set: resources.key_sets.open(&source)?,
             sealer: Sealer::new(&config.session.keys)?,
             state: resources.sessions.open(&config.issuer, &config.client.id),

@@ -7,27 +7,12 @@ use regorus::Value;
 
 use crate::config::suggest;
 use crate::config::yaml::Data;
-use crate::contract::identity::{Facts, Identity};
+use crate::contract::identity::{Facts, Identity, KINDS};
 use crate::policy::case::reader::{Fields, Reader};
 
-const IDENTITY: [&str; 15] = [
-    "authenticated",
-    "provider",
-    "failure",
-    "all",
-    "type",
-    "subject",
-    "issuer",
-    "audience",
-    "roles",
-    "groups",
-    "scopes",
-    "claims",
-    "attributes",
-    "expires_at",
-    "stale",
-];
-/// What one of several identities has; its provider is its key.
+/// What an identity has besides what is proven of it.
+const AROUND: [&str; 4] = ["authenticated", "provider", "failure", "all"];
+/// What is proven; one of several identities has just this, and its provider is its key.
 const PROVEN: [&str; 11] = [
     "type",
     "subject",
@@ -41,9 +26,6 @@ const PROVEN: [&str; 11] = [
     "expires_at",
     "stale",
 ];
-/// The types of providers.
-const TYPES: [&str; 7] =
-    ["jwt", "api_key", "client_certificate", "ldap", "introspection", "oidc", "external"];
 const API: [&str; 5] = ["name", "version", "route", "params", "lifecycle"];
 const LIFECYCLE: [&str; 3] = ["state", "since", "sunset"];
 
@@ -59,7 +41,8 @@ pub(super) struct Api {
 
 /// Reads `identity`; without one the caller is anonymous.
 pub(super) fn identity(reader: &mut Reader, case: &Fields<'_>) -> Identity {
-    let Some(fields) = reader.below(case, "identity", &IDENTITY) else { return Identity::anonymous() };
+    let known = [&AROUND[..], &PROVEN[..]].concat();
+    let Some(fields) = reader.below(case, "identity", &known) else { return Identity::anonymous() };
     let failure = reader.below(&fields, "failure", &["provider", "reason"]);
     let authenticated = reader.flag(&fields, "authenticated");
     let only = |allowed: &[&str]| fields.keys().all(|key| allowed.contains(&key));
@@ -79,7 +62,7 @@ pub(super) fn identity(reader: &mut Reader, case: &Fields<'_>) -> Identity {
         return Identity::anonymous();
     }
     if fields.get("type").is_none() {
-        let hint = format!("add one of {}", suggest::listed(&TYPES));
+        let hint = format!("add one of {}", suggest::listed(&KINDS));
         reader.fault(fields.position, "`identity.type` is missing", hint);
     }
     let mut facts = facts(reader, &fields);
@@ -94,7 +77,7 @@ pub(super) fn identity(reader: &mut Reader, case: &Fields<'_>) -> Identity {
 fn facts(reader: &mut Reader, fields: &Fields<'_>) -> Facts {
     Facts {
         provider: None,
-        kind: reader.word(fields, "type", TYPES),
+        kind: reader.word(fields, "type", KINDS),
         subject: reader.text(fields, "subject"),
         issuer: reader.text(fields, "issuer"),
         audience: reader.texts(fields, "audience"),
