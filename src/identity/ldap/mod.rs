@@ -1,7 +1,7 @@
 //! `type: ldap`: a user name and a password that a directory knows, or what a directory knows of a proven identity.
 //!
 //! The client of LDAP is its own, about five messages long, and not a crate's: what a hostile server can do to it is bounded
-//! by what it reads, and it reads only what must come next ([`ber`]). Nothing a server sends is nested, kept or awaited
+//! by what it reads, and it reads only what must come next (`ber`). Nothing a server sends is nested, kept or awaited
 //! beyond a bound; no other server is asked because one says so (referrals).
 
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! `type: oidc`: browsers that log in at an OpenID provider (OpenID Connect Core 1.0, authorization code flow with PKCE).
 //!
-//! The gateway keeps no table of sessions: a session is in the browser's cookie, sealed ([`seal`]) and bound to listener, host and
+//! The gateway keeps no table of sessions: a session is in the browser's cookie, sealed (`seal`) and bound to listener, host and
 //! provider. What must be known beside it is small and bounded ([`state`]): sessions that were ended before their time, and
 //! renewals under way. [`Oidc`] proves who a cookie stands for; [`party`] logs in and out.
 //!
