@@ -12,7 +12,7 @@ use std::time::Duration;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use regorus::Value;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::contract::identity::{Facts, KINDS};
 use crate::identity::binding::Binding;
@@ -27,6 +27,9 @@ const ENTRIES: usize = 4_096;
 
 /// What an entry weighs on top of its text: key, validity, counts, its share of the tables.
 const ENTRY_OVERHEAD_BYTES: usize = 200;
+
+/// The largest integer up to which floats hold each one, 2^53.
+const SAFE_INTEGER: f64 = 9_007_199_254_740_992.0;
 
 /// Packed identities, least used ones evicted. Survives reloads, but not what a reload makes anew: a provider of a new
 /// snapshot has a new number.
@@ -62,9 +65,9 @@ struct Text {
     groups: Vec<String>,
     #[serde(rename = "o", skip_serializing_if = "Vec::is_empty", default)]
     scopes: Vec<String>,
-    #[serde(rename = "c", skip_serializing_if = "Option::is_none", default)]
+    #[serde(rename = "c", skip_serializing_if = "Option::is_none", serialize_with = "exactly", default)]
     claims: Option<Value>,
-    #[serde(rename = "a", skip_serializing_if = "Option::is_none", default)]
+    #[serde(rename = "a", skip_serializing_if = "Option::is_none", serialize_with = "exactly", default)]
     attributes: Option<Value>,
     #[serde(rename = "e", skip_serializing_if = "Option::is_none", default)]
     expires_at: Option<Duration>,
@@ -134,6 +137,33 @@ impl fmt::Debug for Shelf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shelf").field("len", &self.len()).finish_non_exhaustive()
     }
+}
+
+/// A value whose numbers come back as they are: the engine writes a large float in digits that read as another number.
+struct Exact<'v>(&'v Value);
+
+impl Serialize for Exact<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            // Integers beyond it are not given as floats: this is one.
+            Value::Number(number) => match number.as_f64().filter(|float| float.abs() > SAFE_INTEGER) {
+                Some(float) => serializer.serialize_f64(float),
+                None => number.serialize(serializer),
+            },
+            Value::Array(items) => serializer.collect_seq(items.iter().map(Exact)),
+            Value::Object(fields) => {
+                serializer.collect_map(fields.iter().map(|(key, value)| (key, Exact(value))))
+            }
+            Value::Null | Value::Bool(_) | Value::String(_) | Value::Set(_) | Value::Undefined => {
+                self.0.serialize(serializer)
+            }
+        }
+    }
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn exactly<S: Serializer>(value: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(Exact).serialize(serializer)
 }
 
 /// `None` for what would not come back as it is.
@@ -241,6 +271,14 @@ mod tests {
             small.put(key(number), &facts, &proof(Facts::default()));
         }
         assert!(small.len() < 2_000, "{}", small.len());
+    }
+
+    #[test]
+    fn a_large_float_stays_the_number_that_it_is() {
+        let claims =
+            Value::from_json_str(r#"{"n": [9.94735884116282e18, -9.94735884116282e18, 1e300]}"#).unwrap();
+        let facts = Facts { kind: Some("jwt"), claims: Some(claims.clone()), ..Facts::default() };
+        assert_eq!(unpack(&pack(&facts).unwrap()).unwrap().claims, Some(claims));
     }
 
     proptest! {
